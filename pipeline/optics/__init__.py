@@ -1,0 +1,40 @@
+"""The one physical model: circle of confusion, focus maps, lens draws, apertures and the lens renderer.
+
+Nothing here imports the rest of the project, so calibration, labels, renderers, ray tracer and network can all share it.
+"""
+
+from pipeline.optics.aperture import Aperture
+from pipeline.optics.coc import (
+    SENSOR_WIDTH_MM,
+    CocModel,
+    Lens,
+    OpticsError,
+    coc_diameter,
+    coc_to_radius_px,
+    defocus_px,
+    disparity_gain_px,
+    focus_map,
+    focus_map_to_defocus_px,
+    px_per_mm,
+)
+from pipeline.optics.color import linear_to_srgb, srgb_to_linear
+from pipeline.optics.sampling import draw_lens, stable_seed
+
+__all__ = [
+    "SENSOR_WIDTH_MM",
+    "Aperture",
+    "CocModel",
+    "Lens",
+    "OpticsError",
+    "coc_diameter",
+    "coc_to_radius_px",
+    "defocus_px",
+    "disparity_gain_px",
+    "draw_lens",
+    "focus_map",
+    "focus_map_to_defocus_px",
+    "linear_to_srgb",
+    "px_per_mm",
+    "srgb_to_linear",
+    "stable_seed",
+]

@@ -1,0 +1,48 @@
+"""The shape of the lens opening, shared by the lens renderer (its kernel) and the ray tracer (its lens samples)."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pipeline.optics.coc import OpticsError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Aperture:
+    """A disc, or an n-blade polygon inscribed in it.
+
+    Args:
+        blades: 0 for a disc, otherwise the number of straight sides, >= 3.
+        rotation_deg: turns the polygon counter-clockwise as seen in the picture, degrees.
+        roundness: 0 has straight blades, 1 is the disc again; between, the outline is interpolated along its radius.
+    """
+
+    blades: int = 0
+    rotation_deg: float = 0.0
+    roundness: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.blades != 0 and self.blades < 3:
+            raise OpticsError(f"blades must be 0 (a disc) or at least 3, got {self.blades}")
+        if not 0.0 <= self.roundness <= 1.0:
+            raise OpticsError(f"roundness must be in [0, 1], got {self.roundness}")
+        if not math.isfinite(self.rotation_deg):
+            raise OpticsError(f"rotation_deg must be finite, got {self.rotation_deg}")
+
+    def outline(self, angle: Tensor) -> Tensor:
+        """Distance of the edge from the centre, in units of the full opening's radius.
+
+        Args:
+            angle: any shape, radians, counter-clockwise from the picture's +x (with y up).
+
+        Returns:
+            The same shape, in (0, 1]; 1 everywhere for a disc, 1 at the corners of a polygon.
+        """
+        if self.blades == 0:
+            return torch.ones_like(angle)
+        sector = 2 * math.pi / self.blades
+        inside = torch.remainder(angle - math.radians(self.rotation_deg), sector) - sector / 2
+        polygon = math.cos(sector / 2) / torch.cos(inside)
+        return (1 - self.roundness) * polygon + self.roundness
