@@ -18,6 +18,7 @@ from pipeline.optics.coc import (
     px_per_mm,
 )
 from pipeline.optics.color import linear_to_srgb, srgb_to_linear
+from pipeline.optics.render import render_lens_blur
 from pipeline.optics.sampling import draw_lens, stable_seed
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "focus_map_to_defocus_px",
     "linear_to_srgb",
     "px_per_mm",
+    "render_lens_blur",
     "srgb_to_linear",
     "stable_seed",
 ]

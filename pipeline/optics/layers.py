@@ -1,0 +1,121 @@
+"""Defocus cut into layers: fixed radii, the weights between them, and the two grids the layers are blurred on.
+
+Special: the radii are absolute and never depend on the picture, and a pixel is shared by its two neighbouring layers with
+linear weights that add up to 1. So the blur is continuous in depth and a static scene renders to identical frames. Small
+radii live on the full grid in tiles, large ones on a half-resolution grid; both skip tiles that a layer does not touch.
+
+Shape letters: H, W = picture; h, w = half-resolution grid; N = tiles; C = channels.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+SHARP_PX = 0.5  # radii up to this are not blurred at all
+FULL_GRID_PX = (1.0, 1.5, 2.0, 2.5, 3.0)
+HALF_GRID_PX = 4.0  # the half grid begins here; between 3 and 4 a pixel is in both
+HALF_TILE = 32  # full-resolution pixels; small enough that a tile of a slanted surface touches few layers
+FULL_TILE = 64
+FULL_HALO = 4  # reach of the largest full-grid kernel: 3 px and half its edge
+
+
+@dataclass(frozen=True)
+class Knot:
+    """One layer: its radius and the neighbouring radii where its weight has fallen to zero."""
+
+    below: float
+    radius: float
+    above: float
+
+    def weight(self, radius_px: Tensor) -> Tensor:
+        """Linear hat over unsigned or sign-corrected radii, any shape; 1 at `radius`, 0 outside (below, above)."""
+        rising = (radius_px - self.below) / (self.radius - self.below)
+        falling = (self.above - radius_px) / (self.above - self.radius)
+        return torch.minimum(rising, falling).clamp(0, 1)
+
+
+def radius_grid(max_radius_px: float) -> tuple[list[Knot], list[Knot]]:
+    """Layers up to a radius, as (full grid, half grid); a larger maximum only appends.
+
+    The step is 1 px to r = 8, then r/8 up to 2 px. With edges as soft as the step, half the height of a mixed disc lies
+    within 0.2 px of the requested radius.
+
+    Args:
+        max_radius_px: largest unsigned radius that occurs.
+
+    Example:
+        >>> [knot.radius for knot in radius_grid(5.0)[1]]
+        [4.0, 5.0]
+    """
+    radii = [SHARP_PX, *FULL_GRID_PX]
+    while radii[-1] < max_radius_px or len(radii) < 3:
+        radii.append(radii[-1] + min(2.0, max(1.0, radii[-1] / 12)))
+    radii.append(radii[-1] + 2.0)
+    knots = [Knot(*radii[i : i + 3]) for i in range(len(radii) - 2)]
+    return knots[: len(FULL_GRID_PX)], knots[len(FULL_GRID_PX) :]
+
+
+class Tiles:
+    """A picture cut into overlapping tiles, with the range of a map per tile so that layers can skip tiles.
+
+    Args:
+        planes: (C, H, W) values; the last channel is the signed radius.
+        tile: edge of a tile in pixels.
+        halo: how far tiles reach over each other.
+        mode: "constant" pads with zeros, "replicate" repeats the border.
+    """
+
+    def __init__(self, planes: Tensor, tile: int, halo: int, mode: str) -> None:
+        height, width = planes.shape[-2:]
+        self.rows, self.columns = -(-height // tile), -(-width // tile)
+        below, right = self.rows * tile - height, self.columns * tile - width
+        padded = torch.nn.functional.pad(planes[None], (halo, right + halo, halo, below + halo), mode=mode)[0]
+        windows = padded.unfold(1, tile + 2 * halo, tile).unfold(2, tile + 2 * halo, tile)
+        self.data = windows.permute(1, 2, 0, 3, 4).reshape(-1, planes.shape[0], tile + 2 * halo, tile + 2 * halo)
+        radius = self.data[:, -1].detach().flatten(1)
+        self.low, self.high = radius.amin(1), radius.amax(1)
+
+    def touching(self, knots: list[Knot], sign: int) -> Iterator[tuple[Knot, Tensor]]:
+        """The layers of one sign that have any pixel, each with the indices of its tiles; one device sync in all."""
+        low, high = (self.low, self.high) if sign > 0 else (-self.high, -self.low)
+        bounds = self.low.new_tensor([[knot.below, knot.above] for knot in knots])
+        mask = (high[None] > bounds[:, :1]) & (low[None] < bounds[:, 1:])
+        for knot, row in zip(knots, mask.cpu(), strict=True):
+            if bool(row.any()):
+                yield knot, row.nonzero()[:, 0].to(self.low.device)
+
+    def assemble(self, tiles: Tensor) -> Tensor:
+        """(N, C, t, t) tiles without halo -> (C, rows*t, columns*t)."""
+        _, channels, edge, _ = tiles.shape
+        grid = tiles.reshape(self.rows, self.columns, channels, edge, edge)
+        return grid.permute(2, 0, 3, 1, 4).reshape(channels, self.rows * edge, self.columns * edge)
+
+
+def halve(planes: Tensor) -> Tensor:
+    """Half resolution with the taps 1 3 3 1, the transpose of bilinear enlargement: a point keeps its exact centroid.
+
+    Args:
+        planes: (..., 2h+2, 2w+2), one pixel of border on every side.
+
+    Returns:
+        (..., h, w) sums scaled by 1/4, so that a constant stays itself.
+    """
+    for dim in (-2, -1):
+        n = planes.shape[dim] // 2 - 1
+        a, b, c, d = (_every_second(planes, dim, k, n) for k in range(4))
+        planes = (a + d) * 0.125 + (b + c) * 0.375
+    return planes
+
+
+def double(planes: Tensor, height: int, width: int) -> Tensor:
+    """Bilinear enlargement by two, cropped to the picture: (C, h, w) -> (C, height, width)."""
+    large = torch.nn.functional.interpolate(planes[None], scale_factor=2, mode="bilinear", align_corners=False)
+    return large[0, :, :height, :width]
+
+
+def _every_second(planes: Tensor, dim: int, start: int, count: int) -> Tensor:
+    index = [slice(None)] * planes.dim()
+    index[dim] = slice(start, start + 2 * count - 1, 2)
+    return planes[tuple(index)]
