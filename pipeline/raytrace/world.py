@@ -1,0 +1,101 @@
+"""A scene over time and its snapshot at one frame: what the tracer looks at."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from pipeline.optics import Lens
+from pipeline.raytrace.camera import Pose
+from pipeline.raytrace.geometry import F64, Frozen, Shapes
+from pipeline.raytrace.light import Lighting, Visibility
+from pipeline.raytrace.material import Material
+
+
+class RaytraceError(ValueError):
+    """A scene, size or lens that cannot be rendered; the message says what is allowed."""
+
+
+@dataclass
+class World:
+    """One instant: all shapes, their materials, the light and where the camera stands."""
+
+    shapes: Frozen
+    materials: list[Material]
+    lighting: Lighting
+    visibility: Visibility
+    pose: Pose
+
+
+@dataclass(kw_only=True)
+class RayScene:
+    """A scene as functions of time, independent of resolution.
+
+    Args:
+        name: which builder made it.
+        seed: which variation.
+        f_mm: focal length of its camera; frames and photographs use it unless both are given another.
+        materials: by name.
+        fixed: shapes that never move.
+        moving: time in seconds -> shapes at that time.
+        path: time in seconds -> pose of the camera.
+        lighting: sun, sky, lamps.
+        low, high: corners of the box in which shadows have detail, metres.
+        fps: frames per second; frame i is taken at i / fps.
+    """
+
+    name: str
+    seed: int
+    f_mm: float
+    materials: Mapping[str, Material]
+    fixed: Shapes
+    moving: Callable[[float], Shapes]
+    path: Callable[[float], Pose]
+    lighting: Lighting
+    low: tuple[float, float, float]
+    high: tuple[float, float, float]
+    fps: float = 24.0
+    _fixed_visibility: Visibility | None = field(default=None, repr=False)
+
+    @property
+    def f_m(self) -> float:
+        """Focal length in metres."""
+        return self.f_mm / 1000
+
+    def lens(self, f_number: float, focus_m: float, f_m: float | None = None) -> Lens:
+        """The lens that belongs to this scene's frames.
+
+        Args:
+            f_number: N.
+            focus_m: focus distance, metres.
+            f_m: another focal length, metres; the frame it is compared with must be rendered with the same `f_m`.
+        """
+        return Lens(f_m=self.f_m if f_m is None else f_m, f_number=f_number, focus_m=focus_m)
+
+    def at(self, frame_index: int) -> World:
+        """Freeze the scene at a frame.
+
+        Args:
+            frame_index: >= 0.
+
+        Raises:
+            RaytraceError: frame_index is negative.
+        """
+        if frame_index < 0:
+            raise RaytraceError(f"frame_index must be >= 0, got {frame_index}")
+        names, materials = list(self.materials), list(self.materials.values())
+        time_s = frame_index / self.fps
+        if self._fixed_visibility is None:
+            low: F64 = np.array(self.low, dtype=np.float64)
+            empty = Visibility.empty(self.lighting.sun_direction, low, np.array(self.high, dtype=np.float64))
+            still = Frozen(self.fixed, names)
+            self._fixed_visibility = empty.draw(still, _casts(still, materials))
+        moving = self.moving(time_s)
+        moved = Frozen(moving, names)
+        visibility = self._fixed_visibility.draw(moved, _casts(moved, materials))
+        shapes = Frozen(self.fixed.extend(moving), names)
+        return World(shapes, materials, self.lighting, visibility, self.path(time_s))
+
+
+def _casts(shapes: Frozen, materials: list[Material]) -> np.ndarray:
+    return np.array([material.casts for material in materials])[shapes.material]
