@@ -1,0 +1,98 @@
+"""Engines by name. A new one is a new module here; nothing else has to know it."""
+
+import importlib
+import pkgutil
+from dataclasses import fields
+from typing import Any, TypeVar
+
+import torch
+
+from pipeline.engines.base import Engine, Role
+from pipeline.errors import UsageError
+
+DEFAULTS: dict[Role, str] = {"deblur": "wiener", "depth": "given", "bokeh": "lens"}
+
+# Names that belong to published networks whose adapters are not part of this version.
+RESERVED: dict[str, tuple[Role, str]] = {
+    "genfocus": ("deblur", "an adapter for DeblurNet, and the weights of FLUX.1-dev and deblurNet.safetensors"),
+    "vda": ("depth", "an adapter for Video Depth Anything, and metric_video_depth_anything_vitl.pth"),
+    "bokehnet": ("bokeh", "an adapter for BokehNet, and the weights of FLUX.1-dev and bokehNet.safetensors"),
+}
+
+
+def engine_class(role: Role, name: str) -> type[Engine]:
+    """The class of an engine.
+
+    Raises:
+        UsageError: no such engine for this job; the message lists those there are, or what a reserved one lacks.
+    """
+    found: dict[str, type[Engine]] = {}
+    for module in pkgutil.iter_modules(__path__):
+        if module.name == "base":
+            continue
+        engine = importlib.import_module(f"{__name__}.{module.name}").ENGINE
+        if engine.info.role == role:
+            found[engine.info.name] = engine
+    if name in found:
+        return found[name]
+    allowed = ", ".join(sorted(found))
+    if name in RESERVED and RESERVED[name][0] == role:
+        raise UsageError(f"engine {name!r} is not available yet: missing is {RESERVED[name][1]}; use one of: {allowed}")
+    raise UsageError(f"there is no {role} engine {name!r}; allowed are: {allowed}")
+
+
+def parse_options(engine: type[Engine], given: dict[str, str]) -> Any:
+    """The engine's Options from NAME=VALUE strings; values are converted to the type of the default.
+
+    Raises:
+        UsageError: unknown name or a value that does not convert or is out of range.
+    """
+    known = {item.name: item for item in fields(engine.Options)}
+    values: dict[str, Any] = {}
+    for name, text in given.items():
+        if name not in known:
+            allowed = ", ".join(f"{item.name}={item.default}" for item in known.values()) or "none"
+            raise UsageError(f"engine {engine.info.name!r} has no option {name!r}; options and defaults: {allowed}")
+        kind: Any = type(known[name].default)
+        try:
+            values[name] = text.lower() in ("1", "true", "yes") if kind is bool else kind(text)
+        except ValueError:
+            raise UsageError(f"engine option {name} must be a {kind.__name__}, got {text!r}") from None
+    try:
+        return engine.Options(**values)
+    except ValueError as error:
+        raise UsageError(f"engine {engine.info.name!r}: {error}") from None
+
+
+Kind = TypeVar("Kind", bound=Engine)
+
+
+def load_engine(role: Role, name: str, options: dict[str, str], device: str, kind: type[Kind]) -> Kind:
+    """The engine of that name, ready to work.
+
+    Args:
+        role: the job.
+        name: as in --engine.
+        options: NAME -> VALUE as in --engine_opt.
+        device: as in --device.
+        kind: the protocol the caller needs.
+
+    Raises:
+        UsageError: unknown name, option or device.
+    """
+    found = engine_class(role, name)
+    engine = found(parse_options(found, options), resolve_device(device))
+    assert isinstance(engine, kind), f"engine {name} does not do what its role {role} needs"
+    return engine
+
+
+def resolve_device(device: str) -> str:
+    """ "auto" becomes cuda where there is one; asking for cuda without one is an error."""
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise UsageError(f"--device {device}: PyTorch {torch.__version__} sees no CUDA device here; use --device cpu")
+    try:
+        return str(torch.device(device))
+    except RuntimeError:
+        raise UsageError(f"--device must be auto, cpu, cuda or cuda:N, got {device!r}") from None

@@ -1,0 +1,117 @@
+"""What an engine is: three small protocols, one per job, and the options and facts every engine carries.
+
+An engine module `pipeline/engines/<name>.py` (or folder) defines `ENGINE`, a class with a frozen dataclass `Options` inside.
+It turns arrays into arrays; it knows no paths, no done records and no scenes.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.arrays import Depth
+from pipeline.frames import Picture
+from pipeline.optics import Lens
+
+Role = Literal["deblur", "depth", "bokeh"]
+SafePoint = Callable[[], None]  # raises Stopped when a signal asked for it; engines call it between denoising steps
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineInfo:
+    """What goes into done records and reports.
+
+    Args:
+        version: raised when the same input gives another output.
+        licence: of the engine's weights, since it binds what is made with them.
+        deterministic: the seed changes nothing.
+    """
+
+    name: str
+    role: Role
+    version: int
+    licence: str
+    deterministic: bool
+
+
+class Engine(Protocol):
+    """What all engines share."""
+
+    info: ClassVar[EngineInfo]
+    Options: ClassVar[type]
+    options: Any
+
+    def __init__(self, options: Any, device: str) -> None: ...
+
+    def shrink(self) -> bool:
+        """Need less memory from now on, after an out-of-memory error; False when nothing more can be saved."""
+        ...
+
+
+@runtime_checkable
+class Deblurrer(Engine, Protocol):
+    """Phase 2."""
+
+    def deblur(self, frame: Picture, seed: int, safe_point: SafePoint) -> Picture:
+        """(H, W, 3) uint8 RGB -> the same, sharper. Sides are multiples of 16."""
+        ...
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Consecutive frames of one scene for a depth engine.
+
+    Args:
+        indices: which frames.
+        frames: reads frame number i of the scene, (H, W, 3) uint8, on demand.
+        delivered: reads the depth delivered for frame i at the frames' size, (H, W) metres with NaN; None without any.
+    """
+
+    indices: range
+    frames: Callable[[int], Picture]
+    delivered: Callable[[int], Depth] | None
+
+
+@runtime_checkable
+class DepthEstimator(Engine, Protocol):
+    """Phase 3."""
+
+    temporal: ClassVar[bool]  # looks at several frames at once, so that long scenes need chunks and crossfades
+
+    def estimate(self, clip: Clip, safe_point: SafePoint) -> npt.NDArray[np.float32]:
+        """(T, H, W) z-depth in metres, NaN where unknown."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class BokehRequest:
+    """One frame of one lens set.
+
+    Args:
+        sharp: (H, W, 3) uint8 RGB, all in focus.
+        focus_map: (H, W) float16 in [0, 1], the stored label, read back.
+        depth_m: (H, W) float32 metres.
+        lens: the set's lens.
+        max_coc_m: diameter at which the focus map saturates, metres.
+        px_per_mm: of the full frame.
+        seed: one per scene, shared by all its frames and sets.
+    """
+
+    sharp: Picture
+    focus_map: npt.NDArray[np.float16]
+    depth_m: Depth
+    lens: Lens
+    max_coc_m: float
+    px_per_mm: float
+    seed: int
+
+
+@runtime_checkable
+class BokehRenderer(Engine, Protocol):
+    """Phase 5."""
+
+    def render(self, request: BokehRequest, safe_point: SafePoint) -> Picture:
+        """The photograph that the focus map describes, (H, W, 3) uint8 RGB."""
+        ...

@@ -1,0 +1,51 @@
+"""The embedded renderer: the focus map back to a signed radius, then the project's own lens."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from pipeline.engines.base import BokehRequest, EngineInfo, SafePoint
+from pipeline.frames import Picture
+from pipeline.optics import Aperture, focus_map_to_defocus_px, render_lens_blur
+
+
+class LensRenderer:
+    """radius_px = (1 - focus_map) * max_coc / 2 * px_per_m, signed by depth against S; depth also orders the layers."""
+
+    info = EngineInfo(name="lens", role="bokeh", version=1, licence="none needed", deterministic=True)
+
+    @dataclass(frozen=True, kw_only=True)
+    class Options:
+        """The shape of the opening; see `pipeline.optics.Aperture`."""
+
+        blades: int = 0
+        rotation_deg: float = 0.0
+        roundness: float = 0.0
+
+        def __post_init__(self) -> None:
+            self.aperture()
+
+        def aperture(self) -> Aperture:
+            return Aperture(blades=self.blades, rotation_deg=self.rotation_deg, roundness=self.roundness)
+
+    def __init__(self, options: Options, device: str) -> None:
+        self.options = options
+        self._device = device
+
+    def shrink(self) -> bool:
+        return False
+
+    @torch.inference_mode()
+    def render(self, request: BokehRequest, safe_point: SafePoint) -> Picture:
+        safe_point()
+        depth = torch.from_numpy(request.depth_m).to(self._device)[None, None]
+        label = torch.from_numpy(request.focus_map).to(self._device)[None, None]
+        image = torch.from_numpy(request.sharp).to(self._device).permute(2, 0, 1)[None].float() / 255
+        radius = focus_map_to_defocus_px(label, depth, request.lens.focus_m, request.max_coc_m, request.px_per_mm)
+        rendered = render_lens_blur(image, radius, order=depth, aperture=self.options.aperture())
+        picture = (rendered[0].clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+        return np.ascontiguousarray(picture)
+
+
+ENGINE = LensRenderer

@@ -1,0 +1,44 @@
+"""Users' mistakes and the world's failures, as types. Messages say what was given, what is allowed and what to do."""
+
+
+class PipelineError(Exception):
+    """The command cannot go on. `exit_code` is what the script returns."""
+
+    exit_code = 1
+
+
+class UsageError(PipelineError):
+    """A flag, a name or a path that was asked for does not exist or does not fit."""
+
+    exit_code = 2
+
+
+class NotConfirmed(PipelineError):
+    """Phase 5 was started before the operator confirmed max_coc, or after the depth it came from changed."""
+
+
+class SceneError(PipelineError):
+    """One scene cannot go on; the others can."""
+
+
+class InputError(SceneError):
+    """Raw data, delivered depth or a stored file that cannot be used."""
+
+
+class StaleError(SceneError):
+    """Outputs exist that were made with other settings or inputs, or whose origin is unknown."""
+
+
+class LeaseHeld(SceneError):
+    """Another worker is at this scene and phase."""
+
+
+class LeaseLost(SceneError):
+    """Another worker took this scene over; what it writes must not be mixed with what we write."""
+
+
+class Stopped(BaseException):
+    """A signal asked for a stop, and a safe point was reached.
+
+    Not an Exception, so that no handler for failures takes a stop for one.
+    """

@@ -1,0 +1,191 @@
+"""Pictures and raw videos: what a raw frame may be, and how it becomes (H, W, 3) uint8 RGB.
+
+Greyscale, palette, alpha, 16-bit and EXIF-rotated pictures are accepted and converted, and the conversion is noted in the
+scene index. A picture that does not decode to its last byte is refused.
+"""
+
+import io
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import av
+import cv2
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+
+from pipeline.errors import InputError
+from pipeline.queues import map_ahead, prefetch
+
+Picture = npt.NDArray[np.uint8]  # (H, W, 3) RGB
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff")
+VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm")
+PNG_LEVEL = 1  # 848x480: level 1 encodes about 4 times faster than 6 for files about a tenth larger
+
+
+def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
+    """Sort key under which frame_2 comes before frame_10."""
+    pieces = re.split(r"(\d+)", name)
+    return tuple((0, int(piece), piece) if piece.isdecimal() else (1, 0, piece) for piece in pieces if piece)
+
+
+def _to_rgb(image: Image.Image) -> tuple[Picture, list[str]]:
+    notes = []
+    raw_modes = {str(tile[3]) for tile in image.tile}
+    image.load()  # the whole file, not the header
+    if image.getexif().get(0x0112, 1) != 1:
+        notes.append("rotated as EXIF says")
+        image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I") or image.mode == "F":
+        grey = np.asarray(image).astype(np.float64)
+        if image.mode == "F":
+            raise InputError("floating point pictures are not accepted as frames; save 8- or 16-bit pictures")
+        notes += ["16-bit reduced to 8-bit", "greyscale repeated to RGB"]
+        narrow = np.clip(np.rint(grey / 257), 0, 255).astype(np.uint8)
+        return np.repeat(narrow[..., None], 3, axis=2), notes
+    if any(";16" in mode for mode in raw_modes):
+        notes.append("16-bit reduced to 8-bit")
+    if image.mode in ("L", "LA", "1"):
+        notes.append("greyscale repeated to RGB")
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        notes.append("alpha dropped")
+    return np.array(image.convert("RGB")), notes
+
+
+def read_picture(path: Path) -> tuple[Picture, list[str]]:
+    """Decode a picture completely.
+
+    Returns:
+        (H, W, 3) uint8 RGB, upright, and notes on what was converted.
+
+    Raises:
+        InputError: it cannot be read or is truncated; the message names the file.
+    """
+    try:
+        with Image.open(path) as image:
+            return _to_rgb(image)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise InputError(f"{path} does not decode: {error}") from None
+
+
+def encode_png(picture: Picture) -> bytes:
+    """Lossless, byte-reproducible PNG."""
+    ok, data = cv2.imencode(".png", picture[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, PNG_LEVEL])
+    assert ok, "a uint8 RGB array always encodes"
+    return data.tobytes()
+
+
+def read_sharp(path: Path) -> Picture:
+    """Read a frame that this pipeline wrote."""
+    return read_picture(path)[0]
+
+
+def multiple_of_16(size: tuple[int, int]) -> tuple[int, int]:
+    """Each side to the nearest multiple of 16 (halves up, at least 16): 854x480 -> 848x480."""
+    width, height = (max(16, (side + 8) // 16 * 16) for side in size)
+    return width, height
+
+
+def resize_picture(picture: Picture, size: tuple[int, int]) -> Picture:
+    """Lanczos to (width, height); the picture itself when it has that size."""
+    if picture.shape[1::-1] == size:
+        return picture
+    return np.array(Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS))
+
+
+class RawSource(ABC):
+    """The frames of one scene as delivered."""
+
+    path: Path
+
+    @abstractmethod
+    def files(self) -> list[Path]:
+        """Every file the frames come from, in order."""
+
+    @abstractmethod
+    def decode(self, wanted: Sequence[int] | None = None) -> Iterator[tuple[int, Picture, list[str]]]:
+        """Yield (index, frame, notes) for the wanted indices (all by default), ascending, decoding ahead.
+
+        Raises:
+            InputError: a frame does not decode; the message names it.
+        """
+
+
+class FolderSource(RawSource):
+    """A folder of pictures with any names, in natural order."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            names = [entry.name for entry in path.iterdir() if entry.suffix.lower() in PICTURE_SUFFIXES]
+            names = [name for name in names if not name.startswith(".") and (path / name).is_file()]
+        except OSError as error:
+            raise InputError(f"{path} cannot be read: {error.strerror}") from None
+        self._files = [path / name for name in sorted(names, key=natural_key)]
+        if not self._files:
+            raise InputError(f"{path} holds no frames; allowed are {', '.join(PICTURE_SUFFIXES)}")
+
+    def files(self) -> list[Path]:
+        return self._files
+
+    def decode(self, wanted: Sequence[int] | None = None) -> Iterator[tuple[int, Picture, list[str]]]:
+        def read(index: int) -> tuple[int, Picture, list[str]]:
+            return (index, *read_picture(self._files[index]))
+
+        return map_ahead(read, range(len(self._files)) if wanted is None else sorted(wanted))
+
+
+class VideoSource(RawSource):
+    """One video file. Frames are numbered as decoded, so a variable frame rate needs no care; rotation is honoured."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def files(self) -> list[Path]:
+        return [self.path]
+
+    def decode(self, wanted: Sequence[int] | None = None) -> Iterator[tuple[int, Picture, list[str]]]:
+        return prefetch(self._decode(None if wanted is None else set(wanted)))
+
+    def _decode(self, wanted: set[int] | None) -> Iterator[tuple[int, Picture, list[str]]]:
+        try:
+            with av.open(str(self.path)) as container:
+                if not container.streams.video:
+                    raise InputError(f"{self.path} holds no video stream")
+                stream = container.streams.video[0]
+                stream.thread_type = "AUTO"
+                last = None if wanted is None else max(wanted, default=-1)
+                for index, frame in enumerate(container.decode(stream)):
+                    if last is not None and index > last:
+                        return
+                    if frame.is_corrupt:
+                        raise InputError(f"{self.path}: frame {index} is damaged")
+                    if wanted is None or index in wanted:
+                        yield self._upright(index, frame)
+        except (av.FFmpegError, OSError) as error:
+            raise InputError(f"{self.path} does not decode: {error}") from None
+
+    @staticmethod
+    def _upright(index: int, frame: Any) -> tuple[int, Picture, list[str]]:
+        picture = frame.to_ndarray(format="rgb24")
+        quarter_turns = round(frame.rotation / 90) % 4
+        if quarter_turns:
+            return index, np.ascontiguousarray(np.rot90(picture, quarter_turns)), ["rotated as the video says"]
+        return index, picture, []
+
+
+def open_source(path: Path) -> RawSource:
+    """The raw source at a path: a folder of pictures or a video file."""
+    return VideoSource(path) if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file() else FolderSource(path)
+
+
+def encode_jpeg(picture: Picture, quality: int = 85) -> bytes:
+    """For thumbnails in the report; never for training data."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()

@@ -1,0 +1,252 @@
+"""Phase 3: metric depth for every sharp frame, chunked and crossfaded for engines that look at several frames at once.
+
+A first pass stores what the engine knows, with NaN where it knows nothing; exact scene statistics come from one table of all
+float16 values; a second pass fills the unknown with the scene's median. `.done` comes after the second pass.
+"""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from pipeline.arrays import Depth, encode_npz, find_delivered_depth, read_npz, resize_depth
+from pipeline.completion import Fields
+from pipeline.engines.base import Clip, DepthEstimator
+from pipeline.errors import InputError, SceneError, UsageError
+from pipeline.files import write_bytes, write_json
+from pipeline.frames import multiple_of_16, read_sharp
+from pipeline.phases.deblur import engine_fields
+from pipeline.phases.upstream import open_raw, require
+from pipeline.queues import WriteBehind
+from pipeline.runner import Result, RunSettings, ScenePhase, Work, ordered_missing
+from pipeline.scene import Scene, SceneEntry
+from pipeline.temporal import crossfade_chunks
+
+VERSION = 1
+MIN_DEPTH_M, MAX_DEPTH_M = 0.01, 1000.0  # beyond is sky: as good as infinity for these lenses
+ROBUST_FAR_M = 100.0  # the focus range looks only at what is nearer; see focus_range
+MEDIAN_RANGE_M = (0.5, 50.0)  # a scene median outside is probably a wrong scale
+MEDIAN_JUMP = 0.15
+Counts = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DepthSettings:
+    """chunk: frames an engine sees at once; overlap: frames that consecutive chunks share and blend."""
+
+    chunk: int = 256
+    overlap: int = 32
+
+    def __post_init__(self) -> None:
+        if self.chunk < 1:
+            raise UsageError(f"chunk must be at least 1 frame, got {self.chunk}")
+        if not 0 <= self.overlap <= self.chunk // 2:
+            raise UsageError(f"overlap must be in [0, chunk / 2 = {self.chunk // 2}] frames, got {self.overlap}")
+
+
+class DepthPhase(ScenePhase):
+    """depth_maps/ from frames_sharp/."""
+
+    name = "depth"
+    script = "scripts/03_depth.py"
+    next_step = "python scripts/04_calibrate_coc.py"
+
+    def __init__(self, settings: DepthSettings, engine: DepthEstimator, run: RunSettings) -> None:
+        self.settings, self._engine, self._run = settings, engine, run
+
+    @property
+    def engine(self) -> str:
+        return self._engine.info.name
+
+    @property
+    def licence(self) -> str:
+        return self._engine.info.licence
+
+    def fields(self, scene: Scene, entry: SceneEntry) -> Fields:
+        upstream = {"deblur": require(scene, entry, "deblur").fingerprint}
+        if self.engine == "given":
+            upstream["delivered_depth"] = entry.depth_hash
+        return {
+            "phase": self.name,
+            "version": VERSION,
+            "engine": engine_fields(self._engine),
+            "settings": asdict(self.settings) if self._engine.temporal else {},
+            "upstream": upstream,
+        }
+
+    def folders(self, scene: Scene) -> list[Path]:
+        return [scene.depth_dir]
+
+    def outputs(self, scene: Scene, entry: SceneEntry) -> list[Path]:
+        return [*(scene.depth_path(frame) for frame in range(entry.num_frames)), scene.stats_path]
+
+    def run(self, scene: Scene, entry: SceneEntry, work: Work) -> Result:
+        missing = [number for number in ordered_missing(self.outputs(scene, entry)) if number < entry.num_frames]
+        work.reporter.begin_progress(f"depth {scene.scene_id}", entry.num_frames, entry.num_frames - len(missing))
+        with WriteBehind() as writer:
+            for frame, depth in self._estimate(scene, entry, work, set(missing)):
+                writer.submit(partial(self._write, scene, frame, depth, work))
+        if "statistics" not in work.journal.facts:  # once: the second pass changes the maps they are taken from
+            work.journal.add("statistics", self._statistics(scene, entry, work))
+        statistics = work.journal.facts["statistics"]
+        filled = self._fill(scene, entry, work, statistics["d_median"])
+        write_json(scene.stats_path, statistics)
+        return Result(
+            summary=statistics,
+            repairs=filled,
+            warnings=tuple(self._warnings(entry, work, statistics, filled)),
+        )
+
+    def _estimate(self, scene: Scene, entry: SceneEntry, work: Work, missing: set[int]) -> Iterator[tuple[int, Depth]]:
+        size = multiple_of_16((entry.width, entry.height))
+        delivered = None
+        if self.engine == "given":
+            open_raw(self._run.raw_root, entry)  # the files are still the indexed ones
+            found = find_delivered_depth(self._run.raw_root / entry.source, entry.num_frames)
+            if found is not None:
+
+                def delivered(frame: int) -> Depth:
+                    raw = found.read(frame)
+                    if raw.shape != (entry.height, entry.width):
+                        raise InputError(
+                            f"{found.files()[frame]} is {raw.shape[1]}x{raw.shape[0]}, "
+                            f"its frame is {entry.width}x{entry.height}"
+                        )
+                    return resize_depth(raw, size)
+
+        def estimate(frames: range) -> npt.NDArray[np.float32]:
+            clip = Clip(frames, lambda frame: read_sharp(scene.sharp_path(frame)), delivered)
+            maps = self._infer(clip, scene, work)
+            expected = (len(frames), size[1], size[0])
+            if maps.shape != expected:
+                raise SceneError(f"engine {self.engine!r} returned depth of shape {maps.shape}, needs {expected}")
+            return maps
+
+        if not missing:
+            return
+        chunk, overlap = (self.settings.chunk, self.settings.overlap) if self._engine.temporal else (1, 0)
+        for frame, depth in crossfade_chunks(entry.num_frames, estimate, chunk=chunk, overlap=overlap, wanted=missing):
+            work.safe_point()
+            yield frame, depth
+
+    def _infer(self, clip: Clip, scene: Scene, work: Work) -> npt.NDArray[np.float32]:
+        while True:
+            try:
+                return self._engine.estimate(clip, work.safe_point)
+            except (torch.OutOfMemoryError, MemoryError) as error:
+                if not self._engine.shrink():
+                    raise
+                work.reporter.warning(f"{scene.scene_id}: out of memory ({error}); trying again with less")
+
+    @staticmethod
+    def _write(scene: Scene, frame: int, depth: Depth, work: Work) -> None:
+        stored = to_stored(depth)
+        known = stored[~np.isnan(stored)]
+        median = float(np.median(known.astype(np.float32))) if known.size else None
+        data = encode_npz("depth", stored)
+        work.journal.add(f"{frame:04d}", {"missing": int(stored.size - known.size), "median": median})
+        write_bytes(scene.depth_path(frame), data)
+        work.reporter.advance()
+
+    @staticmethod
+    def _statistics(scene: Scene, entry: SceneEntry, work: Work) -> dict[str, float]:
+        counts = np.zeros(65536, np.int64)
+        for frame in range(entry.num_frames):
+            work.safe_point()
+            counts += count_values(read_depth(scene.depth_path(frame)))
+        if not counts.any():
+            raise SceneError(
+                "no frame has a single valid depth value (finite and > 0); nothing can be filled in from it"
+            )
+        return statistics_of(counts)
+
+    @staticmethod
+    def _fill(scene: Scene, entry: SceneEntry, work: Work, median: float) -> int:
+        """Write the median where depth is unknown; returns how many pixels of how many frames."""
+        filled = 0
+        for frame in range(entry.num_frames):
+            unknown = int(work.journal.facts.get(f"{frame:04d}", {}).get("missing", 0))
+            if not unknown:
+                continue
+            work.safe_point()
+            filled += unknown
+            depth = read_depth(scene.depth_path(frame))
+            if np.isnan(depth).any():
+                path = scene.depth_path(frame)
+                write_bytes(path, encode_npz("depth", np.where(np.isnan(depth), np.float16(median), depth)))
+        return filled
+
+    @staticmethod
+    def _warnings(entry: SceneEntry, work: Work, statistics: dict[str, float], filled: int) -> Iterator[str]:
+        median = statistics["d_median"]
+        if not MEDIAN_RANGE_M[0] <= median <= MEDIAN_RANGE_M[1]:
+            yield f"median depth is {median:.2f} m, outside {MEDIAN_RANGE_M[0]} to {MEDIAN_RANGE_M[1]:.0f} m: is it metric?"
+        if filled:
+            yield f"{filled} pixels without valid depth were set to the scene median, {median:.2f} m"
+        facts = work.journal.facts
+        medians = [facts.get(f"{frame:04d}", {}).get("median") or np.nan for frame in range(entry.num_frames)]
+        jumps = [
+            frame
+            for frame, (before, now) in enumerate(itertools.pairwise(medians), start=1)
+            if abs(now / before - 1) > MEDIAN_JUMP  # NaN, a frame without valid depth, compares as no jump
+        ]
+        if jumps:
+            shown = ", ".join(str(frame) for frame in jumps[:8]) + (" ..." if len(jumps) > 8 else "")
+            yield f"median depth jumps by more than 15 % at {len(jumps)} frames: {shown}"
+
+
+def to_stored(depth_m: Depth) -> npt.NDArray[np.float16]:
+    """Clamp to [0.01, 1000] m and narrow to float16; NaN, infinities and values <= 0 become NaN."""
+    known = np.isfinite(depth_m) & (depth_m > 0)
+    return np.where(known, np.clip(depth_m, MIN_DEPTH_M, MAX_DEPTH_M), np.nan).astype(np.float16)
+
+
+def read_depth(path: Path) -> npt.NDArray[np.float16]:
+    """A stored depth map, as stored."""
+    array = read_npz(path, "depth")
+    if array.dtype != np.float16 or array.ndim != 2:
+        raise InputError(f"{path} must hold a (H, W) float16 array, got {array.shape} {array.dtype}")
+    return array.astype(np.float16, copy=False)
+
+
+def count_values(depth: npt.NDArray[np.float16]) -> Counts:
+    """How often each of the 65,536 float16 bit patterns occurs, NaN excluded.
+
+    Positive float16 values sort like their bit patterns, so percentiles of any number of frames are exact and need no
+    second look at the pixels.
+    """
+    counts: Counts = np.bincount(np.ascontiguousarray(depth).view(np.uint16).ravel(), minlength=65536).astype(np.int64)
+    counts[np.isnan(np.arange(65536, dtype=np.uint16).view(np.float16))] = 0
+    return counts
+
+
+def table_percentile(counts: Counts, percent: float) -> float:
+    """The percentile of the counted values, linearly interpolated as numpy does it, in metres."""
+    cumulative = np.cumsum(counts)
+    position = percent / 100 * (int(cumulative[-1]) - 1)
+    below = int(np.floor(position))
+    patterns = np.searchsorted(cumulative, [below + 1, min(below + 2, int(cumulative[-1]))]).astype(np.uint16)
+    low, high = (float(value) for value in patterns.view(np.float16))
+    return low + (position - below) * (high - low)
+
+
+def statistics_of(counts: Counts) -> dict[str, float]:
+    """stats.json: d_* over all valid depth, focus_near and focus_far over what is nearer than 100 m (docs/optics.md)."""
+    far_pattern = int(np.float16(ROBUST_FAR_M).view(np.uint16))
+    nearby = counts.copy()
+    nearby[far_pattern:] = 0
+    focus = nearby if nearby.any() else counts  # a scene with nothing nearer than 100 m: its whole range
+    return {
+        "d_min": table_percentile(counts, 0),
+        "d_max": table_percentile(counts, 100),
+        "d_median": table_percentile(counts, 50),
+        "d_p5": table_percentile(counts, 5),
+        "d_p95": table_percentile(counts, 95),
+        "focus_near": table_percentile(focus, 5),
+        "focus_far": table_percentile(focus, 95),
+    }

@@ -1,0 +1,243 @@
+"""Phase 5: per frame, atomically, the focus map and the render that this very map drives.
+
+The label is stored as float16, decoded from its stored bytes, and handed to the renderer; so the picture is the picture of
+the label that a loader will read. The render's file is renamed last: where it is, its label is.
+"""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from pipeline.arrays import decode_npz, encode_npz
+from pipeline.completion import DoneRecord, Fields
+from pipeline.engines.base import BokehRenderer, BokehRequest
+from pipeline.errors import InputError, UsageError
+from pipeline.files import dump_json, write_bytes
+from pipeline.frames import Picture, encode_png, multiple_of_16, read_sharp
+from pipeline.optics import Lens, OpticsError, coc_to_radius_px, focus_map, px_per_mm, stable_seed
+from pipeline.phases.calibrate import Calibration, read_statistics, scene_lens
+from pipeline.phases.deblur import engine_fields
+from pipeline.phases.depth import read_depth
+from pipeline.phases.upstream import require
+from pipeline.queues import WriteBehind, map_ahead
+from pipeline.runner import Result, ScenePhase, Work, ordered_missing
+from pipeline.scene import LensSet, Scene, SceneEntry, lens_set_to_json
+
+VERSION = 1
+MEAN_FOCUS_RANGE = (0.2, 0.8)  # a set whose mean focus lies outside is nearly all blur or nearly none
+FocusMap = npt.NDArray[np.float16]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RenderSettings:
+    """num_sets: lens sets per scene."""
+
+    num_sets: int = 4
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.num_sets <= 100:
+            raise UsageError(f"num_sets must be in [1, 100], got {self.num_sets}")
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    frame: int
+    sharp: Picture
+    depth_m: npt.NDArray[np.float32]
+    labels: dict[int, bytes]  # set -> npz bytes
+
+
+class RenderPhase(ScenePhase):
+    """focus_maps/, bokeh_renders/ and metadata.json from frames_sharp/ and depth_maps/."""
+
+    name = "render"
+    script = "scripts/05_render_and_labels.py"
+    next_step = "python scripts/06_validate_outputs.py"
+
+    def __init__(self, settings: RenderSettings, engine: BokehRenderer, calibration: Calibration) -> None:
+        self.settings, self._engine, self._calibration = settings, engine, calibration
+
+    @property
+    def engine(self) -> str:
+        return self._engine.info.name
+
+    @property
+    def licence(self) -> str:
+        return self._engine.info.licence
+
+    def fields(self, scene: Scene, entry: SceneEntry) -> Fields:
+        return {
+            "phase": self.name,
+            "version": VERSION,
+            "engine": engine_fields(self._engine),
+            "settings": asdict(self.settings),
+            "calibration": asdict(self._calibration.settings),
+            "max_coc": self._calibration.max_coc_m,
+            "upstream": {phase: require(scene, entry, phase).fingerprint for phase in ("deblur", "depth")},
+        }
+
+    def folders(self, scene: Scene) -> list[Path]:
+        return [scene.focus_dir, scene.bokeh_dir]
+
+    def outputs(self, scene: Scene, entry: SceneEntry) -> list[Path]:
+        # A label without its picture is no pair, so both are listed frame by frame and set by set.
+        pairs = self._pairs(entry)
+        files = [path(set_index, frame) for frame, set_index in pairs for path in (scene.focus_path, scene.bokeh_path)]
+        return [*files, scene.metadata_path]
+
+    def _pairs(self, entry: SceneEntry) -> list[tuple[int, int]]:
+        return [(frame, number) for frame in range(entry.num_frames) for number in range(self.settings.num_sets)]
+
+    def run(self, scene: Scene, entry: SceneEntry, work: Work) -> Result:
+        sets = self._lens_sets(scene)
+        self._write_metadata(scene, entry, sets)
+        outputs = self.outputs(scene, entry)
+        pairs = self._pairs(entry)
+        todo = sorted({number // 2 for number in ordered_missing(outputs) if number < 2 * len(pairs)})
+        by_frame: dict[int, list[int]] = {}
+        for frame, set_index in (pairs[number] for number in todo):
+            by_frame.setdefault(frame, []).append(set_index)
+        work.reporter.begin_progress(f"render {scene.scene_id}", len(pairs), len(pairs) - len(todo))
+        load = partial(self._load, scene, entry, sets)
+        with WriteBehind() as writer:
+            for loaded in map_ahead(load, by_frame.items()):
+                for set_index, label in loaded.labels.items():
+                    work.safe_point()
+                    picture = self._render(scene, entry, sets[set_index], loaded, label, work)
+                    writer.submit(partial(self._write, scene, set_index, loaded.frame, label, picture, work))
+        return self._result(entry, sets, work)
+
+    def _lens_sets(self, scene: Scene) -> list[LensSet]:
+        statistics = read_statistics(scene)
+        try:
+            lenses = [
+                scene_lens(scene, statistics, number, self._calibration.settings)
+                for number in range(self.settings.num_sets)
+            ]
+        except OpticsError as error:
+            raise InputError(f"{scene.stats_path}: {error}") from None
+        return [LensSet(lens=lens, max_coc_m=self._calibration.max_coc_m) for lens in lenses]
+
+    def _px_per_mm(self, entry: SceneEntry) -> float:
+        width, _ = multiple_of_16((entry.width, entry.height))
+        return px_per_mm(width, self._calibration.settings.sensor_width_mm)
+
+    def _write_metadata(self, scene: Scene, entry: SceneEntry, sets: list[LensSet]) -> None:
+        width, height = multiple_of_16((entry.width, entry.height))
+        per_mm = self._px_per_mm(entry)
+        licences = {"bokeh": self.licence}
+        for phase, folder in (("deblur", scene.sharp_dir), ("depth", scene.depth_dir)):
+            record = DoneRecord.read(folder)
+            licences[phase] = record.licence if record else "unknown"
+        metadata: dict[str, Any] = {
+            "scene_id": scene.scene_id,
+            "sets": [lens_set_to_json(lens_set) for lens_set in sets],
+            "num_frames": entry.num_frames,
+            "width": width,
+            "height": height,
+            "sensor_width_mm": self._calibration.settings.sensor_width_mm,
+            "px_per_mm": per_mm,
+            "max_radius_px": coc_to_radius_px(self._calibration.max_coc_m, per_mm),
+            "coc_model": self._calibration.settings.coc_model,
+            "focus_range": self._calibration.settings.focus_range,
+            "engine": engine_fields(self._engine),
+            "guidance_factor": None,  # of networks that are guided by a map; the lens engine takes radii
+            "seed": self._calibration.settings.seed,
+            "licences": licences,
+        }
+        data = dump_json(metadata).encode()
+        if not scene.metadata_path.exists() or scene.metadata_path.read_bytes() != data:
+            write_bytes(scene.metadata_path, data)
+
+    def _load(self, scene: Scene, entry: SceneEntry, sets: list[LensSet], item: tuple[int, list[int]]) -> _Loaded:
+        frame, set_indices = item
+        sharp = read_sharp(scene.sharp_path(frame))
+        stored = read_depth(scene.depth_path(frame))
+        if stored.shape != sharp.shape[:2]:
+            raise InputError(
+                f"{scene.depth_path(frame)} is {stored.shape[1]}x{stored.shape[0]}, its frame is "
+                f"{sharp.shape[1]}x{sharp.shape[0]}; run phases 2 and 3 again with --on_stale redo"
+            )
+        labels = {}
+        for set_index in set_indices:
+            try:
+                label = label_of(stored, sets[set_index].lens, sets[set_index].max_coc_m)
+            except OpticsError as error:
+                raise InputError(f"{scene.depth_path(frame)}: {error}") from None
+            labels[set_index] = encode_npz("focus_map", label)
+        return _Loaded(frame, sharp, stored.astype(np.float32), labels)
+
+    def _render(
+        self, scene: Scene, entry: SceneEntry, lens_set: LensSet, loaded: _Loaded, label: bytes, work: Work
+    ) -> Picture:
+        stored = decode_npz(label, "focus_map", f"{scene.scene_id} frame {loaded.frame}")
+        request = BokehRequest(
+            sharp=loaded.sharp,
+            focus_map=stored.astype(np.float16, copy=False),
+            depth_m=loaded.depth_m,
+            lens=lens_set.lens,
+            max_coc_m=lens_set.max_coc_m,
+            px_per_mm=self._px_per_mm(entry),
+            seed=stable_seed("bokeh", scene.scene_id, self._calibration.settings.seed),
+        )
+        while True:
+            try:
+                return self._engine.render(request, work.safe_point)
+            except (torch.OutOfMemoryError, MemoryError) as error:
+                if not self._engine.shrink():
+                    raise
+                work.reporter.warning(f"{scene.scene_id}: out of memory ({error}); trying again with less")
+
+    @staticmethod
+    def _write(scene: Scene, set_index: int, frame: int, label: bytes, picture: Picture, work: Work) -> None:
+        png = encode_png(picture)
+        focus = decode_npz(label, "focus_map", "label")
+        work.journal.add(f"{set_index:02d}/{frame:04d}", {"mean_focus": round(float(focus.mean(dtype=np.float64)), 6)})
+        write_bytes(scene.focus_path(set_index, frame), label)
+        write_bytes(scene.bokeh_path(set_index, frame), png)
+        work.reporter.advance()
+
+    def _result(self, entry: SceneEntry, sets: list[LensSet], work: Work) -> Result:
+        return Result(
+            summary={"mean_focus": self._mean_focus(entry, work)}, warnings=tuple(self._warn(entry, sets, work))
+        )
+
+    def _mean_focus(self, entry: SceneEntry, work: Work) -> list[float]:
+        facts = work.journal.facts
+        means = []
+        for number in range(self.settings.num_sets):
+            values = [facts.get(f"{number:02d}/{frame:04d}", {}).get("mean_focus") for frame in range(entry.num_frames)]
+            known = [value for value in values if value is not None]
+            means.append(round(float(np.mean(known)), 4) if known else float("nan"))
+        return means
+
+    def _warn(self, entry: SceneEntry, sets: list[LensSet], work: Work) -> Iterator[str]:
+        for number, mean in enumerate(self._mean_focus(entry, work)):
+            if not MEAN_FOCUS_RANGE[0] <= mean <= MEAN_FOCUS_RANGE[1]:
+                lens: Lens = sets[number].lens
+                kind = "blurred" if mean < MEAN_FOCUS_RANGE[0] else "sharp"
+                yield (
+                    f"set {number} ({lens.f_mm:.0f} mm, f/{lens.f_number:.1f}, focus {lens.focus_m:.2f} m) is nearly all "
+                    f"{kind}: mean focus {mean:.2f}, expected {MEAN_FOCUS_RANGE[0]} to {MEAN_FOCUS_RANGE[1]}"
+                )
+
+
+def label_of(depth: npt.NDArray[np.float16], lens: Lens, max_coc_m: float) -> FocusMap:
+    """The stored focus map of a stored depth map; phase 6 calls it again to check.
+
+    Args:
+        depth: (H, W) float16 metres.
+        lens: the set's lens.
+        max_coc_m: saturation diameter, metres.
+
+    Returns:
+        (H, W) float16 in [0, 1], computed in float32 and rounded once.
+    """
+    values: FocusMap = focus_map(torch.from_numpy(depth.astype(np.float32)), lens, max_coc_m).numpy().astype(np.float16)
+    return values

@@ -1,0 +1,109 @@
+"""Decoding ahead of the engine and encoding behind it, in bounded queues, so that a GPU never waits for a disk.
+
+Threads, not processes: zlib, the picture codecs and file I/O all release the interpreter lock.
+"""
+
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from types import TracebackType
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+_END = object()
+
+
+def prefetch(items: Iterable[T], depth: int = 4) -> Iterator[T]:
+    """Run an iterable in a thread, at most `depth` items ahead. Its exceptions come out where the item would have."""
+    ready: queue.Queue[Any] = queue.Queue(maxsize=depth)
+    abandoned = threading.Event()
+
+    def offer(value: Any) -> bool:
+        while not abandoned.is_set():
+            try:
+                ready.put(value, timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def work() -> None:
+        try:
+            for item in items:
+                if not offer((item, None)):
+                    return
+            offer((_END, None))
+        except BaseException as error:
+            offer((_END, error))
+
+    thread = threading.Thread(target=work, name="prefetch", daemon=True)
+    thread.start()
+    try:
+        while True:
+            item, error = ready.get()
+            if error is not None:
+                raise error
+            if item is _END:
+                return
+            yield item
+    finally:
+        abandoned.set()
+        thread.join()
+
+
+def map_ahead(function: Callable[[Any], T], items: Iterable[Any], workers: int = 2, depth: int = 4) -> Iterator[T]:
+    """`map` in a few threads, in order, at most `depth` results ahead of the consumer."""
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+    pending: list[Future[T]] = []
+    try:
+        for item in items:
+            pending.append(pool.submit(function, item))
+            if len(pending) >= depth:
+                yield pending.pop(0).result()
+        while pending:
+            yield pending.pop(0).result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+class WriteBehind:
+    """A few threads that encode and write, with at most `depth` jobs outstanding.
+
+    The first failure is raised at the next `submit` or at the end of the `with` block; jobs already begun are finished
+    either way, so that what is on disk is whole.
+    """
+
+    def __init__(self, workers: int = 2, depth: int = 6) -> None:
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="encode")
+        self._depth = depth
+        self._pending: set[Future[None]] = set()
+
+    def submit(self, job: Callable[[], None]) -> None:
+        """Queue a job; waits while the queue is full."""
+        self._collect(self._depth - 1)
+        self._pending.add(self._pool.submit(job))
+
+    def drain(self) -> None:
+        """Wait until everything queued is on disk."""
+        self._collect(0)
+
+    def _collect(self, allowed: int) -> None:
+        while True:
+            finished = {future for future in self._pending if future.done()}
+            self._pending -= finished
+            for future in finished:
+                future.result()
+            if len(self._pending) <= allowed:
+                return
+            wait(self._pending, return_when=FIRST_COMPLETED)
+
+    def __enter__(self) -> "WriteBehind":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
+        try:
+            if kind is None or not issubclass(kind, Exception):
+                self.drain()  # a stop is no failure: what the engine finished is kept
+        finally:
+            self._pool.shutdown(wait=True)

@@ -1,0 +1,1 @@
+"""What the operator looks at: the CoC histogram before confirming, the report page after finishing."""

@@ -1,0 +1,39 @@
+"""Phase 5: per frame, atomically, the focus map and the render driven by that same map.
+
+python scripts/05_render_and_labels.py
+python scripts/05_render_and_labels.py --scene bear --num_sets 2 --engine_opt blades=6
+"""
+
+import argparse
+import sys
+
+from pipeline import cli
+from pipeline.engines import DEFAULTS, load_engine
+from pipeline.engines.base import BokehRenderer
+from pipeline.phases.calibrate import confirmed_calibration
+from pipeline.phases.render import RenderPhase, RenderSettings
+from pipeline.runner import ExitCode, run_scenes
+from pipeline.scene import SceneIndex
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = cli.parser(__doc__)
+    cli.add_engine_flags(parser, DEFAULTS["bokeh"], "lens; reserved: bokehnet")
+    parser.add_argument("--num_sets", type=int, default=4, help="lens sets per scene")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse(argv)
+
+    def body() -> ExitCode:
+        run = cli.run_settings(args)
+        engine = load_engine("bokeh", args.engine, cli.engine_options(args), args.device, BokehRenderer)
+        calibration = confirmed_calibration(run, SceneIndex.load(run.index_path))
+        return run_scenes(RenderPhase(RenderSettings(num_sets=args.num_sets), engine, calibration), run)
+
+    return cli.main(body)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
