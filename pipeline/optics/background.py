@@ -47,7 +47,9 @@ def hidden_background(light: Tensor, defocus: Tensor) -> Plate:
     Returns:
         The plate, at (ceil(H/2), ceil(W/2)).
     """
-    blocks = _blocks(torch.cat([light, defocus]))
+    # Averages of compressed light: one bulb must not outshine everything that is filled from its neighbourhood.
+    compressed = light / (1 + light.amax(0, keepdim=True))
+    blocks = _blocks(torch.cat([compressed, defocus]))
     radius = blocks[-1]
     near, far = radius.amin(0, keepdim=True), radius.amax(0, keepdim=True)
     share = torch.softmax(radius * 4, dim=0)
@@ -59,7 +61,8 @@ def hidden_background(light: Tensor, defocus: Tensor) -> Plate:
     for exponent in reversed(range(max(1, math.ceil(math.log2(max(span, 2.0)))))):
         reach, payload = _spread(reach, payload, 2**exponent // 2 if exponent else 1)
     weight = (reach - near - GAP_PX).clamp(0, 1)
-    return Plate(light=payload[:3], defocus=payload[3:], weight=weight)
+    fill = payload[:3] / (1 - payload[:3].amax(0, keepdim=True)).clamp(min=1e-3)
+    return Plate(light=fill, defocus=payload[3:], weight=weight)
 
 
 def _blocks(planes: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from pipeline.optics.aperture import Aperture
 
 # Half-resolution layers are reduced and enlarged with the taps 1 3 3 1, whose variance is 3/4 px^2 each way and axis.
 RESAMPLING_VARIANCE_PX2 = 1.5
+SHARPENING = 0.5
 
 
 def fast_length(n: int) -> int:
@@ -66,7 +67,7 @@ def aperture_kernel(aperture: Aperture, signed_radius: float, step: int, ramp: f
     kernel = (across / ramp + 0.5).clamp(0, 1)
     kernel = kernel / kernel.sum()
     if step == 2:
-        a = (RESAMPLING_VARIANCE_PX2 + ramp**2 / 12) / (2 * step**2)
+        a = SHARPENING * (RESAMPLING_VARIANCE_PX2 + ramp**2 / 12) / (2 * step**2)
         taps = torch.tensor([-a, 1 + 2 * a, -a], dtype=torch.float64)
         cross = taps[:, None] * taps[None, :]
         kernel = torch.nn.functional.conv2d(kernel[None, None], cross[None, None], padding=2)[0, 0]

@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 SHARP_PX = 0.5  # radii up to this are not blurred at all
-FULL_GRID_PX = (1.0, 1.5, 2.0, 2.5, 3.0)
-HALF_GRID_PX = 4.0  # the half grid begins here; between 3 and 4 a pixel is in both
+# Layers on the full grid. Nearer layers hide farther ones between the groups, not within them.
+FULL_GRID_PX = ((1.0, 1.5, 2.0), (2.5, 3.0, 4.0), (5.0, 6.0), (7.0, 8.0))
+HIDDEN_GRID_PX = (2.0, 4.0, 6.0, 8.0)  # on the half grid, for hidden surfaces, which are a smooth guess
 HALF_TILE = 32  # full-resolution pixels; small enough that a tile of a slanted surface touches few layers
 FULL_TILE = 64
-FULL_HALO = 4  # reach of the largest full-grid kernel: 3 px and half its edge
+FULL_HALO = 10  # at least the reach of the largest full-grid kernel, and 64 + 20 = 84 suits the FFT
 
 
 @dataclass(frozen=True)
@@ -36,25 +37,47 @@ class Knot:
         return torch.minimum(rising, falling).clamp(0, 1)
 
 
-def radius_grid(max_radius_px: float) -> tuple[list[Knot], list[Knot]]:
-    """Layers up to a radius, as (full grid, half grid); a larger maximum only appends.
+@dataclass(frozen=True)
+class Grid:
+    """All layers up to a radius.
 
-    The step is 1 px to r = 8, then r/8 up to 2 px. With edges as soft as the step, half the height of a mixed disc lies
+    Args:
+        full: groups of layers on the full grid, by increasing radius.
+        half: layers on the half grid.
+        hidden: layers on the half grid for hidden surfaces whose visible part lies on the full grid.
+    """
+
+    full: list[list[Knot]]
+    half: list[Knot]
+    hidden: list[Knot]
+
+
+def radius_grid(max_radius_px: float) -> Grid:
+    """Layers up to a radius; a larger maximum only appends.
+
+    The step is 1 px to r = 12, then r/12 up to 2 px. With edges as soft as the step, the half height of a mixed disc lies
     within 0.2 px of the requested radius.
 
     Args:
         max_radius_px: largest unsigned radius that occurs.
 
     Example:
-        >>> [knot.radius for knot in radius_grid(5.0)[1]]
-        [4.0, 5.0]
+        >>> [knot.radius for knot in radius_grid(10.0).half]
+        [9.0, 10.0]
     """
-    radii = [SHARP_PX, *FULL_GRID_PX]
-    while radii[-1] < max_radius_px or len(radii) < 3:
+    fixed = [radius for group in FULL_GRID_PX for radius in group]
+    radii = [SHARP_PX, *fixed]
+    while radii[-1] < max_radius_px or len(radii) < len(fixed) + 2:
         radii.append(radii[-1] + min(2.0, max(1.0, radii[-1] / 12)))
     radii.append(radii[-1] + 2.0)
     knots = [Knot(*radii[i : i + 3]) for i in range(len(radii) - 2)]
-    return knots[: len(FULL_GRID_PX)], knots[len(FULL_GRID_PX) :]
+    full, start = [], 0
+    for group in FULL_GRID_PX:
+        full.append(knots[start : start + len(group)])
+        start += len(group)
+    coarse = [1.0, *HIDDEN_GRID_PX, knots[start].radius]
+    hidden = [Knot(*coarse[i : i + 3]) for i in range(len(coarse) - 2)]
+    return Grid(full=full, half=knots[start:], hidden=hidden)
 
 
 class Tiles:

@@ -16,8 +16,9 @@ from pipeline.optics.aperture import Aperture
 from pipeline.optics.background import Plate, hidden_background
 from pipeline.optics.coc import OpticsError
 from pipeline.optics.color import linear_to_srgb, srgb_to_linear
-from pipeline.optics.composite import HalfGrid, Stack, blur_small, full_tiles, half_tiles
-from pipeline.optics.layers import FULL_GRID_PX, HALF_GRID_PX, SHARP_PX, double, radius_grid
+from pipeline.optics.composite import HalfGrid, Stack, blur_full, full_tiles
+from pipeline.optics.edges import Surface, split_mixed
+from pipeline.optics.layers import FULL_GRID_PX, HIDDEN_GRID_PX, SHARP_PX, radius_grid
 
 Encoding = Literal["srgb", "linear"]
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -80,42 +81,40 @@ def _photograph(image: Tensor, defocus: Tensor, order: Tensor | None, aperture: 
 
 def _render(light: Tensor, defocus: Tensor, aperture: Aperture) -> Tensor:
     """Linear light in, linear light out: front half grid, front full grid, sharp, back full grid, back half grid."""
-    height, width = light.shape[-2:]
-    half_size = ((height + 1) // 2, (width + 1) // 2)
-    max_radius = float(defocus.detach().abs().max())
-    small, large = radius_grid(max_radius)
-    plate = hidden_background(light, defocus)
-    grid = HalfGrid(half_tiles(light, defocus), half_size, large[-1].radius) if max_radius > FULL_GRID_PX[-1] else None
-    tiles = full_tiles(light, defocus)
+    own, other = split_mixed(light, defocus)
+    surfaces = [own] if other is None else [own, other]
+    plate = hidden_background(own.light, defocus)
+    layers = radius_grid(float(defocus.detach().abs().max()))
+    half = HalfGrid(surfaces, plate, layers.half[-1].radius)
+    tiles = [full_tiles(surface) for surface in surfaces]
 
     stack = Stack(light)
-    for sign in (-1, 1):
-        fine = blur_small(tiles, small, sign, aperture)
-        coarse: Tensor | None = None
-        if grid is not None:
-            coarse = double(grid.blur(large, sign, aperture, plate), height, width)
-        if sign < 0:
-            stack.add(coarse)
-            stack.add(fine)
-            stack.add(_sharp(light, defocus))
-        else:
-            stack.add(fine)
-            stack.add(double(_hidden_in_focus(plate), height, width))
-            stack.add(coarse)
+    stack.add(half.blur(layers.half, -1, aperture), enlarge=True)
+    for group in reversed(layers.full):
+        stack.add(blur_full(tiles, group, -1, aperture))
+    stack.add(half.blur(layers.hidden, -1, aperture, hidden_only=True), enlarge=True)
+    for surface in surfaces:
+        stack.add(_sharp(surface))
+    for group in layers.full:
+        stack.add(blur_full(tiles, group, 1, aperture))
+    stack.add(_hidden_in_focus(plate), enlarge=True)
+    stack.add(half.blur(layers.hidden, 1, aperture, hidden_only=True), enlarge=True)
+    stack.add(half.blur(layers.half, 1, aperture), enlarge=True)
     # A pixel that nothing reached keeps a trace of its own colour, so that the division always has something to divide.
     covered = 1 - stack.free
     return (stack.light + TRACE * light) / (covered + TRACE)
 
 
-def _sharp(light: Tensor, defocus: Tensor) -> Tensor:
+def _sharp(surface: Surface) -> Tensor:
     """(4, H, W) spread of the pixels in focus."""
-    weight = 1 - ((defocus.abs() - SHARP_PX) / (FULL_GRID_PX[0] - SHARP_PX)).clamp(0, 1)
-    return torch.cat([weight, weight * light])
+    fade = (surface.defocus.abs() - SHARP_PX) / (FULL_GRID_PX[0][0] - SHARP_PX)
+    return (1 - fade.clamp(0, 1)) * surface.planes()[:4]
 
 
 def _hidden_in_focus(plate: Plate) -> Tensor:
-    """(4, h, w) spread of the hidden surfaces that the half grid does not blur: they are a smooth guess already."""
-    weight = plate.weight * (HALF_GRID_PX - plate.defocus.abs()).clamp(0, 1)
+    """(4, h, w) spread of the hidden surfaces that are nearly in focus."""
+    fade = (plate.defocus.abs() - 1) / (HIDDEN_GRID_PX[0] - 1)
+    weight = plate.weight * (1 - fade.clamp(0, 1))
     return torch.cat([weight, weight * plate.light])
 
 
