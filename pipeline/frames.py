@@ -34,7 +34,7 @@ def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
 
 def _to_rgb(image: Image.Image) -> tuple[Picture, list[str]]:
     notes = []
-    raw_modes = {str(tile[3]) for tile in image.tile}
+    raw_modes = {str(tile[3]) for tile in getattr(image, "tile", ())}
     image.load()  # the whole file, not the header
     if image.getexif().get(0x0112, 1) != 1:
         notes.append("rotated as EXIF says")

@@ -154,6 +154,21 @@ class Scene:
     def bokeh_path(self, set_index: int, frame: int) -> Path:
         return self.bokeh_dir / f"set_{set_index:02d}" / f"bokeh_{frame:04d}.png"
 
+    def outputs(self, phase: str, num_frames: int, num_sets: int = 0) -> list[Path]:
+        """Every file that "deblur", "depth" or "render" must have written.
+
+        For "render" the label and the picture of each pair stand next to each other, frame by frame and set by set.
+        """
+        frames = range(num_frames)
+        if phase == "deblur":
+            return [self.sharp_path(frame) for frame in frames]
+        if phase == "depth":
+            return [*(self.depth_path(frame) for frame in frames), self.stats_path]
+        assert phase == "render", f"{phase!r} is no per-scene phase"
+        pairs = [(number, frame) for frame in frames for number in range(num_sets)]
+        files = [path(number, frame) for number, frame in pairs for path in (self.focus_path, self.bokeh_path)]
+        return [*files, self.metadata_path]
+
     def read_split(self) -> Split | None:
         """The scene's split as its own folder remembers it; None when it never had one."""
         try:

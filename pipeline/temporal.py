@@ -144,7 +144,7 @@ def _share_to_keep_detail(own: Picture, mean: FloatMap) -> float:
 
 def _luma_gradient(picture: Any) -> FloatMap:
     luma = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
-    gradient: FloatMap = np.stack([cv2.Scharr(luma, cv2.CV_32F, 1, 0), cv2.Scharr(luma, cv2.CV_32F, 0, 1)]) / 32
+    gradient: Any = np.stack([cv2.Scharr(luma, cv2.CV_32F, 1, 0), cv2.Scharr(luma, cv2.CV_32F, 0, 1)]) / 32
     return gradient
 
 

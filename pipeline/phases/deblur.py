@@ -109,7 +109,7 @@ class DeblurPhase(ScenePhase):
         return [scene.sharp_dir]
 
     def outputs(self, scene: Scene, entry: SceneEntry) -> list[Path]:
-        return [scene.sharp_path(frame) for frame in range(entry.num_frames)]
+        return scene.outputs(self.name, entry.num_frames)
 
     def run(self, scene: Scene, entry: SceneEntry, work: Work) -> Result:
         missing = ordered_missing(self.outputs(scene, entry))

@@ -83,7 +83,7 @@ class DepthPhase(ScenePhase):
         return [scene.depth_dir]
 
     def outputs(self, scene: Scene, entry: SceneEntry) -> list[Path]:
-        return [*(scene.depth_path(frame) for frame in range(entry.num_frames)), scene.stats_path]
+        return scene.outputs(self.name, entry.num_frames)
 
     def run(self, scene: Scene, entry: SceneEntry, work: Work) -> Result:
         missing = [number for number in ordered_missing(self.outputs(scene, entry)) if number < entry.num_frames]

@@ -86,10 +86,7 @@ class RenderPhase(ScenePhase):
         return [scene.focus_dir, scene.bokeh_dir]
 
     def outputs(self, scene: Scene, entry: SceneEntry) -> list[Path]:
-        # A label without its picture is no pair, so both are listed frame by frame and set by set.
-        pairs = self._pairs(entry)
-        files = [path(set_index, frame) for frame, set_index in pairs for path in (scene.focus_path, scene.bokeh_path)]
-        return [*files, scene.metadata_path]
+        return scene.outputs(self.name, entry.num_frames, self.settings.num_sets)
 
     def _pairs(self, entry: SceneEntry) -> list[tuple[int, int]]:
         return [(frame, number) for frame in range(entry.num_frames) for number in range(self.settings.num_sets)]

@@ -1,0 +1,293 @@
+"""Phase 6: read every output as a training loader would, recompute the labels, and write the report.
+
+Nothing here trusts a done record: files are counted, decoded and measured, and each focus map is computed again from the
+stored depth and metadata.json. A scene's result is the list of everything wrong with it, not the first thing.
+"""
+
+import multiprocessing
+import os
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from pipeline.arrays import read_npz
+from pipeline.errors import InputError, PipelineError, SceneError
+from pipeline.files import names_in, read_json, write_json
+from pipeline.frames import multiple_of_16, read_sharp
+from pipeline.optics import OpticsError, coc_to_radius_px, px_per_mm
+from pipeline.phases.depth import MAX_DEPTH_M, MIN_DEPTH_M
+from pipeline.phases.render import label_of
+from pipeline.phases.upstream import record_folder, require
+from pipeline.report.page import write_page
+from pipeline.reporter import Reporter
+from pipeline.runner import ExitCode, RunSettings, StopSignals
+from pipeline.scene import SPLITS, LensSet, Scene, SceneEntry, SceneIndex
+
+SCHEMA = 1
+_METADATA_KEYS = ("sets", "sensor_width_mm", "px_per_mm", "max_radius_px", "coc_model", "engine", "seed", "licences")
+_STATS_KEYS = ("d_min", "d_max", "d_median", "d_p5", "d_p95", "focus_near", "focus_far")
+_MAX_LISTED = 5  # of one kind of problem; the count is always given
+
+
+@dataclass(kw_only=True)
+class SceneReport:
+    """What was found in one scene."""
+
+    scene_id: str
+    passed: bool = False
+    reasons: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    num_frames: int = 0
+    num_sets: int = 0
+    size: tuple[int, int] = (0, 0)
+    bytes: int = 0
+    mean_focus: list[float] = field(default_factory=list)
+    label_error: float = 0.0  # largest difference of a recomputed focus map
+
+
+def validation_path(out_root: Path) -> Path:
+    return out_root / "validation_report.json"
+
+
+def page_path(out_root: Path) -> Path:
+    return out_root / "report" / "index.html"
+
+
+def run_validate(run: RunSettings, workers: int) -> ExitCode:
+    """Check the chosen scenes, write validation_report.json and the report page."""
+    index = SceneIndex.load(run.index_path)
+    entries = run.chosen(index)
+    with StopSignals() as signals, Reporter("validate", None if run.dry_run else run.logs) as reporter:
+        if run.dry_run:
+            reporter.info(f"validate: would check {len(entries)} scenes. Nothing was written")
+            return ExitCode.DONE
+        if not entries:
+            raise PipelineError(f"{run.index_path} has no accepted scene; see the reasons in it")
+        reporter.begin_progress("validate", len(entries))
+        reports: dict[str, SceneReport] = {}
+        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+            for job in [pool.submit(check_scene, run.out_root, entry) for entry in entries]:
+                if signals.received:
+                    pool.shutdown(cancel_futures=True)
+                    reporter.info("validate: stopped; nothing was written. Run the same command to begin again.")
+                    return ExitCode.STOPPED
+                found = job.result()
+                reports[found.scene_id] = found
+                reporter.advance()
+        reporter.end_progress()
+        _write_report(run, index, reports)
+        write_page(run.out_root, page_path(run.out_root))
+        for found in reports.values():
+            for reason in found.reasons:
+                reporter.error(f"{found.scene_id}: {reason}")
+            for warning in found.warnings:
+                reporter.warning(f"{found.scene_id}: {warning}")
+        failed = sorted(name for name, found in reports.items() if not found.passed)
+        names = f" ({', '.join(failed)})" if failed else ""
+        reporter.info(
+            f"validate: {len(reports) - len(failed)} scenes pass, {len(failed)} fail{names}, "
+            f"{sum(found.bytes for found in reports.values()) / 1e6:.1f} MB. Next: look at {page_path(run.out_root)}"
+        )
+        return ExitCode.SOME_SCENES_FAILED if failed else ExitCode.DONE
+
+
+def _write_report(run: RunSettings, index: SceneIndex, reports: dict[str, SceneReport]) -> None:
+    rejected = {name: list(entry.reasons) for name, entry in index.entries.items() if not entry.accepted}
+    passed = [found for found in reports.values() if found.passed]
+    write_json(
+        validation_path(run.out_root),
+        {
+            "schema": SCHEMA,
+            "scenes": {name: asdict(found) for name, found in sorted(reports.items())},
+            "rejected": rejected,
+            "totals": {
+                "scenes": len(reports),
+                "passed": len(passed),
+                "failed": len(reports) - len(passed),
+                "rejected": len(rejected),
+                "frames": sum(found.num_frames for found in reports.values()),
+                "pairs": sum(found.num_frames * found.num_sets for found in reports.values()),
+                "bytes": sum(found.bytes for found in reports.values()),
+                "splits": {split: sum(index.entries[name].split == split for name in reports) for split in SPLITS},
+            },
+        },
+    )
+
+
+def check_scene(out_root: Path, entry: SceneEntry) -> SceneReport:
+    """Everything that is wrong with one scene, and a few numbers about it."""
+    cv2.setNumThreads(1)
+    return _SceneCheck(Scene(out_root, entry.scene_id), entry).run()
+
+
+class _SceneCheck:
+    def __init__(self, scene: Scene, entry: SceneEntry) -> None:
+        self._scene, self._entry = scene, entry
+        self._size = multiple_of_16((entry.width, entry.height))
+        self._report = SceneReport(scene_id=scene.scene_id, num_frames=entry.num_frames, size=self._size)
+        self._problems: dict[str, list[str]] = {}
+
+    def run(self) -> SceneReport:
+        self._check_records()
+        self._check_split()
+        sets = self._check_metadata()
+        self._report.num_sets = len(sets)
+        self._check_statistics()
+        self._check_names(sets)
+        sums = [0.0] * len(sets)
+        for frame in range(self._entry.num_frames):
+            self._check_frame(frame, sets, sums)
+        self._report.mean_focus = [round(total / max(1, self._entry.num_frames), 4) for total in sums]
+        for kind, details in self._problems.items():
+            more = f" and {len(details) - _MAX_LISTED} more" if len(details) > _MAX_LISTED else ""
+            self._report.reasons.append(f"{kind}: {'; '.join(details[:_MAX_LISTED])}{more}")
+        self._report.bytes = _folder_bytes(self._scene.dir)
+        self._report.passed = not self._report.reasons
+        return self._report
+
+    def _problem(self, kind: str, detail: str) -> None:
+        self._problems.setdefault(kind, []).append(detail)
+
+    def _check_records(self) -> None:
+        for phase in ("deblur", "depth", "render"):
+            try:
+                record = require(self._scene, self._entry, phase)
+                self._report.warnings += record.warnings
+            except SceneError as error:
+                self._problem(f"phase {phase}", str(error))
+        if not (self._scene.focus_dir / ".done").exists() and record_folder(self._scene, "render").exists():
+            self._problem("phase render", f"{self._scene.focus_dir} has no .done")
+
+    def _check_split(self) -> None:
+        found = self._scene.read_split()
+        if found != self._entry.split:
+            self._problem("split", f"split.txt says {found}, scene_index.json {self._entry.split}")
+
+    def _check_metadata(self) -> list[LensSet]:
+        scene = self._scene
+        try:
+            metadata = scene.read_metadata()
+            sets = scene.lens_sets()
+        except InputError as error:
+            self._problem("metadata", str(error))
+            return []
+        absent = [key for key in _METADATA_KEYS if key not in metadata]
+        if absent:
+            self._problem("metadata", f"metadata.json lacks {', '.join(absent)}")
+            return sets
+        if not sets:
+            self._problem("metadata", "metadata.json has no lens sets")
+            return sets
+        per_mm = px_per_mm(self._size[0], metadata["sensor_width_mm"])
+        radius = coc_to_radius_px(sets[0].max_coc_m, per_mm)
+        for key, expected in (("px_per_mm", per_mm), ("max_radius_px", radius)):
+            if abs(metadata[key] - expected) > 1e-6 * expected:
+                self._problem("metadata", f"{key} is {metadata[key]}, its frames and sets say {expected}")
+        return sets
+
+    def _check_statistics(self) -> None:
+        try:
+            stats: dict[str, Any] = _read_stats(self._scene)
+        except InputError as error:
+            self._problem("depth statistics", str(error))
+            return
+        order = [stats[key] for key in ("d_min", "d_p5", "d_median", "d_p95", "d_max")]
+        if not all(np.isfinite(order)) or order != sorted(order) or order[0] <= 0:
+            self._problem("depth statistics", f"d_min <= d_p5 <= d_median <= d_p95 <= d_max and > 0 fails: {order}")
+
+    def _check_names(self, sets: list[LensSet]) -> None:
+        """Counts, and nothing between the frames that does not belong there."""
+        scene, frames = self._scene, range(self._entry.num_frames)
+        set_names = {f"set_{number:02d}" for number in range(len(sets))}
+        expected: dict[Path, set[str]] = {
+            scene.sharp_dir: {scene.sharp_path(frame).name for frame in frames},
+            scene.depth_dir: {scene.depth_path(frame).name for frame in frames} | {"stats.json"},
+            scene.focus_dir: set_names,
+            scene.bokeh_dir: set_names,
+        }
+        for number in range(len(sets)):
+            expected[scene.focus_path(number, 0).parent] = {scene.focus_path(number, frame).name for frame in frames}
+            expected[scene.bokeh_path(number, 0).parent] = {scene.bokeh_path(number, frame).name for frame in frames}
+        for folder, names in expected.items():
+            found = {name for name in names_in(folder) if name != ".done"}
+            where = folder.relative_to(scene.dir)
+            for name in sorted(names - found):
+                self._problem("missing files", f"{where}/{name}")
+            for name in sorted(found - names):
+                self._problem("files that do not belong", f"{where}/{name}")
+
+    def _check_frame(self, frame: int, sets: list[LensSet], sums: list[float]) -> None:
+        scene = self._scene
+        self._check_picture(scene.sharp_path(frame))
+        depth = self._check_array(scene.depth_path(frame), "depth", MIN_DEPTH_M * 0.99, MAX_DEPTH_M)
+        for number, lens_set in enumerate(sets):
+            self._check_picture(scene.bokeh_path(number, frame))
+            path = scene.focus_path(number, frame)
+            label = self._check_array(path, "focus_map", 0.0, 1.0)
+            if label is None:
+                continue
+            sums[number] += float(label.mean(dtype=np.float64))
+            if depth is None:
+                continue
+            try:
+                again = label_of(depth, lens_set.lens, lens_set.max_coc_m)
+            except OpticsError as error:
+                self._problem("labels", f"{path.name}: {error}")
+                continue
+            # float16 rounding: half a step at 1 is 2.4e-4; the same code gives 0.
+            error_of_label = float(np.abs(again.astype(np.float32) - label.astype(np.float32)).max())
+            self._report.label_error = max(self._report.label_error, error_of_label)
+            if error_of_label > 5e-4:
+                where = path.relative_to(scene.dir)
+                self._problem("labels", f"{where} differs from depth and metadata by up to {error_of_label:.4f}")
+
+    def _check_picture(self, path: Path) -> None:
+        if not path.exists():
+            return  # listed as missing
+        try:
+            picture = read_sharp(path)
+        except InputError as error:
+            self._problem("damaged files", str(error))
+            return
+        if picture.shape[1::-1] != self._size:
+            self._problem("sizes", f"{path.name} is {picture.shape[1]}x{picture.shape[0]}, needs {self._size}")
+
+    def _check_array(self, path: Path, key: str, low: float, high: float) -> Any:
+        if not path.exists():
+            return None
+        try:
+            array = read_npz(path, key)
+        except InputError as error:
+            self._problem("damaged files", str(error))
+            return None
+        where = path.relative_to(self._scene.dir)
+        if array.dtype != np.float16:
+            self._problem("dtypes", f"{where} is {array.dtype}, needs float16")
+            return None
+        if array.shape != self._size[::-1]:
+            self._problem("sizes", f"{where} has shape {array.shape}, needs {self._size[::-1]}")
+            return None
+        values: Any = array
+        if not (np.isfinite(values).all() and values.min() >= low and values.max() <= high):
+            self._problem("ranges", f"{where} holds values outside [{low:g}, {high:g}], or NaN")
+            return None
+        return values
+
+
+def _read_stats(scene: Scene) -> dict[str, Any]:
+    try:
+        stats = read_json(scene.stats_path, "the depth statistics")
+    except FileNotFoundError:
+        raise InputError(f"there is no {scene.stats_path}") from None
+    absent = [key for key in _STATS_KEYS if not isinstance(stats.get(key), (int, float))]
+    if absent:
+        raise InputError(f"{scene.stats_path} lacks {', '.join(absent)}")
+    return stats
+
+
+def _folder_bytes(folder: Path) -> int:
+    return sum(os.stat(os.path.join(root, name)).st_size for root, _, names in os.walk(folder) for name in names)

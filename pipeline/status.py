@@ -1,0 +1,176 @@
+"""What stands where, from the sentinels alone: the tables behind `python -m pipeline status` and `explain`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.completion import DoneRecord, Journal, first_difference, flatten
+from pipeline.errors import InputError, PipelineError
+from pipeline.files import names_in, read_json
+from pipeline.lease import held
+from pipeline.phases.calibrate import confirmed_calibration, stats_path
+from pipeline.phases.upstream import record_folder, stale_upstream
+from pipeline.runner import RunSettings, failure_path, lease_path
+from pipeline.scene import Scene, SceneEntry, SceneIndex
+
+PHASES = ("deblur", "depth", "render")
+STATES = ("done", "running", "partial", "stale", "incomplete", "failed", "foreign", "waiting")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhaseStatus:
+    """One phase of one scene.
+
+    Args:
+        state: one of STATES.
+        finished, total: output files; total is 0 where it is not known yet (render before its first run).
+        detail: why, or who.
+    """
+
+    state: str
+    finished: int
+    total: int
+    detail: str = ""
+
+
+def phase_status(scene: Scene, entry: SceneEntry, phase: str, render_stale: str | None = None) -> PhaseStatus:
+    """Judge one phase by its files.
+
+    Args:
+        scene, entry: the scene.
+        phase: one of PHASES.
+        render_stale: why no render can be current, when calibration is not what was confirmed.
+    """
+    journal = Journal(scene.private_dir / f"{phase}.jsonl")
+    error = None
+    try:
+        record = DoneRecord.read(record_folder(scene, phase))
+    except InputError as problem:
+        record, error = None, str(problem)
+    fields = record.fields if record else journal.fields or {}
+    num_sets = int(fields.get("settings", {}).get("num_sets", 0)) if phase == "render" else 0
+    outputs = scene.outputs(phase, entry.num_frames, num_sets) if phase != "render" or num_sets else []
+    present = {folder: names_in(folder) for folder in {path.parent for path in outputs}}
+    finished = sum(path.name in present[path.parent] for path in outputs)
+
+    def status(state: str, detail: str = "") -> PhaseStatus:
+        return PhaseStatus(state=state, finished=finished, total=len(outputs), detail=detail)
+
+    holder = held(lease_path(scene, phase))
+    if holder:
+        return status("running", holder)
+    if error:
+        return status("foreign", error)
+    if record:
+        stale = stale_upstream(scene, entry, record) or (render_stale if phase == "render" else None)
+        if stale:
+            return status("stale", stale)
+        if finished < len(outputs):
+            return status("incomplete", f"{len(outputs) - finished} outputs are missing behind .done")
+        return status("done", "; ".join(record.warnings))
+    try:
+        failure = read_json(failure_path(scene, phase), "the failure note")
+        return status("failed", f"{failure.get('reason')} (at {failure.get('at')})")
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (InputError, OSError):
+        return status("failed", f"{failure_path(scene, phase)} cannot be read")
+    if finished:
+        return status("partial", "interrupted; the same command goes on") if journal.fields else status("foreign")
+    return status("waiting")
+
+
+def dataset_status(run: RunSettings) -> dict[str, Any]:
+    """Everything `status` shows, as JSON: {"scenes": {id: {phase: {...}}}, "rejected": {...}, "calibration": {...}}."""
+    index = SceneIndex.load(run.index_path)
+    calibration, render_stale = _calibration_status(run, index)
+    scenes: dict[str, Any] = {}
+    for entry in run.chosen(index):
+        scene = Scene(run.out_root, entry.scene_id)
+        row: dict[str, Any] = {"split": entry.split, "frames": entry.num_frames}
+        for phase in PHASES:
+            stale = render_stale or _render_difference(scene, calibration) if phase == "render" else None
+            row[phase] = vars(phase_status(scene, entry, phase, stale))
+        scenes[entry.scene_id] = row
+    rejected = {name: list(entry.reasons) for name, entry in index.entries.items() if not entry.accepted}
+    return {"scenes": scenes, "rejected": rejected, "calibration": calibration}
+
+
+def _calibration_status(run: RunSettings, index: SceneIndex) -> tuple[dict[str, Any], str | None]:
+    if not stats_path(run.out_root).exists():
+        return {"state": "waiting"}, None
+    try:
+        calibration = confirmed_calibration(run, index)
+    except PipelineError as error:
+        confirmed = "not confirmed" not in str(error)
+        return {"state": "stale" if confirmed else "unconfirmed", "detail": str(error)}, str(
+            error
+        ) if confirmed else None
+    return {"state": "confirmed", "max_coc": calibration.max_coc_m}, None
+
+
+def _render_difference(scene: Scene, calibration: dict[str, Any]) -> str | None:
+    try:
+        record = DoneRecord.read(scene.bokeh_dir)
+    except InputError:
+        return None
+    if record is None or "max_coc" not in calibration or record.fields.get("max_coc") == calibration["max_coc"]:
+        return None
+    return f"max_coc changed: {record.fields.get('max_coc')} -> {calibration['max_coc']}"
+
+
+def explain(run: RunSettings, scene_id: str, phase: str) -> str:
+    """Why a phase of a scene is in the state it is in, in lines a person reads.
+
+    Raises:
+        UsageError: unknown scene.
+    """
+    index = SceneIndex.load(run.index_path)
+    (entry,) = RunSettings(out_root=run.out_root, scenes=(scene_id,)).chosen(index)
+    scene = Scene(run.out_root, scene_id)
+    found = dataset_status(RunSettings(out_root=run.out_root, raw_root=run.raw_root, scenes=(scene_id,)))
+    status = found["scenes"][scene_id][phase]
+    lines = [
+        f"{scene_id}, phase {phase}: {status['state']}",
+        f"  outputs: {status['finished']} of {status['total'] or '?'}",
+    ]
+    if status["detail"]:
+        lines.append(f"  {status['detail']}")
+    folder = record_folder(scene, phase)
+    lines += _record_lines(folder)
+    journal = Journal(scene.private_dir / f"{phase}.jsonl")
+    lines.append(f"  journal: {len(journal.facts)} entries in {journal.path}" if journal.fields else "  journal: none")
+    lines += _journal_difference(folder, journal)
+    lines.append(
+        f"  raw source: {run.raw_root / entry.source}, {entry.num_frames} frames, {entry.width}x{entry.height}"
+    )
+    return "\n".join(lines)
+
+
+def _record_lines(folder: Path) -> list[str]:
+    try:
+        record = DoneRecord.read(folder)
+    except InputError as error:
+        return [f"  .done: not trusted, {error}", "  to make the outputs again: --on_stale redo"]
+    if record is None:
+        return [f"  .done: none in {folder}"]
+    lines = [
+        f"  .done: {record.outputs} outputs by {record.engine} on {record.host}"
+        + (f", job {record.job_id}" if record.job_id else "")
+        + f", {record.wall_s:.1f} s; fallbacks {record.fallbacks}, repairs {record.repairs}",
+        f"  licence: {record.licence}",
+        f"  fingerprint {record.fingerprint} of:",
+    ]
+    return lines + [f"    {name} = {value}" for name, value in sorted(flatten(record.fields).items())]
+
+
+def _journal_difference(folder: Path, journal: Journal) -> list[str]:
+    try:
+        record = DoneRecord.read(folder)
+    except InputError:
+        return []
+    difference = first_difference(record.fields, journal.fields) if record and journal.fields else None
+    if difference is None:
+        return []
+    name, before, after = difference
+    return [f"  the journal is of other work: {name} {before!r} -> {after!r}"]

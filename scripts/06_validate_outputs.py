@@ -1,0 +1,31 @@
+"""Phase 6: check every output, write output/validation_report.json and output/report/index.html.
+
+python scripts/06_validate_outputs.py
+python scripts/06_validate_outputs.py --scene bear
+"""
+
+import argparse
+import sys
+
+from pipeline import cli
+from pipeline.phases.validate import run_validate
+from pipeline.runner import ExitCode
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = cli.parser(__doc__)
+    parser.add_argument("--workers", type=int, default=2, help="scenes checked at once")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse(argv)
+
+    def body() -> ExitCode:
+        return run_validate(cli.run_settings(args), args.workers)
+
+    return cli.main(body)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
