@@ -3,6 +3,7 @@
 python -m pipeline status            a table of scenes by phase
 python -m pipeline status --json     the same for programs
 python -m pipeline explain SCENE PHASE
+python -m pipeline check             device, architecture, versions
 """
 
 import argparse
@@ -15,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline import cli
+from pipeline.environment import check
 from pipeline.runner import ExitCode, RunSettings
 from pipeline.status import PHASES, dataset_status, explain
 
@@ -32,6 +34,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     explained = commands.add_parser("explain", help="why a phase of a scene is in the state it is in")
     explained.add_argument("scene", metavar="SCENE")
     explained.add_argument("phase", metavar="PHASE", choices=PHASES, help=", ".join(PHASES))
+    commands.add_parser("check", help="what this machine computes on, and whether the environment fits")
     for command in (status, explained):
         command.add_argument("--raw_root", type=Path, default=Path("data"), help="folder of raw scenes (default: data)")
         command.add_argument("--out_root", type=Path, default=Path("output"), help="generated scenes (default: output)")
@@ -68,6 +71,9 @@ def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
 
     def body() -> ExitCode:
+        if args.command == "check":
+            print("\n".join(check()))
+            return ExitCode.DONE
         if args.command == "explain":
             print(explain(RunSettings(raw_root=args.raw_root, out_root=args.out_root), args.scene, args.phase))
             return ExitCode.DONE

@@ -34,6 +34,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--confirm", nargs="?", const=RECOMMENDATION, metavar="VALUE", help="confirm p95, or this value"
     )
+    parser.add_argument("--keep_confirmed", action="store_true", help="with --confirm: leave a value confirmed before")
     parser.add_argument("--seed", type=int, default=0, help="project seed of the lens draws")
     parser.add_argument("--focus_range", choices=("robust", "full"), default="robust", help="where focus is drawn from")
     parser.add_argument("--coc_model", choices=("contract", "thin_lens"), default="contract", help="lens model")
@@ -52,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
     def body() -> ExitCode:
         run = cli.run_settings(args)
         if args.confirm is not None:
-            return confirm(args.value_m, run)
+            return confirm(args.value_m, run, args.keep_confirmed)
         settings = CalibrateSettings(
             seed=args.seed,
             focus_range=args.focus_range,

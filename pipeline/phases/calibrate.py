@@ -270,12 +270,13 @@ def _read(path: Path) -> dict[str, Any]:
     return stats
 
 
-def confirm(value_m: float | None, run: RunSettings) -> ExitCode:
+def confirm(value_m: float | None, run: RunSettings, keep_confirmed: bool = False) -> ExitCode:
     """Record max_coc with who and when.
 
     Args:
         value_m: metres; None takes the recommendation.
         run: where the calibration is.
+        keep_confirmed: leave a value that was confirmed before.
 
     Raises:
         PipelineError: there is no calibration yet, or it is damaged.
@@ -285,6 +286,9 @@ def confirm(value_m: float | None, run: RunSettings) -> ExitCode:
     if not path.exists():
         raise PipelineError(f"there is no {path} to confirm; run: python scripts/04_calibrate_coc.py")
     stats = _read(path)
+    if keep_confirmed and stats["confirmed_max_coc"]:
+        print(f"calibrate: already confirmed at {stats['confirmed_max_coc'] * 1e6:.1f} um")
+        return ExitCode.DONE
     value = stats["recommended_max_coc"] if value_m is None else value_m
     with Reporter("calibrate", None if run.dry_run else run.logs) as reporter:
         if not (math.isfinite(value) and 0 < value < 0.05):
