@@ -12,6 +12,7 @@ tracer. It imports nothing of ours but the optics.
 from pipeline.raytrace.render import Frame, psnr_db, render_frame, render_photograph, to_srgb8
 from pipeline.raytrace.scenes import BUILDERS
 from pipeline.raytrace.world import RayScene, RaytraceError
+from pipeline.raytrace.write import SceneRequest, make_scene, scene_requests, write_scene
 
 SCENES: tuple[str, ...] = tuple(BUILDERS)
 
@@ -38,9 +39,13 @@ __all__ = [
     "Frame",
     "RayScene",
     "RaytraceError",
+    "SceneRequest",
     "build_scene",
+    "make_scene",
     "psnr_db",
     "render_frame",
     "render_photograph",
+    "scene_requests",
     "to_srgb8",
+    "write_scene",
 ]

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.optics import SENSOR_WIDTH_MM, px_per_mm
-from pipeline.raytrace.geometry import F32, F64, NEAR_M, PLANE, Frozen, Point, Rays, Scalar, Vec
+from pipeline.raytrace.geometry import F32, F64, NEAR_M, PLANE, Frozen, Point, Rays, VectorField
 
 
 @dataclass(frozen=True)
@@ -69,35 +69,30 @@ class Camera:
             window: y0, y1, x0, x1 in pixels; None is the whole frame.
 
         Returns:
-            Two arrays (K, H, W): x right and y up, in units of the image distance.
+            Two arrays that broadcast to (K, H, W): x right and y up, in units of the image distance.
         """
         y0, y1, x0, x1 = window or (0, self.height, 0, self.width)
         columns = np.arange(x0, x1, dtype=np.float32)[None, None, :] - self.width / 2
         rows = np.arange(y0, y1, dtype=np.float32)[None, :, None] - self.height / 2
-        zero = np.zeros((1, y1 - y0, x1 - x0), np.float32)
         inv = np.float32(1 / self.focal_px)
-        return (columns + sub_x + zero) * inv, (-rows - sub_y + zero) * inv
+        return (columns + sub_x) * inv, (-rows - sub_y) * inv
 
     def rays(self, qx: F32, qy: F32, lens: tuple[F32, F32] | None = None, focus_m: float = 1.0) -> Rays:
         """World rays whose parameter is z-depth.
 
         Args:
-            qx, qy: (K, H, W) from `tangents`.
+            qx, qy: from `tangents`.
             lens: lens point of every ray, two arrays (K, H, W), metres, x right and y up; None is the pinhole.
             focus_m: distance of the plane in focus, metres; without effect for the pinhole.
         """
-        eye = self.pose.position
+        pose = self.pose
+        basis = (pose.right, pose.up)
+        origin = VectorField(pose.position)
         if lens is not None:
             qx, qy = qx - lens[0] * np.float32(1 / focus_m), qy - lens[1] * np.float32(1 / focus_m)
-        origin: list[Scalar] = []
-        direction: list[Scalar] = []
-        for axis in range(3):
-            r, u, f = float(self.pose.right[axis]), float(self.pose.up[axis]), float(self.pose.forward[axis])
-            direction.append(qx * r + (qy * u + f))
-            origin.append(float(eye[axis]) if lens is None else lens[0] * r + (lens[1] * u + float(eye[axis])))
-        o: Vec = (origin[0], origin[1], origin[2])
-        d: Vec = (direction[0], direction[1], direction[2])
-        return Rays(o, d, (qx.shape[0], qx.shape[1], qx.shape[2]))
+            origin = VectorField(pose.position, basis, lens)
+        k, height, width = np.broadcast_shapes(qx.shape, qy.shape)
+        return Rays(origin, VectorField(pose.forward, basis, (qx, qy)), (k, height, width))
 
     def rects(
         self,

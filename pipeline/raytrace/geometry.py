@@ -10,17 +10,18 @@ Legend: K rays per pixel in one batch, H x W pixels, P shapes.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-F32 = NDArray[np.float32]
+F32 = NDArray[Any]  # float32 throughout; NumPy's stubs widen every product of an array with a float
 F64 = NDArray[np.float64]
-Scalar = float | F32
+Scalar = Any  # a float or a float32 array
 Vec = tuple[Scalar, Scalar, Scalar]
 Point = Sequence[float] | F64
 
-ELLIPSOID, BOX, CYLINDER, RECT, PLANE = range(5)
+ELLIPSOID, BOX, CYLINDER, RECT, PLANE, DOME = range(6)
 SKY_DEPTH_M = 1000.0
 NEAR_M = 0.05
 
@@ -42,7 +43,8 @@ class Shapes:
         """Append one shape.
 
         Args:
-            kind: ELLIPSOID, BOX, CYLINDER (axis 2, capped), RECT (axes 0 and 1, normal along axis 2) or PLANE.
+            kind: ELLIPSOID, BOX, CYLINDER (axis 2, capped), RECT (axes 0 and 1, normal along axis 2), PLANE or DOME
+                (the shell of the half ellipsoid on the positive side of axis 1, open below).
             centre: metres, world (x right, y up, z into the scene).
             axes: (3, 3) half-axes as columns, metres, linearly independent.
             material: name of the material.
@@ -141,7 +143,7 @@ class Frozen:
         self.kind = np.array(shapes.kind, dtype=np.int8)
         self.centre: F64 = np.array(shapes.centre, dtype=np.float64).reshape(-1, 3)
         self.axes: F64 = np.array(shapes.axes, dtype=np.float64).reshape(-1, 3, 3)
-        self.inverse: F64 = np.linalg.inv(self.axes) if len(shapes) else self.axes
+        self.inverse: F64 = np.asarray(np.linalg.inv(self.axes), dtype=np.float64)
         self.half = np.linalg.norm(self.axes, axis=1)  # (P, 3) half-sizes, metres
         self.tint = np.array(shapes.tint, dtype=np.float32).reshape(-1, 3)
         index = {name: i for i, name in enumerate(material_names)}
@@ -157,26 +159,50 @@ class Frozen:
 
 
 @dataclass(frozen=True)
-class Rays:
-    """A batch of rays: each component of origin and direction is a number or a (K, H, W) array."""
+class VectorField:
+    """A vector per ray, written as constant + sum of basis_i * values_i.
 
-    origin: Vec
-    direction: Vec
+    A pinhole's directions are right * x(column) + up * y(row) + forward: their product with a matrix row costs one full
+    array operation instead of five, because the columns and rows are scaled before they meet.
+
+    Args:
+        constant: (3,).
+        basis: n vectors (3,).
+        values: n arrays that broadcast to (K, H, W).
+    """
+
+    constant: F64
+    basis: tuple[F64, ...] = ()
+    values: tuple[F32, ...] = ()
+
+    def component(self, axis: int, shape: tuple[int, int, int]) -> F32:
+        """One world component, (K, H, W)."""
+        total: Scalar = float(self.constant[axis])
+        for vector, value in zip(self.basis, self.values, strict=True):
+            if vector[axis]:
+                total = value * float(vector[axis]) + total
+        return np.broadcast_to(np.asarray(total, np.float32), shape)
+
+    def window(self, k: slice, rows: slice, columns: slice) -> "VectorField":
+        """The part of a block of rays; views, nothing is copied."""
+        cut = (k, rows, columns)
+        parts = (v[tuple(c if n > 1 else slice(None) for c, n in zip(cut, v.shape, strict=True))] for v in self.values)
+        return VectorField(self.constant, self.basis, tuple(parts))
+
+
+@dataclass(frozen=True)
+class Rays:
+    """A batch of K x H x W rays."""
+
+    origin: VectorField
+    direction: VectorField
     shape: tuple[int, int, int]
 
-    def window(self, y0: int, y1: int, x0: int, x1: int) -> "Rays":
-        """The same rays for a rectangle of pixels (views, nothing is copied)."""
-
-        def cut(vec: Vec) -> Vec:
-            x, y, z = (v if isinstance(v, float) else v[:, y0:y1, x0:x1] for v in vec)
-            return x, y, z
-
-        return Rays(cut(self.origin), cut(self.direction), (self.shape[0], y1 - y0, x1 - x0))
-
-
-def dot(row: Sequence[float], vec: Vec) -> Scalar:
-    """The product of three numbers with a vector whose parts may be arrays."""
-    return row[0] * vec[0] + row[1] * vec[1] + row[2] * vec[2]
+    def window(self, k: slice, rows: slice, columns: slice) -> "Rays":
+        """A block of them, as views."""
+        shape = tuple(len(range(*c.indices(n))) for c, n in zip((k, rows, columns), self.shape, strict=True))
+        origin, direction = self.origin.window(k, rows, columns), self.direction.window(k, rows, columns)
+        return Rays(origin, direction, (shape[0], shape[1], shape[2]))
 
 
 def _hit_parameter(kind: int, o: Vec, d: Vec) -> tuple[Scalar, F32 | None]:
@@ -187,6 +213,14 @@ def _hit_parameter(kind: int, o: Vec, d: Vec) -> tuple[Scalar, F32 | None]:
         # The distance at the closest approach, not b^2 - ac: stays accurate when the shape is far and small.
         x, y, z = o[0] + nearest * d[0], o[1] + nearest * d[1], o[2] + nearest * d[2]
         return nearest - np.sqrt((1.0 - (x * x + y * y + z * z)) * inv), None
+    if kind == DOME:
+        inv = 1.0 / (d[0] * d[0] + d[1] * d[1] + d[2] * d[2])
+        nearest = (o[0] * d[0] + o[1] * d[1] + o[2] * d[2]) * -inv
+        x, y, z = o[0] + nearest * d[0], o[1] + nearest * d[1], o[2] + nearest * d[2]
+        reach = np.sqrt((1.0 - (x * x + y * y + z * z)) * inv)
+        outside, inside = nearest - reach, nearest + reach
+        t = np.where(o[1] + outside * d[1] > 0, outside, inside)
+        return t, o[1] + t * d[1] > 0
     if kind in (PLANE, RECT):
         t = o[2] / d[2] * -1.0
         if kind == PLANE:
@@ -198,13 +232,14 @@ def _hit_parameter(kind: int, o: Vec, d: Vec) -> tuple[Scalar, F32 | None]:
         x, y = o[0] + nearest * d[0], o[1] + nearest * d[1]
         reach = np.sqrt((1.0 - (x * x + y * y)) * inv)
         inv_z = _reciprocal(d[2])
-        middle, extent = o[2] * inv_z * -1.0, np.abs(inv_z)
+        middle, extent = o[2] * inv_z * -1.0, abs(inv_z)
         enter, leave = np.maximum(nearest - reach, middle - extent), np.minimum(nearest + reach, middle + extent)
         return enter, enter < leave
-    enter, leave = -np.inf, np.inf
+    enter: Scalar = np.float32(-np.inf)
+    leave: Scalar = np.float32(np.inf)
     for axis in range(3):
         inv = _reciprocal(d[axis])
-        middle, extent = o[axis] * inv * -1.0, np.abs(inv)
+        middle, extent = o[axis] * inv * -1.0, abs(inv)
         enter, leave = np.maximum(enter, middle - extent), np.minimum(leave, middle + extent)
     return enter, enter < leave
 
@@ -226,18 +261,44 @@ def trace_nearest(
         ids: (K, H, W) index of the shape hit, -1 for none; updated.
         t_min: hits nearer than this do not count.
     """
+    origin, direction = rays.origin, rays.direction
+    start = _by_shape(shapes.inverse, origin.constant - shapes.centre)
+    heading = _by_shape(shapes.inverse, np.broadcast_to(direction.constant, shapes.centre.shape))
+    start_basis = [(shapes.inverse @ vector).tolist() for vector in origin.basis]
+    heading_basis = [(shapes.inverse @ vector).tolist() for vector in direction.basis]
+    kinds = shapes.kind.tolist()
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         for p in np.flatnonzero((rects[:, 1] > rects[:, 0]) & (rects[:, 3] > rects[:, 2])).tolist():
             y0, y1, x0, x1 = rects[p].tolist()
-            local = rays.window(y0, y1, x0, x1)
-            rows = shapes.inverse[p].tolist()
-            shift = (-(shapes.inverse[p] @ shapes.centre[p])).tolist()
-            o = tuple(dot(row, local.origin) + s for row, s in zip(rows, shift, strict=True))
-            d = tuple(dot(row, local.direction) for row in rows)
-            t, valid = _hit_parameter(int(shapes.kind[p]), o, d)  # type: ignore[arg-type]
+            o = _combine(start[p], [b[p] for b in start_basis], _cut(origin.values, y0, y1, x0, x1))
+            d = _combine(heading[p], [b[p] for b in heading_basis], _cut(direction.values, y0, y1, x0, x1))
+            t, valid = _hit_parameter(kinds[p], o, d)
             before = depth[:, y0:y1, x0:x1]
             closer = (t > t_min) & (t < before)
             if valid is not None:
                 closer &= valid
             np.copyto(before, t, where=closer)
             np.copyto(ids[:, y0:y1, x0:x1], np.int16(p), where=closer)
+
+
+def _by_shape(inverse: F64, vectors: F64) -> list[list[float]]:
+    """Each vector (P, 3) in the frame of its shape."""
+    rows: list[list[float]] = np.einsum("pij,pj->pi", inverse, vectors).tolist()
+    return rows
+
+
+def _cut(values: Sequence[F32], y0: int, y1: int, x0: int, x1: int) -> list[F32]:
+    """A window of arrays that broadcast over rows or columns where their length is 1."""
+    rows, columns, every = slice(y0, y1), slice(x0, x1), slice(None)
+    return [v[:, rows if v.shape[1] > 1 else every, columns if v.shape[2] > 1 else every] for v in values]
+
+
+def _combine(constant: Sequence[float], basis: Sequence[Sequence[float]], values: Sequence[F32]) -> Vec:
+    """The three parts of constant + sum of basis_i * values_i; plain numbers if there are no values."""
+    parts: list[Scalar] = []
+    for axis in range(3):
+        total: Scalar = constant[axis]
+        for vector, value in zip(basis, values, strict=True):
+            total = value * vector[axis] + total
+        parts.append(total)
+    return parts[0], parts[1], parts[2]

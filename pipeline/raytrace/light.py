@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pipeline.raytrace.geometry import F32, F64, PLANE, Frozen, Rays, trace_nearest
+from pipeline.raytrace.geometry import F32, F64, PLANE, Frozen, Rays, VectorField, trace_nearest
 
 RGB = tuple[float, float, float]
 SKY_GROUPS, SKY_PER_GROUP = 9, 3
@@ -76,13 +76,12 @@ class ShadowMap:
         copy.depth = self.depth.copy()
         if not len(shapes):
             return copy
-        grid = (np.arange(self.size, dtype=np.float32) + 0.5)[None]
-        a = (self._low[0] + grid * self.texel[0]).astype(np.float32)[:, None, :]
-        b = (self._low[1] + grid * self.texel[1]).astype(np.float32)[:, :, None]
-        zero = np.zeros_like(self.depth)
+        grid = np.arange(self.size, dtype=np.float32) + np.float32(0.5)
         u, v, w = self._basis
-        ox, oy, oz = (a * float(u[i]) + b * float(v[i]) + (zero + float(w[i] * self._start)) for i in range(3))
-        rays = Rays((ox, oy, oz), (float(w[0]), float(w[1]), float(w[2])), (1, self.size, self.size))
+        a = (grid * self.texel[0]).astype(np.float32)[None, None, :]
+        b = (grid * self.texel[1]).astype(np.float32)[None, :, None]
+        start = u * self._low[0] + v * self._low[1] + w * self._start
+        rays = Rays(VectorField(start, (u, v), (a, b)), VectorField(w), (1, self.size, self.size))
         local = (shapes.corners @ self._basis[:2].T - self._low[:2]) / self.texel
         first, last = np.floor(local.min(axis=1)) - 1, np.ceil(local.max(axis=1)) + 1
         rects = np.stack([first[:, 1], last[:, 1], first[:, 0], last[:, 0]], axis=1)
@@ -142,5 +141,6 @@ class Visibility:
         )
 
     def draw(self, shapes: Frozen, casts: np.ndarray) -> "Visibility":
-        """Copies of the maps with these shapes added."""
-        return Visibility(self.sun.draw(shapes, casts), [m.draw(shapes, casts) for m in self.sky])
+        """Copies of the maps with these shapes added; what is smaller than a texel is left out of the coarse ones."""
+        large = casts & (shapes.half.max(axis=1, initial=0.0) > float(self.sky[0].texel.max()))
+        return Visibility(self.sun.draw(shapes, casts), [m.draw(shapes, large) for m in self.sky])

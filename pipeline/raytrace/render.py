@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 
 from pipeline.optics import Aperture, Lens, linear_to_srgb, stable_seed
 from pipeline.raytrace.camera import Camera
-from pipeline.raytrace.geometry import F32, SKY_DEPTH_M, Rays, trace_nearest
+from pipeline.raytrace.geometry import F32, NEAR_M, SKY_DEPTH_M, Rays, trace_nearest
 from pipeline.raytrace.lens_samples import strata, to_opening
-from pipeline.raytrace.shade import Sample, shade
+from pipeline.raytrace.shade import Sample, mirror_rays, shade
 from pipeline.raytrace.world import RayScene, RaytraceError, World
 
 # Samples traced together: enough to pay NumPy's overhead per shape, few enough to stay in the cache.
 _RAYS_PER_BATCH = 250_000
+_RAYS_PER_FRAME_BATCH = 600_000
 
 
 @dataclass(frozen=True)
@@ -81,15 +82,15 @@ def render_frame(
     sub_y = (cell[:supersample][:, None] + np.zeros((1, supersample), np.float32)).reshape(-1, 1, 1)
     rects = camera.rects(world.shapes)
     total = np.zeros((height, width, 3), np.float32)
-    batch = max(1, _RAYS_PER_BATCH // (width * height))
+    batch = max(1, _RAYS_PER_FRAME_BATCH // (width * height))
     for start in range(0, count, batch):
         chosen = slice(start, min(count, start + batch))
         rays = camera.rays(*camera.tangents(sub_x[chosen], sub_y[chosen]))
-        depth, ids = _nearest(world, rays, rects)
-        for k in range(rays.shape[0]):
-            jitter = (float(sub_x[start + k, 0, 0]) - 0.5, float(sub_y[start + k, 0, 0]) - 0.5)
-            one = Sample(index=start + k, count=count, jitter=jitter)
-            total += shade(world, camera, _slice(rays, k), ids[k : k + 1], depth[k : k + 1], one)
+        cells = zip(sub_x[chosen].ravel().tolist(), sub_y[chosen].ravel().tolist(), strict=True)
+        batch_samples = [
+            Sample(index=start + k, count=count, jitter=(x - 0.5, y - 0.5)) for k, (x, y) in enumerate(cells)
+        ]
+        total += _radiance(world, camera, rays, rects, batch_samples)
     centre = np.full((1, 1, 1), 0.5, np.float32)
     depth, _ = _nearest(world, camera.rays(*camera.tangents(centre, centre)), rects)
     return Frame(total / count, depth[0], focal)
@@ -156,19 +157,12 @@ def render_photograph(
         lens_x, lens_y = lens_x * radius, lens_y * radius
         box = (float(lens_x.min()), float(lens_x.max()), float(lens_y.min()), float(lens_y.max()))
         rays = camera.rays(*camera.tangents(sub_x, sub_y), (lens_x, lens_y), lens.focus_m)
-        depth, ids = _nearest(world, rays, camera.rects(world.shapes, box, lens.focus_m))
-        total = np.zeros((height, width, 3), np.float32)
-        for k in range(count):
-            x, y, w, h = pixel_cells[start + k].tolist()
-            one = Sample(
-                index=start + k,
-                count=samples,
-                jitter=(x + w / 2 - 0.5, y + h / 2 - 0.5),
-                lens_box=box,
-                focus_m=lens.focus_m,
-            )
-            total += shade(world, camera, _slice(rays, k), ids[k : k + 1], depth[k : k + 1], one)
-        return total
+        middles = (pixel_cells[chosen, :2] + pixel_cells[chosen, 2:] / 2 - 0.5).tolist()
+        batch_samples = [
+            Sample(index=start + k, count=samples, jitter=(x, y), lens_box=box, focus_m=lens.focus_m)
+            for k, (x, y) in enumerate(middles)
+        ]
+        return _radiance(world, camera, rays, camera.rects(world.shapes, box, lens.focus_m), batch_samples)
 
     picture = np.zeros((height, width, 3), np.float32)
     with ThreadPoolExecutor(workers) as pool:
@@ -182,17 +176,35 @@ def _inside(cells: NDArray[np.float64], noise_x: F32, noise_y: F32) -> tuple[F32
     return x + w * noise_x, y + h * noise_y
 
 
-def _nearest(world: World, rays: Rays, rects: NDArray[np.int64]) -> tuple[F32, NDArray[np.int16]]:
+def _radiance(world: World, camera: Camera, rays: Rays, rects: NDArray[np.int64], batch_samples: list[Sample]) -> F32:
+    """Sum over a batch of the light along its rays, (H, W, 3)."""
+    depth, ids = _nearest(world, rays, rects)
+    bounce = mirror_rays(world, camera, rays, ids, depth, batch_samples[0])
+    bounced = None if bounce is None else _nearest(world, bounce[0], bounce[1], t_min=1e-3)
+    total = np.zeros((*rays.shape[1:], 3), np.float32)
+    everything = slice(None)
+    for k, sample in enumerate(batch_samples):
+        one = slice(k, k + 1)
+        light = shade(world, rays.window(one, everything, everything), ids[one], depth[one], sample)
+        if bounce is not None and bounced is not None:
+            share = bounce[2][k]
+            where = np.flatnonzero(share.any(axis=1))
+            if where.size:
+                rows = slice(int(where[0]), int(where[-1]) + 1)
+                part = bounce[0].window(one, rows, everything)
+                seen = shade(world, part, bounced[1][one, rows], bounced[0][one, rows], sample)
+                light[rows] += (seen - light[rows]) * share[rows][..., None]
+        total += light
+    return total
+
+
+def _nearest(
+    world: World, rays: Rays, rects: NDArray[np.int64], t_min: float = NEAR_M
+) -> tuple[F32, NDArray[np.int16]]:
     depth = np.full(rays.shape, SKY_DEPTH_M, np.float32)
     ids = np.full(rays.shape, -1, np.int16)
-    trace_nearest(world.shapes, rays, rects, depth, ids)
+    trace_nearest(world.shapes, rays, rects, depth, ids, t_min)
     return depth, ids
-
-
-def _slice(rays: Rays, k: int) -> Rays:
-    ox, oy, oz = (v if isinstance(v, float) else v[k : k + 1] for v in rays.origin)
-    dx, dy, dz = (v if isinstance(v, float) else v[k : k + 1] for v in rays.direction)
-    return Rays((ox, oy, oz), (dx, dy, dz), (1, rays.shape[1], rays.shape[2]))
 
 
 def _check(**counts: int) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.raytrace.camera import Camera
-from pipeline.raytrace.geometry import F32, SKY_DEPTH_M, Rays, Scalar, trace_nearest
+from pipeline.raytrace.geometry import F32, Rays, VectorField
 from pipeline.raytrace.light import SKY_GROUPS, SKY_PER_GROUP, Lighting
 from pipeline.raytrace.material import surface
 from pipeline.raytrace.world import World
@@ -38,26 +38,22 @@ class Sample:
     focus_m: float = 1.0
 
 
-def shade(
-    world: World, camera: Camera, rays: Rays, ids: NDArray[np.int16], depth: F32, sample: Sample, bounce: bool = True
-) -> F32:
+def shade(world: World, rays: Rays, ids: NDArray[np.int16], depth: F32, sample: Sample) -> F32:
     """Radiance along rays whose nearest hits are known.
 
     Args:
         world: the instant.
-        camera: bounds mirrored shapes on the picture.
         rays: (1, H, W) rays.
         ids: (1, H, W) shape hit, -1 for the sky.
         depth: (1, H, W) ray parameter of the hit, metres.
         sample: which sample of the pixels this is.
-        bounce: follow mirrors.
 
     Returns:
         (H, W, 3) float32 linear light without upper bound.
     """
     height, width = rays.shape[1:]
     flat = ids.ravel()
-    direction = [_flat(v, flat.size) for v in rays.direction]
+    direction = [rays.direction.component(axis, rays.shape).ravel() for axis in range(3)]
     hit = np.flatnonzero(flat >= 0)
     out = np.empty((3, flat.size), np.float32)
     if hit.size < flat.size:
@@ -67,20 +63,14 @@ def shade(
     if hit.size:
         t = depth.ravel()[hit]
         towards = [d[hit] for d in direction]
-        point = [(o if isinstance(o, float) else o.ravel()[hit]) + t * d for o, d in zip(rays.origin, towards, strict=True)]
+        origin = [rays.origin.component(axis, rays.shape).ravel()[hit] for axis in range(3)]
+        point = [o + t * d for o, d in zip(origin, towards, strict=True)]
         colour = _lit(world, flat[hit], point, towards, sample)
         keep = np.exp(t * (-1 / world.lighting.haze_m))
         for channel in range(3):
             haze = world.lighting.haze[channel]
             out[channel, hit] = haze + (colour[channel] - haze) * keep
-    image = out.T.reshape(height, width, 3)
-    if bounce and any(material.wet for material in world.materials):
-        _add_mirror(world, camera, rays, ids, depth, image, sample)
-    return image
-
-
-def _flat(value: Scalar, size: int) -> F32:
-    return np.full(size, value, np.float32) if isinstance(value, float) else value.ravel()
+    return out.T.reshape(height, width, 3)
 
 
 def _sky(lighting: Lighting, direction: list[F32]) -> list[F32]:
@@ -127,7 +117,9 @@ def _lit(
         # Lift by the size of a texel as well: grazing surfaces cross many depths within one.
         map_lift = float(world.visibility.sun.texel.max()) * 1.5
         raised = [lifted[j] + normal[j] * np.float32(map_lift) for j in range(3)]
-        strength *= world.visibility.sun.lit(raised[0], raised[1], raised[2], (sample.jitter[0] * 3, sample.jitter[1] * 3))
+        strength *= world.visibility.sun.lit(
+            raised[0], raised[1], raised[2], (sample.jitter[0] * 3, sample.jitter[1] * 3)
+        )
         for j in range(3):
             light[j] += strength * lighting.sun[j]
     for position, intensity in lighting.lamps:
@@ -138,9 +130,7 @@ def _lit(
     return light
 
 
-def _sky_light(
-    world: World, normal: F32, lifted: list[F32], sample: Sample
-) -> F32:
+def _sky_light(world: World, normal: F32, lifted: list[F32], sample: Sample) -> F32:
     lighting, maps = world.lighting, world.visibility.sky
     groups = range(sample.index % SKY_GROUPS, sample.index % SKY_GROUPS + 1)
     if sample.count < SKY_GROUPS:
@@ -167,7 +157,11 @@ def _sky_light(
 
 
 def _add_lamp(
-    light: F32, position: tuple[float, float, float], intensity: tuple[float, float, float], normal: F32, point: list[F32]
+    light: F32,
+    position: tuple[float, float, float],
+    intensity: tuple[float, float, float],
+    normal: F32,
+    point: list[F32],
 ) -> None:
     offset = [position[j] - point[j] for j in range(3)]
     squared = offset[0] * offset[0] + offset[1] * offset[1] + offset[2] * offset[2] + 0.02
@@ -177,39 +171,46 @@ def _add_lamp(
         light[j] += strength * intensity[j]
 
 
-def _add_mirror(
-    world: World,
-    camera: Camera,
-    rays: Rays,
-    ids: NDArray[np.int16],
-    depth: F32,
-    image: F32,
-    sample: Sample,
-) -> None:
-    """Replace part of the colour of wet ground (a horizontal mirror with ripples) by what it reflects, in place."""
+def mirror_rays(
+    world: World, camera: Camera, rays: Rays, ids: NDArray[np.int16], depth: F32, sample: Sample
+) -> tuple[Rays, NDArray[np.int64], F32] | None:
+    """The rays that wet ground (a horizontal mirror with ripples) sends on.
+
+    Args:
+        world, camera: the instant and the camera.
+        rays: (K, H, W) camera rays.
+        ids: (K, H, W) what they hit.
+        depth: (K, H, W) where, metres.
+        sample: holds for all K as far as lens and focus are concerned.
+
+    Returns:
+        The reflected rays, the pixels (P, 4) that each reflected shape may cover, and (K, H, W) the share of light that
+        is reflected; None where nothing is wet.
+    """
     wet = np.array([material.wet for material in world.materials], np.float32)[world.shapes.material]
+    if not wet.any():
+        return None
     strength = np.where(ids >= 0, wet[ids], 0)
-    if not strength.any():
-        return
-    d = rays.direction
-    x, y, z = (o + depth * v for o, v in zip(rays.origin, d, strict=True))
+    rows = np.flatnonzero(strength.any(axis=(0, 2)))
+    if not rows.size:
+        return None
+    d = [rays.direction.component(axis, rays.shape) for axis in range(3)]
+    x, y, z = (rays.origin.component(axis, rays.shape) + depth * d[axis] for axis in range(3))
     bump_x = 0.016 * np.sin(x * 9.0 + 2.0 * np.sin(z * 5.0)) + 0.012 * np.sin(x * 23.0 - z * 31.0)
     bump_z = 0.020 * np.sin(z * 13.0 + 2.0 * np.sin(x * 7.0)) + 0.014 * np.sin(z * 37.0 + x * 17.0)
     along = 2 * (d[0] * bump_x + d[1] + d[2] * bump_z)
-    bounced = Rays((x, y, z), (d[0] - along * bump_x, d[1] - along, d[2] - along * bump_z), rays.shape)
-    rows = np.flatnonzero(strength.any(axis=(0, 2)))
+    axes = (np.array([1.0, 0.0, 0.0]), np.array([0.0, 1.0, 0.0]), np.array([0.0, 0.0, 1.0]))
+    reflected = (d[0] - along * bump_x, d[1] - along, d[2] - along * bump_z)
+    zero = np.zeros(3)
+    bounced = Rays(VectorField(zero, axes, (x, y, z)), VectorField(zero, axes, reflected), rays.shape)
     flipped = copy(world.shapes)
     flipped.corners = flipped.corners * np.array([1.0, -1.0, 1.0])
     rects = camera.rects(flipped, sample.lens_box, sample.focus_m)
-    margin_x, margin_y = round(0.05 * camera.width), round(0.10 * camera.width)
+    # Ripples of slope 0.03 move a reflection by up to 0.1 in tangent along the view and a third of that across it.
+    margin_x, margin_y = round(0.03 * camera.focal_px), round(0.1 * camera.focal_px)
     rects = rects + np.array([-margin_y, margin_y, -margin_x, margin_x])
     rects[:, :2] = np.clip(rects[:, :2], int(rows[0]), int(rows[-1]) + 1)
     rects[:, 2:] = np.clip(rects[:, 2:], 0, camera.width)
     rects[wet > 0] = 0
-    mirror_depth = np.full(depth.shape, SKY_DEPTH_M, np.float32)
-    mirror_ids = np.full(ids.shape, -1, np.int16)
-    trace_nearest(world.shapes, bounced, rects, mirror_depth, mirror_ids, t_min=1e-3)
-    seen = shade(world, camera, bounced, mirror_ids, mirror_depth, sample, bounce=False)
     slant = np.clip(-d[1] / np.sqrt(d[0] ** 2 + d[1] ** 2 + d[2] ** 2), 0, 1)
-    fresnel = strength * (0.04 + 0.96 * (1 - slant) ** 5)
-    image += (seen - image) * fresnel[0][..., None]
+    return bounced, rects, (strength * (0.04 + 0.96 * (1 - slant) ** 5)).astype(np.float32)

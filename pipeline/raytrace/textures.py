@@ -165,7 +165,7 @@ def sign(text: str, ink: tuple, paper: tuple, seed: int, scale: int = 12, margin
         cells[margin : margin + 7, margin + 6 * i : margin + 6 * i + 5] = np.array(bits, np.float32)
     cells[0, :] = cells[-1, :] = cells[:, 0] = cells[:, -1] = 0.7
     big = np.kron(cells, np.ones((scale, scale), np.float32))
-    worn = 0.85 + 0.3 * noise(*big.shape, 4, seed, octaves=5)
+    worn = 0.85 + 0.3 * noise(big.shape[0], big.shape[1], 4, seed, octaves=5)
     return (mix(paper, ink, big) * worn[..., None]).astype(np.float32)
 
 

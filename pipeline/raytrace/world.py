@@ -87,7 +87,10 @@ class RayScene:
         time_s = frame_index / self.fps
         if self._fixed_visibility is None:
             low: F64 = np.array(self.low, dtype=np.float64)
-            empty = Visibility.empty(self.lighting.sun_direction, low, np.array(self.high, dtype=np.float64))
+            high: F64 = np.array(self.high, dtype=np.float64)
+            empty = Visibility.empty(
+                self.lighting.sun_direction, low, high, sun_size=2048 if any(self.lighting.sun) else 1
+            )
             still = Frozen(self.fixed, names)
             self._fixed_visibility = empty.draw(still, _casts(still, materials))
         moving = self.moving(time_s)

@@ -88,7 +88,13 @@ def _surroundings(vary: Vary) -> Shapes:
         x, w = -8.6 + i * 0.95, float(rng.uniform(0.40, 0.50))
         lift = float(rng.uniform(0.05, 0.10))
         shapes.box((x, top + lift, 8.6), (w, lift + 0.02, 0.36), "rock", turn=turn(roll=float(rng.normal(0, 0.02))))
-    rocks = ((-1.75, 5.4, 0.50), (-1.15, 5.9, 0.30), (1.75, 5.2, 0.62), (2.45, 5.7, 0.42), (1.2, 2.9, 0.17))
+    rocks: tuple[tuple[float, float, float], ...] = (
+        (-1.75, 5.4, 0.50),
+        (-1.15, 5.9, 0.30),
+        (1.75, 5.2, 0.62),
+        (2.45, 5.7, 0.42),
+        (1.2, 2.9, 0.17),
+    )
     rocks += ((-2.6, 6.8, 0.42), (0.35, 6.9, 0.36), (3.6, 7.2, 0.55), (-1.2, 2.75, 0.13), (-3.7, 7.3, 0.6))
     for x, z, size in rocks:
         x, z, size = vary.number(x, 0.3), vary.number(z, 0.2), vary.number(size, size * 0.25)
@@ -142,7 +148,9 @@ def _bear(shapes: Shapes, base: F64, phase: float, fur: RGB) -> None:
     def at(x: float, y: float, z: float) -> F64:
         return np.asarray(base + np.array([x, y, z]), dtype=np.float64)
 
-    def part(x: float, y: float, z: float, radii: tuple[float, float, float], tilt: float = 0.0, dark: float = 1.0) -> None:
+    def part(
+        x: float, y: float, z: float, radii: tuple[float, float, float], tilt: float = 0.0, dark: float = 1.0
+    ) -> None:
         tint = (fur[0] * dark, fur[1] * dark, fur[2] * dark)
         shapes.ellipsoid(at(x, y + bob, z), radii, "fur", turn=turn(roll=tilt), tint=tint)
 
@@ -162,7 +170,12 @@ def _bear(shapes: Shapes, base: F64, phase: float, fur: RGB) -> None:
         shapes.ellipsoid(at(1.055, 0.905 + nod + bob, 0.125 * z), 0.027, "skin")
         shapes.ellipsoid(at(1.062, 0.915 + nod + bob, 0.150 * z), 0.006, "shine")
     # A walk: the legs of one side follow each other by a quarter, the two sides by a half.
-    for x, z, offset, hind in ((0.42, -0.18, 0.0, 0), (-0.46, -0.19, 4.7, 1), (0.42, 0.18, 3.14, 0), (-0.46, 0.19, 1.57, 1)):
+    for x, z, offset, hind in (
+        (0.42, -0.18, 0.0, 0),
+        (-0.46, -0.19, 4.7, 1),
+        (0.42, 0.18, 3.14, 0),
+        (-0.46, 0.19, 1.57, 1),
+    ):
         angle = 0.42 * np.sin(phase + offset)
         lift = 0.13 * max(0.0, float(np.cos(phase + offset)))
         hip, bend = at(x, 0.62 + bob, z), (-0.09 if hind else 0.07)

@@ -67,7 +67,9 @@ def _materials(seed: int, vary: Vary) -> dict[str, Material]:
     red = tx.bricks(768, 768, 20, 8, reds, mortar, seed + 21, joint=0.16)
     buff = tx.bricks(768, 768, 20, 8, buffs, (0.40, 0.36, 0.30), seed + 22, joint=0.14)
     sett = tx.bricks(768, 768, 14, 12, setts, (0.10, 0.095, 0.085), seed + 23, joint=0.14, wobble=0.10)
-    slabs = tx.bricks(512, 512, 4, 3, ((0.42, 0.39, 0.35), (0.46, 0.43, 0.39)), (0.22, 0.2, 0.18), seed + 24, joint=0.04)
+    slabs = tx.bricks(
+        512, 512, 4, 3, ((0.42, 0.39, 0.35), (0.46, 0.43, 0.39)), (0.22, 0.2, 0.18), seed + 24, joint=0.04
+    )
     render = tx.speckle(512, 512, (0.72, 0.62, 0.45), (0.88, 0.78, 0.60), 5, seed + 25, 0.5)
     awning = tx.stripes(256, 256, 4, vary.colour((0.62, 0.09, 0.07), 0.6), (0.85, 0.80, 0.70), seed + 26)
     words = tx.sign(vary.pick(SIGNS), (0.92, 0.82, 0.50), vary.colour((0.035, 0.12, 0.09), 0.6), seed + 27)
@@ -93,7 +95,9 @@ def _materials(seed: int, vary: Vary) -> dict[str, Material]:
         "rubber": Material(colour=(0.02, 0.02, 0.02)),
         "chrome": Material(colour=(0.55, 0.55, 0.56)),
         "redglass": Material(colour=(0.5, 0.03, 0.02)),
-        "ball": Material(texture=tx.stripes(64, 64, 3, (0.85, 0.75, 0.1), (0.10, 0.25, 0.6), seed + 30), size_m=(0.28, 0.28)),
+        "ball": Material(
+            texture=tx.stripes(64, 64, 3, (0.85, 0.75, 0.1), (0.10, 0.25, 0.6), seed + 30), size_m=(0.28, 0.28)
+        ),
         "leaves": Material(volume=rough, volume_m=2.2, grain=0.75),
         "bark": Material(colour=(0.15, 0.11, 0.08), volume=rough, volume_m=0.8, grain=0.5),
     }
@@ -104,7 +108,9 @@ def _house(shapes: Shapes, vary: Vary, side: float, z: float, length: float, hei
     inward = -np.sign(side)
     tint = vary.colour((1.0, 1.0, 1.0), 0.12)
     depth = 5.0
-    shapes.box((side - inward * depth / 2, height / 2, z + length / 2), (depth / 2, height / 2, length / 2), wall, tint=tint)
+    shapes.box(
+        (side - inward * depth / 2, height / 2, z + length / 2), (depth / 2, height / 2, length / 2), wall, tint=tint
+    )
     shapes.box((side + inward * 0.06, height + 0.08, z + length / 2), (0.22, 0.14, length / 2 + 0.05), "stone")
     shapes.box((side - inward * 2.4, height + 0.55, z + length / 2), (2.3, 0.42, length / 2 - 0.02), "roof")
     shapes.box((side + inward * 0.03, 0.22, z + length / 2), (0.06, 0.30, length / 2), "stone")
@@ -127,8 +133,8 @@ def _house(shapes: Shapes, vary: Vary, side: float, z: float, length: float, hei
 def _street(vary: Vary) -> Shapes:
     shapes, rng = Shapes(), vary.rng
     shapes.plane((0, 0, 0), (0, 1, 0), "road")
-    for side in (-1, 1):
-        shapes.box((side * 3.9, 0.02, 21.0), (1.3, 0.10, 16.0), "slabs")
+    for x in (-3.9, 3.9):
+        shapes.box((x, 0.02, 21.0), (1.3, 0.10, 16.0), "slabs")
     for side in (-5.0, 5.0):
         z, i = 5.2, 0
         while z < 31:

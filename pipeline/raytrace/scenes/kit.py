@@ -59,12 +59,12 @@ def grass(
         lean = rng.normal(0, 0.32, 2)
         tip = root + size * rng.uniform(0.6, 1.15) * np.array([lean[0], 1.0, lean[1]])
         shade = float(rng.uniform(0.6, 1.25))
-        blade(shapes, root, tip, size * rng.uniform(0.018, 0.034), material, (tint[0] * shade, tint[1] * shade, tint[2]))
+        blade(
+            shapes, root, tip, size * rng.uniform(0.018, 0.034), material, (tint[0] * shade, tint[1] * shade, tint[2])
+        )
 
 
-def limb(
-    shapes: Shapes, a: F64, b: F64, thick: float, thin: float, material: str, tint: RGB = (1.0, 1.0, 1.0)
-) -> None:
+def limb(shapes: Shapes, a: F64, b: F64, thick: float, thin: float, material: str, tint: RGB = (1.0, 1.0, 1.0)) -> None:
     """A tapering limb of two ellipsoids that overlap, from a (thick) to b (thin), metres."""
     axis = (b - a) / 2
     side = np.cross(axis, np.array([0.0, 0.0, 1.0]))
@@ -115,7 +115,9 @@ def person(
         foot = (0.86 * np.sin(angle) - lift * 0.6, 0.07 + lift, side)
         limb(shapes, place(0, 0.86, side), place(*knee), 0.095, 0.075, "cloth", trousers)
         limb(shapes, place(*knee), place(*foot), 0.07, 0.05, "cloth", trousers)
-        shapes.ellipsoid(place(foot[0] + 0.06, foot[1], side), (0.13, 0.05, 0.055), "cloth", turn=rotation, tint=(0.03,) * 3)
+        shapes.ellipsoid(
+            place(foot[0] + 0.06, foot[1], side), (0.13, 0.05, 0.055), "cloth", turn=rotation, tint=(0.03,) * 3
+        )
         hand = (-0.5 * np.sin(angle) * 0.8, 0.84 + 0.05 * abs(swing), side * 2.5)
         limb(shapes, place(0, 1.40, side * 1.9), place(*hand), 0.062, 0.045, "cloth", coat)
         shapes.ellipsoid(place(hand[0], hand[1] - 0.05, hand[2]), 0.045, "skin")

@@ -1,5 +1,7 @@
 """A wet street at night: bulbs on strings, street lamps, car lights, lit windows, and their reflections."""
 
+from itertools import pairwise
+
 import numpy as np
 
 from pipeline.raytrace import textures as tx
@@ -76,13 +78,17 @@ def _materials(seed: int) -> dict[str, Material]:
     rough = tx.volume(64, seed + 43)
     plain = {name: Material(colour=colour) for name, colour in PLAIN.items()}
     glowing = {name: Material(glow=glow, casts=False) for name, glow in GLOWING.items()}
-    return plain | glowing | {
-        "road": Material(texture=sett, size_m=(2.4, 2.4), wet=0.8),
-        "brick": Material(texture=brick, size_m=(1.9, 1.6)),
-        "stone": Material(colour=(0.30, 0.28, 0.25), volume=rough, volume_m=1.5, grain=0.2),
-        "cloth": Material(volume=rough, volume_m=0.35, grain=0.25),
-        "umbrella": Material(volume=rough, volume_m=2.0, grain=0.1, through=0.5),
-    }
+    return (
+        plain
+        | glowing
+        | {
+            "road": Material(texture=sett, size_m=(2.4, 2.4), wet=0.8),
+            "brick": Material(texture=brick, size_m=(1.9, 1.6)),
+            "stone": Material(colour=(0.30, 0.28, 0.25), volume=rough, volume_m=1.5, grain=0.2),
+            "cloth": Material(volume=rough, volume_m=0.35, grain=0.25),
+            "umbrella": Material(volume=rough, volume_m=2.0, grain=0.1, through=0.5),
+        }
+    )
 
 
 PLAIN: dict[str, RGB] = {
@@ -108,7 +114,13 @@ GLOWING: dict[str, RGB] = {
 def _strings(shapes: Shapes, seed: int, time_s: float) -> None:
     """Bulbs on sagging cables across the street, 1.3 to 9 m away, that sway."""
     rng = Vary("night-strings", seed).rng
-    rows = ((1.35, 1.78, 1.62, 7), (2.9, 2.45, 2.15, 9), (5.2, 3.0, 2.55, 11), (8.5, 3.9, 3.2, 13), (12.5, 5.0, 4.2, 13))
+    rows = (
+        (1.35, 1.78, 1.62, 7),
+        (2.9, 2.45, 2.15, 9),
+        (5.2, 3.0, 2.55, 11),
+        (8.5, 3.9, 3.2, 13),
+        (12.5, 5.0, 4.2, 13),
+    )
     for z, ends, middle, count in rows:
         reach = 0.62 * z + 0.25
         points: list[F64] = []
@@ -117,7 +129,7 @@ def _strings(shapes: Shapes, seed: int, time_s: float) -> None:
             sway = 0.015 * z * np.sin(2 * np.pi * 0.45 * time_s + 2 * u + z)
             y = middle + (ends - middle) * u * u + 0.12 * z * 0.2 * u
             points.append(np.array([u * reach + 0.1, y, z + 0.3 * u + sway]))
-        for a, b in zip(points[:-1], points[1:], strict=True):
+        for a, b in pairwise(points):
             shapes.cylinder(a, b, 0.0022 + 0.0006 * z, "iron")
         for point in points[:-1]:
             colour = BULBS[int(rng.integers(len(BULBS)))]
@@ -152,7 +164,12 @@ def _street(vary: Vary) -> Shapes:
         shapes.cylinder((x, 0.0, z), (x, 3.35, z), 0.045, "iron")
         shapes.ellipsoid((x, 3.5, z), 0.15, "streetlamp")
         shapes.cylinder((x, 3.62, z), (x, 3.72, z), 0.12, "iron")
-    for x, z, name in ((0.6, 24.0, "taillight"), (1.8, 24.0, "taillight"), (-0.4, 31.0, "headlight"), (-1.6, 31.0, "headlight")):
+    for x, z, name in (
+        (0.6, 24.0, "taillight"),
+        (1.8, 24.0, "taillight"),
+        (-0.4, 31.0, "headlight"),
+        (-1.6, 31.0, "headlight"),
+    ):
         shapes.ellipsoid((x, 0.75, z), 0.13, name)
     shapes.box((0.0, 5.0, 44.0), (14.0, 5.0, 1.0), "brick")
     return shapes
