@@ -10,16 +10,17 @@ Shape letters: H, W = picture; h, w = half-resolution grid.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 # Gap in px below which nothing is added. Two half-resolution pixels of a surface at slope 1 differ by up to 2.
-GAP_PX = 1.5
-# Candidates are averaged with weights exp(-difference of reach): about two px blend, which hides the streaks of a
-# nearest-pixel fill and keeps the result continuous.
-SOFTNESS_PX = 2.0
+GAP_PX = 1.0
+FAR_PX = 1e4
+# Sources are averaged with weights distance^-FALLOFF, so both sides of a bar meet in its middle.
+FALLOFF = 4.0
 
 
 @dataclass(frozen=True)
@@ -54,13 +55,18 @@ def hidden_background(light: Tensor, defocus: Tensor) -> Plate:
     near, far = radius.amin(0, keepdim=True), radius.amax(0, keepdim=True)
     share = torch.softmax(radius * 4, dim=0)
     payload = (blocks * share).sum(1)
-    # The first pixels beside a nearer surface hold some of its colour: they reach less far, so clean ones win.
-    mixed = far + torch.nn.functional.max_pool2d(-near[None], 3, stride=1, padding=1)[0]
-    reach = far - mixed.clamp(0, 3)
     span = float((far.amax() - near.amin()).detach())
-    for exponent in reversed(range(max(1, math.ceil(math.log2(max(span, 2.0)))))):
-        reach, payload = _spread(reach, payload, 2**exponent // 2 if exponent else 1)
+    strides = [2**k for k in reversed(range(max(1, math.ceil(math.log2(max(span, 4.0))) - 1)))]
+    reach = far
+    for stride in strides:
+        reach = torch.cat([moved - cost for moved, cost in _neighbours(reach, stride, -1e4)]).amax(0, keepdim=True)
     weight = (reach - near - GAP_PX).clamp(0, 1)
+
+    # Every block starts as its own source; one that hides something waits for a source that it can hide.
+    hole = (weight > 0).to(far.dtype)
+    path = hole * FAR_PX
+    for stride in [*strides, 1]:
+        path, payload = _fill(path, payload, near, hole, stride)
     fill = payload[:3] / (1 - payload[:3].amax(0, keepdim=True)).clamp(min=1e-3)
     return Plate(light=fill, defocus=payload[3:], weight=weight)
 
@@ -73,22 +79,37 @@ def _blocks(planes: Tensor) -> Tensor:
     return padded.reshape(channels, h, 2, w, 2).permute(0, 2, 4, 1, 3).reshape(channels, 4, h, w)
 
 
-def _spread(reach: Tensor, payload: Tensor, stride: int) -> tuple[Tensor, Tensor]:
-    """One doubling step of the cone dilation: every block may take over what lies `stride` blocks away."""
-    h, w = reach.shape[-2:]
-    border = (stride,) * 4
-    padded_reach = torch.nn.functional.pad(reach, border, value=-1e4)
-    padded_payload = torch.nn.functional.pad(payload, border)
-    moves = [(down, right) for down in (-1, 0, 1) for right in (-1, 0, 1)]
+def _neighbours(planes: Tensor, stride: int, outside: float) -> Iterator[tuple[Tensor, float]]:
+    """The blocks `stride` away in the eight directions and the block itself, each with its distance in px."""
+    h, w = planes.shape[-2:]
+    padded = torch.nn.functional.pad(planes, (stride,) * 4, value=outside)
+    for down in (0, -1, 1):
+        for right in (0, -1, 1):
+            top, left = stride * (1 + down), stride * (1 + right)
+            yield padded[:, top : top + h, left : left + w], 2 * stride * math.hypot(down, right)
 
-    def at(planes: Tensor, down: int, right: int) -> Tensor:
-        top, left = stride * (1 + down), stride * (1 + right)
-        return planes[:, top : top + h, left : left + w]
 
-    costs = [2 * stride * math.hypot(*move) for move in moves]
-    candidates = torch.cat([at(padded_reach, *move) - cost for move, cost in zip(moves, costs, strict=True)])
-    best = candidates.amax(0, keepdim=True)
-    share = torch.softmax(candidates / SOFTNESS_PX, dim=0)
-    mixed = sum(share[i] * at(padded_payload, *move) for i, move in enumerate(moves))
-    assert isinstance(mixed, Tensor)
-    return best, mixed
+def _fill(path: Tensor, payload: Tensor, near: Tensor, hole: Tensor, stride: int) -> tuple[Tensor, Tensor]:
+    """One step of filling the holes from blocks `stride` away, nearest sources first.
+
+    Args:
+        path: (1, h, w) distance to the source that a block has now, px; FAR_PX if none.
+        payload: (4, h, w) its compressed light and signed radius.
+        near: (1, h, w) nearest signed radius of a block, what a source must lie behind.
+        hole: (1, h, w) 1 where a source is wanted; other blocks keep themselves.
+        stride: in blocks.
+    """
+    total = torch.zeros_like(path)
+    paths, payloads = torch.zeros_like(path), torch.zeros_like(payload)
+    for (moved, cost), (light, _) in zip(
+        _neighbours(path, stride, FAR_PX), _neighbours(payload, stride, 0.0), strict=True
+    ):
+        distance = moved + cost
+        hidden = (light[3:] - near - distance).clamp(1e-6, 1)
+        share = hidden * (distance + 1) ** -FALLOFF
+        total = total + share
+        paths = paths + share * distance
+        payloads = payloads + share * light
+    path = torch.where(hole > 0, paths / total, path)
+    payload = torch.where(hole > 0, payloads / total, payload)
+    return path, payload

@@ -61,19 +61,24 @@ def blur_full(tiles: list[Tiles], knots: list[Knot], sign: int, aperture: Apertu
         (4, rows*t, columns*t) spread, or None if no pixel has such a radius.
     """
     edge = FULL_TILE + 2 * FULL_HALO
+    touched = [one.touching(knots, sign) for one in tiles]
+    parts = [index for one in touched for index in one.values()]
+    if not parts:
+        return None
+    active = torch.unique(torch.cat(parts))
+    slot = torch.zeros(len(tiles[0].data), dtype=torch.long, device=active.device)
+    slot[active] = torch.arange(len(active), device=active.device)
     total: Tensor | None = None
-    for one in tiles:
-        for knot, index in one.touching(knots, sign):
+    for one, layers in zip(tiles, touched, strict=True):
+        for knot, index in layers.items():
             cut = one.data[index]
             spectrum = torch.fft.rfft2(knot.weight(sign * cut[:, 4:]) * cut[:, :4])
             kernel = kernel_spectrum(aperture_kernel(aperture, sign * knot.radius, 1, 1.0), (edge, edge), cut)
             if total is None:
-                total = spectrum.new_zeros((len(one.data), *spectrum.shape[1:]))
-            total.index_add_(0, index, spectrum * kernel)  # nothing saved for backward is overwritten
-    if total is None:
-        return None
-    blurred = torch.fft.irfft2(total, s=(edge, edge))
-    return tiles[0].assemble(blurred[..., FULL_HALO:-FULL_HALO, FULL_HALO:-FULL_HALO])
+                total = spectrum.new_zeros((len(active), *spectrum.shape[1:]))
+            total.index_add_(0, slot[index], spectrum * kernel)  # in place: backward needs nothing it overwrites
+    blurred = torch.fft.irfft2(total, s=(edge, edge))[..., FULL_HALO:-FULL_HALO, FULL_HALO:-FULL_HALO]
+    return tiles[0].assemble(blurred, active)
 
 
 class HalfGrid:
@@ -89,43 +94,18 @@ class HalfGrid:
         self.tiles = [Tiles(surface.planes(), HALF_TILE, 1, "constant") for surface in surfaces]
         self.plate, self.size = plate, (plate.weight.shape[-2], plate.weight.shape[-1])
         room = int(max_radius_px / 2) + 4  # half the soft edge and the sharpening
-        self.fft_size = (
-            fast_length(max(self.size[0] + room, 2 * room)),
-            fast_length(max(self.size[1] + room, 2 * room)),
-        )
+        h, w = (fast_length(max(length + room, 2 * room)) for length in self.size)
+        self.fft_size = (h, w)
         ones = Tiles(torch.ones_like(surfaces[0].defocus), HALF_TILE, 1, "constant")
         self.inside = torch.fft.rfft2(self._place(halve(ones.data)), s=self.fft_size)
 
-    def visible(self, knots: list[Knot], sign: int) -> dict[Knot, Tensor]:
-        """Layers that have visible pixels, (4, h, w) each."""
-        layers: dict[Knot, Tensor] = {}
-        for tiles in self.tiles:
-            for knot, index in tiles.touching(knots, sign):
-                cut = tiles.data[index]
-                half = halve(knot.weight(sign * cut[:, 4:]) * cut[:, :4])
-                empty = half.new_zeros((len(tiles.data), *half.shape[1:]))
-                layer = self._place(empty.index_copy(0, index, half))
-                layers[knot] = layers[knot] + layer if knot in layers else layer
-        return layers
-
-    def hidden(self, knots: list[Knot], sign: int) -> dict[Knot, Tensor]:
-        """Layers that have hidden pixels, (4, h, w) each."""
-        radius = (sign * self.plate.defocus)[self.plate.weight > 0].detach()
-        if not radius.numel():
-            return {}
-        low, high = float(radius.min()), float(radius.max())
-        layers = {}
-        for knot in knots:
-            if low < knot.above and high > knot.below:
-                weight = knot.weight(sign * self.plate.defocus) * self.plate.weight
-                layers[knot] = torch.cat([weight, weight * self.plate.light])
-        return layers
-
-    def blur(self, knots: list[Knot], sign: int, aperture: Aperture, *, hidden_only: bool = False) -> Tensor | None:
+    def blur(
+        self, groups: list[list[Knot]], sign: int, aperture: Aperture, *, hidden_only: bool = False
+    ) -> Tensor | None:
         """Blur the layers of one sign and stack them by themselves, nearest first.
 
         Args:
-            knots: the layers, by increasing radius.
+            groups: the layers, by increasing radius.
             sign: +1 behind the focus plane, -1 in front.
             aperture: shape of the opening.
             hidden_only: leave out what is visible.
@@ -133,20 +113,51 @@ class HalfGrid:
         Returns:
             (4, h, w) spread, or None if all layers are empty.
         """
-        visible = {} if hidden_only else self.visible(knots, sign)
-        hidden = self.hidden(knots, sign)
+        knots = [knot for group in groups for knot in group]
+        visible = [] if hidden_only else [(tiles, tiles.touching(knots, sign)) for tiles in self.tiles]
+        hidden = self._hidden_in(knots, sign)
         stack = Stack(self.plate.weight)
-        for knot in knots[::sign]:
-            parts = [layers[knot] for layers in (visible, hidden) if knot in layers]
-            if parts:
-                kernel = aperture_kernel(aperture, sign * knot.radius, 2, 2.0)
-                spectrum = kernel_spectrum(kernel, self.fft_size, parts[0])
-                spread = self._inverse(torch.fft.rfft2(sum(parts), s=self.fft_size) * spectrum)
-                stack.add(spread / self._inverse(self.inside * spectrum))
-        return stack.spread() if visible or hidden else None
+        empty = True
+        for group in groups[::sign]:
+            total, inside = None, None
+            for knot in group:
+                parts = [
+                    self._visible_layer(tiles, touched[knot], knot, sign)
+                    for tiles, touched in visible
+                    if knot in touched
+                ]
+                if knot in hidden:
+                    parts.append(self._hidden_layer(knot, sign))
+                if parts:
+                    layer = parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
+                    kernel = kernel_spectrum(
+                        aperture_kernel(aperture, sign * knot.radius, 2, 2.0), self.fft_size, layer
+                    )
+                    spectrum = torch.fft.rfft2(layer, s=self.fft_size) * kernel
+                    total = spectrum if total is None else total + spectrum
+                    inside = self.inside * kernel
+            if total is not None and inside is not None:
+                stack.add(self._inverse(total) / self._inverse(inside))
+                empty = False
+        return None if empty else stack.spread()
 
-    def _place(self, tiles: Tensor) -> Tensor:
-        return self.tiles[0].assemble(tiles)[:, : self.size[0], : self.size[1]]
+    def _visible_layer(self, tiles: Tiles, index: Tensor, knot: Knot, sign: int) -> Tensor:
+        cut = tiles.data[index]
+        return self._place(halve(knot.weight(sign * cut[:, 4:]) * cut[:, :4]), index)
+
+    def _hidden_layer(self, knot: Knot, sign: int) -> Tensor:
+        weight = knot.weight(sign * self.plate.defocus) * self.plate.weight
+        return torch.cat([weight, weight * self.plate.light])
+
+    def _hidden_in(self, knots: list[Knot], sign: int) -> set[Knot]:
+        radius = (sign * self.plate.defocus)[self.plate.weight > 0].detach()
+        if not radius.numel():
+            return set()
+        low, high = float(radius.min()), float(radius.max())
+        return {knot for knot in knots if low < knot.above and high > knot.below}
+
+    def _place(self, tiles: Tensor, index: Tensor | None = None) -> Tensor:
+        return self.tiles[0].assemble(tiles, index)[:, : self.size[0], : self.size[1]]
 
     def _inverse(self, spectrum: Tensor) -> Tensor:
         blurred: Tensor = torch.fft.irfft2(spectrum, s=self.fft_size)

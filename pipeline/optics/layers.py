@@ -7,7 +7,6 @@ radii live on the full grid in tiles, large ones on a half-resolution grid; both
 Shape letters: H, W = picture; h, w = half-resolution grid; N = tiles; C = channels.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +16,7 @@ SHARP_PX = 0.5  # radii up to this are not blurred at all
 # Layers on the full grid. Nearer layers hide farther ones between the groups, not within them.
 FULL_GRID_PX = ((1.0, 1.5, 2.0), (2.5, 3.0, 4.0), (5.0, 6.0), (7.0, 8.0))
 HIDDEN_GRID_PX = (2.0, 4.0, 6.0, 8.0)  # on the half grid, for hidden surfaces, which are a smooth guess
+HALF_GROUP = 3  # layers of the half grid that share an inverse FFT
 HALF_TILE = 32  # full-resolution pixels; small enough that a tile of a slanted surface touches few layers
 FULL_TILE = 64
 FULL_HALO = 10  # at least the reach of the largest full-grid kernel, and 64 + 20 = 84 suits the FFT
@@ -43,13 +43,13 @@ class Grid:
 
     Args:
         full: groups of layers on the full grid, by increasing radius.
-        half: layers on the half grid.
+        half: groups of layers on the half grid.
         hidden: layers on the half grid for hidden surfaces whose visible part lies on the full grid.
     """
 
     full: list[list[Knot]]
-    half: list[Knot]
-    hidden: list[Knot]
+    half: list[list[Knot]]
+    hidden: list[list[Knot]]
 
 
 def radius_grid(max_radius_px: float) -> Grid:
@@ -62,7 +62,7 @@ def radius_grid(max_radius_px: float) -> Grid:
         max_radius_px: largest unsigned radius that occurs.
 
     Example:
-        >>> [knot.radius for knot in radius_grid(10.0).half]
+        >>> [knot.radius for knot in radius_grid(10.0).half[0]]
         [9.0, 10.0]
     """
     fixed = [radius for group in FULL_GRID_PX for radius in group]
@@ -77,7 +77,9 @@ def radius_grid(max_radius_px: float) -> Grid:
         start += len(group)
     coarse = [1.0, *HIDDEN_GRID_PX, knots[start].radius]
     hidden = [Knot(*coarse[i : i + 3]) for i in range(len(coarse) - 2)]
-    return Grid(full=full, half=knots[start:], hidden=hidden)
+    rest = knots[start:]
+    half = [rest[i : i + HALF_GROUP] for i in range(0, len(rest), HALF_GROUP)]
+    return Grid(full=full, half=half, hidden=[hidden])
 
 
 class Tiles:
@@ -100,18 +102,19 @@ class Tiles:
         radius = self.data[:, -1].detach().flatten(1)
         self.low, self.high = radius.amin(1), radius.amax(1)
 
-    def touching(self, knots: list[Knot], sign: int) -> Iterator[tuple[Knot, Tensor]]:
+    def touching(self, knots: list[Knot], sign: int) -> dict[Knot, Tensor]:
         """The layers of one sign that have any pixel, each with the indices of its tiles; one device sync in all."""
         low, high = (self.low, self.high) if sign > 0 else (-self.high, -self.low)
         bounds = self.low.new_tensor([[knot.below, knot.above] for knot in knots])
         mask = (high[None] > bounds[:, :1]) & (low[None] < bounds[:, 1:])
-        for knot, row in zip(knots, mask.cpu(), strict=True):
-            if bool(row.any()):
-                yield knot, row.nonzero()[:, 0].to(self.low.device)
+        rows = zip(knots, mask.cpu(), strict=True)
+        return {knot: row.nonzero()[:, 0].to(self.low.device) for knot, row in rows if bool(row.any())}
 
-    def assemble(self, tiles: Tensor) -> Tensor:
-        """(N, C, t, t) tiles without halo -> (C, rows*t, columns*t)."""
+    def assemble(self, tiles: Tensor, index: Tensor | None = None) -> Tensor:
+        """(N, C, t, t) tiles without halo, or those at `index` with zeros elsewhere -> (C, rows*t, columns*t)."""
         _, channels, edge, _ = tiles.shape
+        if index is not None and len(index) < self.rows * self.columns:
+            tiles = tiles.new_zeros((self.rows * self.columns, channels, edge, edge)).index_copy_(0, index, tiles)
         grid = tiles.reshape(self.rows, self.columns, channels, edge, edge)
         return grid.permute(2, 0, 3, 1, 4).reshape(channels, self.rows * edge, self.columns * edge)
 

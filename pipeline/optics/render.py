@@ -85,7 +85,7 @@ def _render(light: Tensor, defocus: Tensor, aperture: Aperture) -> Tensor:
     surfaces = [own] if other is None else [own, other]
     plate = hidden_background(own.light, defocus)
     layers = radius_grid(float(defocus.detach().abs().max()))
-    half = HalfGrid(surfaces, plate, layers.half[-1].radius)
+    half = HalfGrid(surfaces, plate, layers.half[-1][-1].radius)
     tiles = [full_tiles(surface) for surface in surfaces]
 
     stack = Stack(light)
