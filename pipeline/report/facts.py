@@ -14,6 +14,7 @@ from pipeline.report.scene_facts import ROLES, PhaseFacts, SceneFacts, scene_fac
 from pipeline.report.words import is_free, is_restricted
 from pipeline.runner import RunSettings
 from pipeline.scene import SPLITS, Scene, SceneEntry, SceneIndex
+from pipeline.status import PHASES, STATES
 
 TARGETS = {"train": 0.8, "val": 0.1, "test": 0.1}
 
@@ -28,6 +29,14 @@ class SplitFacts:
     pairs: int
     share: float
     target: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProgressFacts:
+    """How many scenes stand where in one phase: (state, scenes) in the order of STATES, no zeros."""
+
+    phase: str
+    states: tuple[tuple[str, int], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,11 +78,17 @@ class DatasetFacts:
     scenes: tuple[SceneFacts, ...]
     rejected: tuple[SceneEntry, ...]
     splits: tuple[SplitFacts, ...]
+    progress: tuple[ProgressFacts, ...]
     engines: tuple[EngineFacts, ...]
     num_bytes: float | None
 
     def count(self, verdict: str) -> int:
         return sum(scene.verdict == verdict for scene in self.scenes)
+
+    @property
+    def finished(self) -> bool:
+        """Whether every phase of every scene is done."""
+        return all(state == "done" for progress in self.progress for state, _ in progress.states)
 
     @property
     def frames(self) -> int:
@@ -85,9 +100,9 @@ class DatasetFacts:
 
     @property
     def common_width(self) -> int:
-        """The most frequent frame width, pixels; 0 without scenes."""
-        widths = [scene.entry.width for scene in self.scenes]
-        return max(sorted(set(widths)), key=widths.count, default=0)
+        """The most frequent width of delivered frames, the larger of equals, pixels; 0 without scenes."""
+        widths = [scene.size[0] for scene in self.scenes]
+        return max(sorted(set(widths), reverse=True), key=widths.count, default=0)
 
 
 def gather(out_root: Path) -> DatasetFacts:
@@ -102,6 +117,9 @@ def gather(out_root: Path) -> DatasetFacts:
     found: dict[str, Any] = checked if isinstance(checked, dict) else {}
     scenes = []
     for name, entry in sorted(index.accepted.items()):
+        if not all(isinstance(value, int) for value in (entry.num_frames, entry.width, entry.height)):
+            problems.append(f"{name}: scene_index.json garbles its frame count or size; index again")
+            continue
         stale = calibration.problem if calibration.state == "stale" else None
         scenes.append(scene_facts(Scene(out_root, name), entry, found.get(name), validated_at, stale))
     if report and calibration.state != "stale":
@@ -119,6 +137,7 @@ def gather(out_root: Path) -> DatasetFacts:
         scenes=tuple(scenes),
         rejected=tuple(entry for _, entry in sorted(index.entries.items()) if not entry.accepted),
         splits=tuple(_split(name, scenes) for name in SPLITS),
+        progress=tuple(_progress(phase, scenes) for phase in PHASES),
         engines=_engines(phase for scene in scenes for phase in scene.phases),
         num_bytes=sum(sizes) if sizes else None,
     )
@@ -175,6 +194,11 @@ def _split(name: str, scenes: list[SceneFacts]) -> SplitFacts:
         share=len(members) / len(scenes) if scenes else 0.0,
         target=TARGETS[name],
     )
+
+
+def _progress(phase: str, scenes: list[SceneFacts]) -> ProgressFacts:
+    found = [scene.phase(phase).state for scene in scenes]
+    return ProgressFacts(phase=phase, states=tuple((state, found.count(state)) for state in STATES if state in found))
 
 
 def _engines(phases: Iterable[PhaseFacts]) -> tuple[EngineFacts, ...]:

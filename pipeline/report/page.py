@@ -42,7 +42,8 @@ def write_page(out_root: Path, path: Path) -> None:
         OSError: the page itself cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(path, render_page(out_root).encode())
+    # A file name that is not UTF-8 comes as lone surrogates, which do not encode.
+    write_bytes(path, render_page(out_root).encode(errors="backslashreplace"))
 
 
 def render_page(out_root: Path) -> str:
@@ -72,10 +73,10 @@ def draw_strips(facts: DatasetFacts) -> Strips:
         used += drawn[scene.scene_id].num_bytes
     if len(drawn) == len(facts.scenes):
         return Strips(by_scene=drawn, note="")
-    which = "the first of them" if len(drawn) < len(chosen) else f"the first {FIRST_OF_SPLIT} of each split"
+    then = f", then the first {FIRST_OF_SPLIT} of each split" if len(facts.scenes) > ALL_STRIPS_UP_TO else ""
     note = (
         f"Pictures of {len(drawn):,} of {len(facts.scenes):,} scenes, so that the page stays small: "
-        f"failing scenes come first, then {which}. Every scene is in the table above."
+        f"failing scenes first{then}. Every scene is in the table of measurements."
     )
     return Strips(by_scene=drawn, note=note)
 

@@ -9,6 +9,7 @@ from typing import Any
 from pipeline.completion import DoneRecord
 from pipeline.errors import InputError, PipelineError
 from pipeline.files import read_json
+from pipeline.frames import multiple_of_16
 from pipeline.phases.upstream import record_folder
 from pipeline.report.words import lens_words, number, strings
 from pipeline.scene import LensSet, Scene, SceneEntry
@@ -82,6 +83,11 @@ class SceneFacts:
         return next((facts for facts in self.phases if facts.phase == name), PhaseFacts(phase=name, state="waiting"))
 
     @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the delivered frames, pixels."""
+        return multiple_of_16((self.entry.width, self.entry.height))
+
+    @property
     def detail_kept(self) -> float | None:
         """Gradient energy of the averaged frames over that of the per-frame ones."""
         frame, output = (self.phase("deblur").measured(name) for name in ("detail_frame", "detail_output"))
@@ -121,9 +127,9 @@ def _gather(
         reasons.append(problem)
     verdict = "failed" if reasons else "unchecked"
     if found is not None:
-        # The report says first what is wrong; what it cannot know (why a phase failed) follows.
+        # Why a phase failed, which only its own note knows, comes before what validation finds missing because of it.
         listed = strings(found.get("reasons"))
-        reasons = [*listed, *(reason for reason in reasons if reason not in listed)]
+        reasons = [*(reason for reason in reasons if reason not in listed), *listed]
         warnings += strings(found.get("warnings"))
         verdict = "passed" if found.get("passed") is True and not reasons else "failed"
         if found.get("passed") is not True and not reasons:

@@ -6,6 +6,7 @@ a blur of three pixels does not survive a thumbnail.
 """
 
 import base64
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -24,7 +25,7 @@ from pipeline.report.scene_facts import SceneFacts
 from pipeline.scene import Scene
 
 THUMB_WIDTH = 320
-DETAIL_SIZE = (240, 100)  # of one half, pixels of the frame; the two halves stand side by side
+DETAIL_SIZE = (256, 112)  # pixels of the frame; the width of a thumbnail on a wide screen, so about 1:1
 QUALITY = 80
 MAX_SETS = 6  # strips of one scene; more are said, not shown
 PEAKING = (46, 204, 150)  # what a focus map of 1 looks like
@@ -51,7 +52,7 @@ class Thumbnail:
 class SetStrip:
     focus: Thumbnail
     bokeh: Thumbnail
-    detail: Thumbnail | None  # sharp left, render right, at full resolution; None when there is nothing to enlarge
+    detail: tuple[Thumbnail, Thumbnail] | None  # sharp and render at full resolution; None for small frames
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +78,7 @@ class Strip:
     def num_bytes(self) -> int:
         pictures = [self.sharp, self.depth]
         for shown in self.sets:
-            pictures += [shown.focus, shown.bokeh, *([shown.detail] if shown.detail else [])]
+            pictures += [shown.focus, shown.bokeh, *(shown.detail or ())]
         return sum(picture.num_bytes for picture in pictures)
 
 
@@ -120,7 +121,7 @@ def _best_frame(scene: Scene, facts: SceneFacts) -> int:
         paths = [scene.sharp_path(frame), scene.depth_path(frame)]
         for shown in facts.sets[:MAX_SETS]:
             paths += [scene.focus_path(shown.index, frame), scene.bokeh_path(shown.index, frame)]
-        return sum(path.exists() for path in paths)
+        return sum(os.path.exists(path) for path in paths)  # unlike Path.exists, never raises
 
     middle = max(0, facts.entry.num_frames // 2)
     return middle if existing(middle) >= existing(0) else 0
@@ -128,7 +129,7 @@ def _best_frame(scene: Scene, facts: SceneFacts) -> int:
 
 def _drawn(path: Path, read: Callable[[Path], Any], draw: Callable[[Any], Picture]) -> tuple[Thumbnail, Picture | None]:
     """Read, draw at full size, and reduce; the full picture is for the detail."""
-    if not path.exists():
+    if not os.path.exists(path):
         return Thumbnail(problem="not made yet", absent=True), None
     try:
         picture = draw(read(path))
@@ -186,8 +187,8 @@ def _focus_lookup() -> Picture:
     return np.rint(grey * (1 - tint) + np.array(PEAKING) * tint).astype(np.uint8)
 
 
-def _detail(sharp: Picture | None, bokeh: Picture | None) -> Thumbnail | None:
-    """Sharp and rendered side by side at full resolution, where they differ most; None for frames too small to need it."""
+def _detail(sharp: Picture | None, bokeh: Picture | None) -> tuple[Thumbnail, Thumbnail] | None:
+    """Sharp and rendered at full resolution, where they differ most; None for frames too small to need it."""
     width, height = DETAIL_SIZE
     if sharp is None or bokeh is None or sharp.shape != bokeh.shape or sharp.shape[1] < 2 * THUMB_WIDTH:
         return None
@@ -197,5 +198,5 @@ def _detail(sharp: Picture | None, bokeh: Picture | None) -> Thumbnail | None:
     if inside.size == 0:
         return None
     y, x = np.unravel_index(int(inside.argmax()), inside.shape)
-    halves = [picture[y : y + height, x : x + width] for picture in (sharp, bokeh)]
-    return _thumbnail(np.hstack(halves), 2 * width)
+    window = np.s_[y : y + height, x : x + width]
+    return _thumbnail(sharp[window], width), _thumbnail(bokeh[window], width)
