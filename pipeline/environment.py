@@ -4,7 +4,6 @@ import os
 import platform
 import shutil
 import subprocess
-import sys
 
 import torch
 
@@ -19,10 +18,12 @@ def describe() -> list[str]:
         for number in range(torch.cuda.device_count()):
             properties = torch.cuda.get_device_properties(number)
             memory = f"{properties.total_memory / 2**30:.0f} GiB"
-            lines.append(f"cuda:{number} {properties.name}, {memory}, CUDA {torch.version.cuda}, driver {driver_version()}")
+            lines.append(
+                f"cuda:{number} {properties.name}, {memory}, CUDA {torch.version.cuda}, driver {driver_version()}"
+            )
     else:
         lines.append("no CUDA device: the embedded engines run on the CPU")
-    return lines + [", ".join(f"{name} {version}" for name, version in software_versions().items())]
+    return [*lines, ", ".join(f"{name} {version}" for name, version in software_versions().items())]
 
 
 def driver_version() -> str | None:
@@ -41,10 +42,8 @@ def check() -> list[str]:
     """`describe`, after making sure that what is here works.
 
     Raises:
-        PipelineError: Python is too old, or there is a GPU that this PyTorch cannot use.
+        PipelineError: there is a GPU that this PyTorch cannot use.
     """
-    if sys.version_info < (3, 11):
-        raise PipelineError(f"Python 3.11 or later is needed, this is {platform.python_version()}")
     driver = driver_version()
     if driver and not torch.cuda.is_available():
         built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "a CPU build"

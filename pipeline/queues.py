@@ -3,10 +3,11 @@
 Threads, not processes: zlib, the picture codecs and file I/O all release the interpreter lock.
 """
 
+import multiprocessing
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -63,6 +64,24 @@ def map_ahead(function: Callable[[Any], T], items: Iterable[Any], workers: int =
                 yield pending.pop(0).result()
         while pending:
             yield pending.pop(0).result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def map_processes(function: Callable[..., T], calls: Sequence[tuple[Any, ...]], workers: int) -> Iterator[T]:
+    """Call `function` with each tuple of arguments in fresh processes, results in order; one call, or one worker, runs here.
+
+    Fresh interpreters rather than forks, which would inherit the locks of OpenCV's and PyTorch's threads. Closing the
+    iterator cancels what has not begun.
+    """
+    workers = min(workers, len(calls))
+    if workers <= 1:
+        yield from (function(*call) for call in calls)
+        return
+    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+    try:
+        for job in [pool.submit(function, *call) for call in calls]:
+            yield job.result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

@@ -145,6 +145,10 @@ class ScenePhase(ABC):
             SceneError: what this phase reads is not there or is stale.
         """
 
+    def ready(self, scene: Scene, entry: SceneEntry) -> None:
+        """Raise SceneError when `run` could not begin. Called before anything old is removed."""
+        return
+
     @abstractmethod
     def folders(self, scene: Scene) -> list[Path]:
         """The modality folders that get a `.done`, in the order in which it is written."""
@@ -247,6 +251,7 @@ def _one_scene(
             found = _judge(phase, scene, entry, fields)  # another worker may have finished it in between
             if _settled(found, settings, name, tally, reporter):
                 return
+            phase.ready(scene, entry)
             failure_path(scene, phase.name).unlink(missing_ok=True)
             journal = _prepare(phase, scene, entry, fields, found, reporter)
             work = Work(journal=journal, lease=lease, signals=signals, reporter=reporter)

@@ -19,7 +19,7 @@ from pipeline.errors import InputError, UsageError
 from pipeline.files import write_bytes
 from pipeline.frames import Picture, encode_png, multiple_of_16, read_sharp, resize_picture
 from pipeline.optics import stable_seed
-from pipeline.phases.upstream import open_raw
+from pipeline.phases.upstream import check_raw, open_raw
 from pipeline.queues import WriteBehind
 from pipeline.runner import Result, RunSettings, ScenePhase, Work, ordered_missing
 from pipeline.scene import Scene, SceneEntry, scene_folders
@@ -92,6 +92,7 @@ class DeblurPhase(ScenePhase):
         return self._engine.info.licence
 
     def fields(self, scene: Scene, entry: SceneEntry) -> Fields:
+        check_raw(self._run.raw_root, entry, may_be_gone=True)
         used = asdict(self.settings)
         if self.settings.temporal == "none":
             used = {"temporal": "none", "seed": self.settings.seed}
@@ -104,6 +105,9 @@ class DeblurPhase(ScenePhase):
             "settings": used,
             "upstream": {"source": entry.content_hash},
         }
+
+    def ready(self, scene: Scene, entry: SceneEntry) -> None:
+        check_raw(self._run.raw_root, entry)
 
     def folders(self, scene: Scene) -> list[Path]:
         return [scene.sharp_dir]

@@ -5,7 +5,7 @@ float16 values; a second pass fills the unknown with the scene's median. `.done`
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from pipeline.errors import InputError, SceneError, UsageError
 from pipeline.files import write_bytes, write_json
 from pipeline.frames import multiple_of_16, read_sharp
 from pipeline.phases.deblur import engine_fields
-from pipeline.phases.upstream import open_raw, require
+from pipeline.phases.upstream import check_raw, require
 from pipeline.queues import WriteBehind
 from pipeline.runner import Result, RunSettings, ScenePhase, Work, ordered_missing
 from pipeline.scene import Scene, SceneEntry
@@ -79,6 +79,15 @@ class DepthPhase(ScenePhase):
             "upstream": upstream,
         }
 
+    def ready(self, scene: Scene, entry: SceneEntry) -> None:
+        if self.engine == "given":
+            check_raw(self._run.raw_root, entry)
+            if entry.depth_kind is None:
+                raise InputError(
+                    f"engine 'given' needs depth/ or disparity/ beside the frames, and {self._run.raw_root / entry.source} "
+                    f"has none; add it and run python scripts/01_validate_dataset.py, or choose another depth engine"
+                )
+
     def folders(self, scene: Scene) -> list[Path]:
         return [scene.depth_dir]
 
@@ -104,20 +113,7 @@ class DepthPhase(ScenePhase):
 
     def _estimate(self, scene: Scene, entry: SceneEntry, work: Work, missing: set[int]) -> Iterator[tuple[int, Depth]]:
         size = multiple_of_16((entry.width, entry.height))
-        delivered = None
-        if self.engine == "given":
-            open_raw(self._run.raw_root, entry)  # the files are still the indexed ones
-            found = find_delivered_depth(self._run.raw_root / entry.source, entry.num_frames)
-            if found is not None:
-
-                def delivered(frame: int) -> Depth:
-                    raw = found.read(frame)
-                    if raw.shape != (entry.height, entry.width):
-                        raise InputError(
-                            f"{found.files()[frame]} is {raw.shape[1]}x{raw.shape[0]}, "
-                            f"its frame is {entry.width}x{entry.height}"
-                        )
-                    return resize_depth(raw, size)
+        delivered = self._delivered(entry, size)
 
         def estimate(frames: range) -> npt.NDArray[np.float32]:
             clip = Clip(frames, lambda frame: read_sharp(scene.sharp_path(frame)), delivered)
@@ -133,6 +129,24 @@ class DepthPhase(ScenePhase):
         for frame, depth in crossfade_chunks(entry.num_frames, estimate, chunk=chunk, overlap=overlap, wanted=missing):
             work.safe_point()
             yield frame, depth
+
+    def _delivered(self, entry: SceneEntry, size: tuple[int, int]) -> Callable[[int], Depth] | None:
+        """Reads the depth delivered for a frame, resized with it; None where there is none to read."""
+        found = None
+        if self.engine == "given":
+            found = find_delivered_depth(self._run.raw_root / entry.source, entry.num_frames)
+        if found is None:
+            return None
+
+        def read(frame: int) -> Depth:
+            raw = found.read(frame)
+            if raw.shape != (entry.height, entry.width):
+                raise InputError(
+                    f"{found.files()[frame]} is {raw.shape[1]}x{raw.shape[0]}, its frame is {entry.width}x{entry.height}"
+                )
+            return resize_depth(raw, size)
+
+        return read
 
     def _infer(self, clip: Clip, scene: Scene, work: Work) -> npt.NDArray[np.float32]:
         while True:

@@ -5,10 +5,8 @@ the split that is furthest below its share. A test scene never becomes a trainin
 """
 
 import hashlib
-import multiprocessing
 import os
 import random
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from pipeline.errors import InputError, UsageError
 from pipeline.files import remove_leftovers, write_bytes
 from pipeline.frames import VIDEO_SUFFIXES, open_source
 from pipeline.optics import stable_seed
+from pipeline.queues import map_processes
 from pipeline.reporter import Reporter
 from pipeline.runner import ExitCode, RunSettings, StopSignals
 from pipeline.scene import SPLITS, Scene, SceneEntry, SceneIndex, Split, unsafe_id_reason
@@ -74,17 +73,13 @@ def run_index(settings: IndexSettings, run: RunSettings) -> ExitCode:
             )
             return ExitCode.DONE
         reporter.begin_progress("index", len(sources), len(found))
-        # Fresh interpreters: forked ones would inherit the locks of OpenCV's and PyTorch's threads.
-        with ProcessPoolExecutor(settings.workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-            jobs = [pool.submit(check_source, run.raw_root, scene_id, names, settings) for scene_id, names in fresh]
-            for job in jobs:
-                if signals.received:
-                    pool.shutdown(cancel_futures=True)
-                    reporter.info("index: stopped; nothing was written. Run the same command to begin again.")
-                    return ExitCode.STOPPED
-                entry = job.result()
-                found[entry.scene_id] = entry
-                reporter.advance()
+        calls = [(run.raw_root, scene_id, names, settings) for scene_id, names in fresh]
+        for entry in map_processes(check_source, calls, settings.workers):
+            found[entry.scene_id] = entry
+            reporter.advance()
+            if signals.received:
+                reporter.info("index: stopped; nothing was written. Run the same command to begin again.")
+                return ExitCode.STOPPED
         reporter.end_progress()
         with_splits = _assign(found, old, run.out_root, settings.seed)
         index = SceneIndex(raw_root=str(run.raw_root), settings=stored, entries=with_splits)

@@ -55,8 +55,13 @@ def require(scene: Scene, entry: SceneEntry, phase: str) -> DoneRecord:
     return record
 
 
-def open_raw(raw_root: Path, entry: SceneEntry) -> RawSource:
-    """The scene's raw frames, after a cheap look (size and time) that they are still the indexed ones.
+def check_raw(raw_root: Path, entry: SceneEntry, *, may_be_gone: bool = False) -> None:
+    """A cheap look (size and time) that the raw files are still the indexed ones.
+
+    Args:
+        raw_root: where raw scenes are.
+        entry: the scene.
+        may_be_gone: missing files are fine: the phase that reads them is done, and they may have been archived.
 
     Raises:
         InputError: a file is gone or changed.
@@ -66,9 +71,16 @@ def open_raw(raw_root: Path, entry: SceneEntry) -> RawSource:
         try:
             found = path.stat()
         except OSError:
+            if may_be_gone:
+                continue
             raise InputError(
                 f"{path} is gone since it was indexed; run: python scripts/01_validate_dataset.py"
             ) from None
         if (found.st_size, found.st_mtime_ns) != (size, mtime_ns):
             raise InputError(f"{path} changed since it was indexed; run: python scripts/01_validate_dataset.py")
+
+
+def open_raw(raw_root: Path, entry: SceneEntry) -> RawSource:
+    """The scene's raw frames, after `check_raw`."""
+    check_raw(raw_root, entry)
     return open_source(raw_root / entry.source)

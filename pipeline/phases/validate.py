@@ -4,9 +4,7 @@ Nothing here trusts a done record: files are counted, decoded and measured, and 
 stored depth and metadata.json. A scene's result is the list of everything wrong with it, not the first thing.
 """
 
-import multiprocessing
 import os
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from pipeline.optics import OpticsError, coc_to_radius_px, px_per_mm
 from pipeline.phases.depth import MAX_DEPTH_M, MIN_DEPTH_M
 from pipeline.phases.render import label_of
 from pipeline.phases.upstream import record_folder, require
+from pipeline.queues import map_processes
 from pipeline.report.page import write_page
 from pipeline.reporter import Reporter
 from pipeline.runner import ExitCode, RunSettings, StopSignals
@@ -69,15 +68,12 @@ def run_validate(run: RunSettings, workers: int) -> ExitCode:
             raise PipelineError(f"{run.index_path} has no accepted scene; see the reasons in it")
         reporter.begin_progress("validate", len(entries))
         reports: dict[str, SceneReport] = {}
-        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-            for job in [pool.submit(check_scene, run.out_root, entry) for entry in entries]:
-                if signals.received:
-                    pool.shutdown(cancel_futures=True)
-                    reporter.info("validate: stopped; nothing was written. Run the same command to begin again.")
-                    return ExitCode.STOPPED
-                found = job.result()
-                reports[found.scene_id] = found
-                reporter.advance()
+        for found in map_processes(check_scene, [(run.out_root, entry) for entry in entries], workers):
+            reports[found.scene_id] = found
+            reporter.advance()
+            if signals.received:
+                reporter.info("validate: stopped; nothing was written. Run the same command to begin again.")
+                return ExitCode.STOPPED
         reporter.end_progress()
         _write_report(run, index, reports)
         write_page(run.out_root, page_path(run.out_root))
