@@ -9,7 +9,8 @@ What it is: exact hits of simple shapes, baked textures, one sun, sky light, mir
 tracer. It imports nothing of ours but the optics.
 """
 
-from pipeline.raytrace.render import Frame, psnr_db, render_frame, render_photograph, to_srgb8
+from pipeline.raytrace.photograph import psnr_db, render_photograph
+from pipeline.raytrace.render import Frame, render_frame, to_srgb8
 from pipeline.raytrace.scenes import BUILDERS
 from pipeline.raytrace.world import RayScene, RaytraceError
 from pipeline.raytrace.write import SceneRequest, make_scene, scene_requests, write_scene

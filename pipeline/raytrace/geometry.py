@@ -205,7 +205,7 @@ class Rays:
         return Rays(origin, direction, (shape[0], shape[1], shape[2]))
 
 
-def _hit_parameter(kind: int, o: Vec, d: Vec) -> tuple[Scalar, F32 | None]:
+def _hit_parameter(kind: int, o: Vec, d: Vec) -> tuple[Scalar, Scalar]:
     """Ray parameter of the nearest hit with a unit shape, and where it is valid (None: NaN marks misses)."""
     if kind == ELLIPSOID:
         inv = 1.0 / (d[0] * d[0] + d[1] * d[1] + d[2] * d[2])
@@ -233,10 +233,10 @@ def _hit_parameter(kind: int, o: Vec, d: Vec) -> tuple[Scalar, F32 | None]:
         reach = np.sqrt((1.0 - (x * x + y * y)) * inv)
         inv_z = _reciprocal(d[2])
         middle, extent = o[2] * inv_z * -1.0, abs(inv_z)
-        enter, leave = np.maximum(nearest - reach, middle - extent), np.minimum(nearest + reach, middle + extent)
+        enter = np.maximum(nearest - reach, middle - extent)
+        leave = np.minimum(nearest + reach, middle + extent)
         return enter, enter < leave
-    enter: Scalar = np.float32(-np.inf)
-    leave: Scalar = np.float32(np.inf)
+    enter, leave = -np.float32(np.inf), np.float32(np.inf)
     for axis in range(3):
         inv = _reciprocal(d[axis])
         middle, extent = o[axis] * inv * -1.0, abs(inv)
@@ -245,7 +245,7 @@ def _hit_parameter(kind: int, o: Vec, d: Vec) -> tuple[Scalar, F32 | None]:
 
 
 def _reciprocal(value: Scalar) -> Scalar:
-    return 1.0 / (value or 1e-12) if isinstance(value, float) else 1.0 / value
+    return 1.0 / (value + 1e-20)  # a ray along a face must give a large number: 0 * infinity would lose the hit
 
 
 def trace_nearest(

@@ -72,3 +72,9 @@ def to_opening(a: F32, b: F32, aperture: Aperture) -> tuple[F32, F32]:
         angle = np.interp(angle / (2 * np.pi), share, grid).astype(np.float32)
         radius = np.abs(radius) * aperture.outline(torch.from_numpy(angle)).numpy()
     return (radius * np.cos(angle)).astype(np.float32), (radius * np.sin(angle)).astype(np.float32)
+
+
+def inside(cells: F64, rng: np.random.Generator, shape: tuple[int, int, int]) -> tuple[F32, F32]:
+    """A random point in each stratum for every pixel: x and y, each (count, H, W), for cells (count, 4)."""
+    x, y, w, h = (cells[:, i].astype(np.float32)[:, None, None] for i in range(4))
+    return x + w * rng.random(shape, dtype=np.float32), y + h * rng.random(shape, dtype=np.float32)

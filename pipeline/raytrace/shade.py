@@ -38,7 +38,9 @@ class Sample:
     focus_m: float = 1.0
 
 
-def shade(world: World, rays: Rays, ids: NDArray[np.int16], depth: F32, sample: Sample) -> F32:
+def shade(
+    world: World, rays: Rays, ids: NDArray[np.int16], depth: F32, sample: Sample, *, show_lamps: bool = False
+) -> F32:
     """Radiance along rays whose nearest hits are known.
 
     Args:
@@ -47,6 +49,7 @@ def shade(world: World, rays: Rays, ids: NDArray[np.int16], depth: F32, sample: 
         ids: (1, H, W) shape hit, -1 for the sky.
         depth: (1, H, W) ray parameter of the hit, metres.
         sample: which sample of the pixels this is.
+        show_lamps: False leaves lamps black, for rays from the camera: `lamps.add_lamps` adds them with less noise.
 
     Returns:
         (H, W, 3) float32 linear light without upper bound.
@@ -66,6 +69,8 @@ def shade(world: World, rays: Rays, ids: NDArray[np.int16], depth: F32, sample: 
         origin = [rays.origin.component(axis, rays.shape).ravel()[hit] for axis in range(3)]
         point = [o + t * d for o, d in zip(origin, towards, strict=True)]
         colour = _lit(world, flat[hit], point, towards, sample)
+        if not show_lamps:
+            colour[:, world.is_lamp[flat[hit]]] = 0
         keep = np.exp(t * (-1 / world.lighting.haze_m))
         for channel in range(3):
             haze = world.lighting.haze[channel]

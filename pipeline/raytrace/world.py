@@ -4,12 +4,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.optics import Lens
 from pipeline.raytrace.camera import Pose
-from pipeline.raytrace.geometry import F64, Frozen, Shapes
+from pipeline.raytrace.geometry import ELLIPSOID, F32, F64, Frozen, Shapes
 from pipeline.raytrace.light import Lighting, Visibility
 from pipeline.raytrace.material import Material
+
+LAMP_RADIANCE = 3.0
 
 
 class RaytraceError(ValueError):
@@ -25,6 +28,13 @@ class World:
     lighting: Lighting
     visibility: Visibility
     pose: Pose
+    radiance: F32 = field(init=False)  # (P, 3) emitted
+    is_lamp: NDArray[np.bool_] = field(init=False)  # (P,) small and bright: sampled on its own, see lamps.py
+
+    def __post_init__(self) -> None:
+        glow = np.array([material.glow or (0.0, 0.0, 0.0) for material in self.materials], np.float32).reshape(-1, 3)
+        self.radiance = glow[self.shapes.material] * self.shapes.tint
+        self.is_lamp = (self.shapes.kind == ELLIPSOID) & (self.radiance.max(axis=1, initial=0.0) > LAMP_RADIANCE)
 
 
 @dataclass(kw_only=True)
