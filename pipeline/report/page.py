@@ -11,6 +11,7 @@ from pathlib import Path
 import jinja2
 
 from pipeline.files import write_bytes
+from pipeline.phases.render import MEAN_FOCUS_RANGE
 from pipeline.report import words
 from pipeline.report.chart import histogram
 from pipeline.report.facts import DatasetFacts, gather
@@ -57,6 +58,7 @@ def render_page(out_root: Path) -> str:
         depth_colours=depth_gradient(),
         focus_colours=focus_gradient(),
         max_flicker=_max_flicker(facts),
+        mean_focus_range=MEAN_FOCUS_RANGE,
         words=words,
     )
 

@@ -190,7 +190,8 @@ def _phase(scene: Scene, entry: SceneEntry, phase: str, render_stale: str | None
 def _metadata(scene: Scene, render_state: str) -> tuple[list[LensSet], float | None, str]:
     """The lens sets, the largest blur in pixels, and what is wrong with metadata.json (nothing, before phase 5)."""
     if not scene.metadata_path.exists():
-        return [], None, "render is done and there is no metadata.json" if render_state == "done" else ""
+        lost = render_state in ("done", "incomplete")
+        return [], None, f"metadata: there is no {scene.metadata_path} behind the render's .done" if lost else ""
     try:
         return scene.lens_sets(), number(scene.read_metadata().get("max_radius_px")), ""
     except (PipelineError, OSError, AttributeError, ArithmeticError) as error:
