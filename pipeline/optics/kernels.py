@@ -16,7 +16,7 @@ from pipeline.optics.aperture import Aperture
 
 # Half-resolution layers are reduced and enlarged with the taps 1 3 3 1, whose variance is 3/4 px^2 each way and axis.
 RESAMPLING_VARIANCE_PX2 = 1.5
-SHARPENING = 0.5
+SHARPENING = 0.5  # half of what restores the second moment: all of it rings at the edge of a bright disc
 
 
 def fast_length(n: int) -> int:

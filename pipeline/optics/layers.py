@@ -15,7 +15,7 @@ from torch import Tensor
 SHARP_PX = 0.5  # radii up to this are not blurred at all
 # Layers on the full grid. Nearer layers hide farther ones between the groups, not within them.
 FULL_GRID_PX = ((1.0, 1.5, 2.0), (2.5, 3.0, 4.0), (5.0, 6.0), (7.0, 8.0))
-HIDDEN_GRID_PX = (2.0, 4.0, 6.0, 8.0)  # on the half grid, for hidden surfaces, which are a smooth guess
+HIDDEN_GRID_PX = (2.0, 4.0, 6.0, 8.0)  # hidden surfaces are a smooth guess and stay on the half grid
 HALF_GROUP = 3  # layers of the half grid that share an inverse FFT
 HALF_TILE = 32  # full-resolution pixels; small enough that a tile of a slanted surface touches few layers
 FULL_TILE = 64
@@ -44,7 +44,7 @@ class Grid:
     Args:
         full: groups of layers on the full grid, by increasing radius.
         half: groups of layers on the half grid.
-        hidden: layers on the half grid for hidden surfaces whose visible part lies on the full grid.
+        hidden: on the half grid, for hidden surfaces whose visible part is on the full grid; one group.
     """
 
     full: list[list[Knot]]
@@ -89,14 +89,13 @@ class Tiles:
         planes: (C, H, W) values; the last channel is the signed radius.
         tile: edge of a tile in pixels.
         halo: how far tiles reach over each other.
-        mode: "constant" pads with zeros, "replicate" repeats the border.
     """
 
-    def __init__(self, planes: Tensor, tile: int, halo: int, mode: str) -> None:
+    def __init__(self, planes: Tensor, tile: int, halo: int) -> None:
         height, width = planes.shape[-2:]
         self.rows, self.columns = -(-height // tile), -(-width // tile)
         below, right = self.rows * tile - height, self.columns * tile - width
-        padded = torch.nn.functional.pad(planes[None], (halo, right + halo, halo, below + halo), mode=mode)[0]
+        padded = mirror(planes, (halo, below + halo), (halo, right + halo))
         windows = padded.unfold(1, tile + 2 * halo, tile).unfold(2, tile + 2 * halo, tile)
         self.data = windows.permute(1, 2, 0, 3, 4).reshape(-1, planes.shape[0], tile + 2 * halo, tile + 2 * halo)
         radius = self.data[:, -1].detach().flatten(1)
@@ -117,6 +116,28 @@ class Tiles:
             tiles = tiles.new_zeros((self.rows * self.columns, channels, edge, edge)).index_copy_(0, index, tiles)
         grid = tiles.reshape(self.rows, self.columns, channels, edge, edge)
         return grid.permute(2, 0, 3, 1, 4).reshape(channels, self.rows * edge, self.columns * edge)
+
+
+def mirror(planes: Tensor, vertical: tuple[int, int], horizontal: tuple[int, int]) -> Tensor:
+    """Continue a picture beyond its border by reflection, any number of times.
+
+    The lens sees light from outside the frame. Its mirror image keeps the mean brightness of the neighbourhood, which a
+    repeated border pixel would not where it is a highlight, and dividing by the covered share measured 1 dB worse.
+
+    Args:
+        planes: (..., H, W).
+        vertical: rows added above and below.
+        horizontal: columns added left and right.
+    """
+    for dim, (before, after) in ((-2, vertical), (-1, horizontal)):
+        n = planes.shape[dim]
+        if max(before, after) <= n:  # three copies are several times faster than gathering by index
+            head = planes.narrow(dim, 0, before).flip(dim)
+            planes = torch.cat([head, planes, planes.narrow(dim, n - after, after).flip(dim)], dim)
+        else:
+            index = torch.arange(-before, n + after, device=planes.device) % (2 * n)
+            planes = planes.index_select(dim, torch.where(index < n, index, 2 * n - 1 - index))
+    return planes
 
 
 def halve(planes: Tensor) -> Tensor:

@@ -13,17 +13,19 @@ import torch
 from torch import Tensor
 
 from pipeline.optics.aperture import Aperture
-from pipeline.optics.background import Plate, hidden_background
+from pipeline.optics.background import hidden_background
 from pipeline.optics.coc import OpticsError
 from pipeline.optics.color import linear_to_srgb, srgb_to_linear
 from pipeline.optics.composite import HalfGrid, Stack, blur_full, full_tiles
 from pipeline.optics.edges import Surface, split_mixed
-from pipeline.optics.layers import FULL_GRID_PX, HIDDEN_GRID_PX, SHARP_PX, radius_grid
+from pipeline.optics.layers import FULL_GRID_PX, SHARP_PX, Grid, double, radius_grid
+from pipeline.optics.order import Unit, order_as_defocus, sort_by_order
 
 Encoding = Literal["srgb", "linear"]
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 DEFAULT_APERTURE = Aperture()
 TRACE = 1e-5
+SLACK = 0.1  # what resampling and networks overshoot; 8-bit values or unclipped light are caught
 
 
 def render_lens_blur(
@@ -41,7 +43,8 @@ def render_lens_blur(
             is computed in float32.
         defocus_px: (B, 1, H, W) signed radius of the circle of confusion in pixels of this picture, < 0 in front of the
             focus plane, > 0 behind it (`pipeline.optics.defocus_px`).
-        order: (B, 1, H, W) anything that grows with depth. Needed only where defocus does not tell front from back.
+        order: (B, 1, H, W) anything that grows with depth. It changes nothing where defocus already grows with depth or is
+            clamped; where it contradicts defocus, it decides what lies in front.
         aperture: shape of the opening.
         encoding: "srgb" or "linear", of input and output alike.
 
@@ -73,49 +76,62 @@ def _photograph(image: Tensor, defocus: Tensor, order: Tensor | None, aperture: 
         return image
     wide = image.to(defocus.dtype)
     light = srgb_to_linear(wide) if encoding == "srgb" else wide
-    blurred = _render(light, defocus, aperture).clamp(min=0)
+    blurred = _render(light, defocus, order, aperture).clamp(min=0)
     if encoding == "srgb":
         blurred = linear_to_srgb(blurred.clamp(max=1))
     return blurred.to(image.dtype)
 
 
-def _render(light: Tensor, defocus: Tensor, aperture: Aperture) -> Tensor:
-    """Linear light in, linear light out: front half grid, front full grid, sharp, back full grid, back half grid."""
+def _render(light: Tensor, defocus: Tensor, order: Tensor | None, aperture: Aperture) -> Tensor:
+    """Linear light in, linear light out: every unit of layers is blurred and put behind the ones before it."""
+    height, width = light.shape[-2:]
+    layers = radius_grid(float(defocus.detach().abs().max()))
+    units = _units(layers)
+    farness = defocus
+    if order is not None:
+        units, agrees = sort_by_order(units, defocus, order)
+        farness = defocus if agrees else order_as_defocus(order, defocus)
+
     own, other = split_mixed(light, defocus)
     surfaces = [own] if other is None else [own, other]
-    plate = hidden_background(own.light, defocus)
-    layers = radius_grid(float(defocus.detach().abs().max()))
+    plate = hidden_background(own.light, defocus, farness)
     half = HalfGrid(surfaces, plate, layers.half[-1][-1].radius)
     tiles = [full_tiles(surface) for surface in surfaces]
 
     stack = Stack(light)
-    stack.add(half.blur(layers.half, -1, aperture), enlarge=True)
-    for group in reversed(layers.full):
-        stack.add(blur_full(tiles, group, -1, aperture))
-    stack.add(half.blur(layers.hidden, -1, aperture, hidden_only=True), enlarge=True)
-    for surface in surfaces:
-        stack.add(_sharp(surface))
-    for group in layers.full:
-        stack.add(blur_full(tiles, group, 1, aperture))
-    stack.add(_hidden_in_focus(plate), enlarge=True)
-    stack.add(half.blur(layers.hidden, 1, aperture, hidden_only=True), enlarge=True)
-    stack.add(half.blur(layers.half, 1, aperture), enlarge=True)
+    for unit in units:
+        for surface in surfaces if unit.sharp else []:
+            stack.add(_sharp(surface))
+        if unit.full:
+            stack.add(blur_full(tiles, unit.full, unit.sign, aperture))
+        if unit.half:
+            spread = half.blur(unit.half, unit.sign, aperture, hidden_only=unit.hidden)
+            stack.add(None if spread is None else double(spread, height, width))
+        if unit.hidden and unit.sign > 0:
+            stack.add(double(half.hidden_in_focus(), height, width))
     # A pixel that nothing reached keeps a trace of its own colour, so that the division always has something to divide.
     covered = 1 - stack.free
     return (stack.light + TRACE * light) / (covered + TRACE)
+
+
+def _units(layers: Grid) -> list[Unit]:
+    """What is stacked, from front to back along the signed defocus."""
+    near, far = ([Unit(sign=sign, full=group) for group in layers.full] for sign in (-1, 1))
+    return [
+        Unit(sign=-1, half=layers.half),
+        *near[::-1],
+        Unit(sign=-1, half=layers.hidden, hidden=True),
+        Unit(sign=1, sharp=True),
+        *far,
+        Unit(sign=1, half=layers.hidden, hidden=True),
+        Unit(sign=1, half=layers.half),
+    ]
 
 
 def _sharp(surface: Surface) -> Tensor:
     """(4, H, W) spread of the pixels in focus."""
     fade = (surface.defocus.abs() - SHARP_PX) / (FULL_GRID_PX[0][0] - SHARP_PX)
     return (1 - fade.clamp(0, 1)) * surface.planes()[:4]
-
-
-def _hidden_in_focus(plate: Plate) -> Tensor:
-    """(4, h, w) spread of the hidden surfaces that are nearly in focus."""
-    fade = (plate.defocus.abs() - 1) / (HIDDEN_GRID_PX[0] - 1)
-    weight = plate.weight * (1 - fade.clamp(0, 1))
-    return torch.cat([weight, weight * plate.light])
 
 
 def _validate(image: Tensor, defocus_px: Tensor, order: Tensor | None, aperture: Aperture, encoding: str) -> None:
@@ -132,8 +148,14 @@ def _validate(image: Tensor, defocus_px: Tensor, order: Tensor | None, aperture:
         if name != "image" and value.shape != wanted:
             raise OpticsError(f"{name} must be {wanted} to match image {tuple(image.shape)}, got {tuple(value.shape)}")
         if name != "order" and value.dtype not in DTYPES:
-            raise OpticsError(f"{name} must be one of {[str(d) for d in DTYPES]}, got {value.dtype}")
+            raise OpticsError(f"{name} must be one of {', '.join(map(str, DTYPES))}, got {value.dtype}")
         if value.device != image.device:
             raise OpticsError(f"{name} must be on the device of image, {image.device}, got {value.device}")
+        if name == "order" and bool(torch.isnan(value.detach()).any()):  # infinite depth is a sky, and an order
+            raise OpticsError("order must not contain NaN; fill missing values first")
         if name != "order" and not bool(torch.isfinite(value.detach()).all()):
             raise OpticsError(f"{name} must be finite everywhere, got NaN or infinity; fill missing values first")
+        low, high = (float(bound) for bound in torch.aminmax(value.detach()))
+        if name == "image" and (low < -SLACK or (encoding == "srgb" and high > 1 + SLACK)):
+            allowed = "in [0, 1]" if encoding == "srgb" else ">= 0"
+            raise OpticsError(f"image must be {allowed} for encoding={encoding!r}, got values from {low:g} to {high:g}")
