@@ -12,7 +12,7 @@ from pipeline.report.words import micrometres
 WIDTH, HEIGHT = 720.0, 300.0
 _LEFT, _RIGHT, _BOTTOM = 44.0, 10.0, 40.0
 _ROW = 19.0  # height of a row of labels above the plot
-_LABEL_WIDTH = 7.0  # of one character, generously: labels must not touch in any system font
+_LABEL_WIDTH = 7.8  # of one character, generously: labels must not touch in any system font
 _TICKS = 7
 
 

@@ -31,6 +31,10 @@ class Strips:
     by_scene: dict[str, Strip]
     note: str
 
+    @property
+    def have_details(self) -> bool:
+        return any(shown.detail for strip in self.by_scene.values() for shown in strip.sets)
+
 
 def write_page(out_root: Path, path: Path) -> None:
     """Write the report of an output folder.
