@@ -134,7 +134,9 @@ def test_changed_source_is_noticed(scene_project: Project):
     cv2.imwrite(str(scene_project.raw / "tiny" / "3.png"), np.zeros((48, 72, 3), np.uint8))
     before = tree(scene_project.out / "tiny")
     assert scene_project.run(2, "--reach", "1", "--on_stale", "redo") == 3
-    assert tree(scene_project.out / "tiny") == before, "what was finished is not given up for raw data that cannot be used"
+    assert tree(scene_project.out / "tiny") == before, (
+        "what was finished is not given up for raw data that cannot be used"
+    )
     assert "changed since it was indexed" in scene_project.text and "01_validate_dataset" in scene_project.text
     assert scene_project.run(1) == 0
     assert scene_project.run(2) == 3

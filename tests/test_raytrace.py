@@ -155,7 +155,9 @@ def test_a_triangle_stands_upright_behind_the_focus_and_upside_down_in_front(dep
     light = render_photograph(scene, 0, scene.lens(1.4, 0.6), up, width=W, height=H, samples=400).sum(axis=2)
     rows = np.flatnonzero(light.sum(axis=1) > 0)
     above, below = H / 2 - rows[0], rows[-1] + 1 - H / 2
-    assert (above / below if side > 0 else below / above) > 1.25  # a corner is twice as far out as a side, less a pixel on each
+    assert (
+        above / below if side > 0 else below / above
+    ) > 1.25  # a corner is twice as far out as a side, less a pixel on each
     turned = Aperture(blades=3, rotation_deg=0)  # one corner at +x, the right of the picture
     light = render_photograph(scene, 0, scene.lens(1.4, 0.6), turned, width=W, height=H, samples=400).sum(axis=2)
     columns = np.flatnonzero(light.sum(axis=0) > 0)

@@ -161,7 +161,8 @@ class _SceneCheck:
     def _check_split(self) -> None:
         found = self._scene.read_split()
         if found != self._entry.split:
-            self._problem("split", f"split.txt says {found}, scene_index.json {self._entry.split}")
+            says = "none of train, val and test" if found is None else found
+            self._problem("split", f"{self._scene.split_path.name} says {says}, scene_index.json {self._entry.split}")
 
     def _check_metadata(self) -> list[LensSet]:
         scene = self._scene

@@ -1,0 +1,340 @@
+"""Kills, signals, full disks and second workers: nothing finished is lost or done again, and nothing differs afterwards."""
+
+import errno
+import multiprocessing
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import SCRIPTS, Project, load_script, tree, write_scene
+
+from pipeline import files
+from pipeline.completion import DoneRecord
+from pipeline.lease import Lease, abandoned, current_job_id
+from pipeline.runner import failure_path, lease_path
+from pipeline.scene import Scene
+
+PHASES = {2: "deblur", 3: "depth", 5: "render"}
+EXTRA = {2: (), 3: (), 5: ("--num_sets", "2")}
+
+
+def _work(phase: int, argv: list[str]) -> None:
+    """In a process of its own: run a phase with its output thrown away."""
+    sink = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(sink, 1)
+    os.dup2(sink, 2)
+    os._exit(load_script(SCRIPTS[phase])(argv))
+
+
+@pytest.fixture(scope="session")
+def spawner():
+    """Processes forked from a server that has everything imported, so that a kill hits work and not start-up."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["conftest", "pipeline.cli", "pipeline.phases.render", "pipeline.engines.lens"])
+    return context
+
+
+@pytest.fixture(scope="session")
+def reference(tmp_path_factory):
+    """One scene taken through phases 1 to 5 without interruption, and how long each phase took."""
+    project = Project(tmp_path_factory.mktemp("reference"))
+    project.raw.mkdir()
+    write_scene(project.raw, "tiny", 24, holes=True)
+    for phase in (1, 2, 3, 4):
+        assert project.run(phase) == 0
+    assert project.run(4, "--confirm") == 0
+    assert project.run(5, "--num_sets", "2") == 0
+    return project, tree(project.out / "tiny")
+
+
+def _finished(scene: Scene, phase: int) -> dict[Path, tuple[int, int]]:
+    """Finished outputs of a phase: path -> (inode, mtime). A depth map that still awaits the second pass is not one, nor
+    is a label without its picture."""
+    outputs = [path for path in scene.outputs(PHASES[phase], 24, 2) if path.exists()]
+    if phase == 3:
+        outputs = [path for path in outputs if path.suffix != ".npz" or not np.isnan(np.load(path)["depth"]).any()]
+    if phase == 5:
+        whole = {(path.parent.name, path.stem[-4:]) for path in outputs if path.suffix == ".png"}
+        outputs = [path for path in outputs if (path.parent.name, path.stem[-4:]) in whole]
+    return {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in outputs}
+
+
+def _kill_and_compare(phase: int, kills: int, seed: int, reference, spawner, where: Path) -> int:
+    """Kill a phase `kills` times at random moments, resume to the end; returns how many kills hit it at work."""
+    original, expected = reference
+    rng = random.Random(seed)
+    project = Project(where)
+    project.raw = original.raw
+    _copy_before(original, project, phase)
+    scene = Scene(project.out, "tiny")
+    argv = project.args("--scene", "tiny", *EXTRA[phase])
+    hits = 0
+    finished: dict[Path, tuple[int, int]] = {}
+    for _ in range(kills):
+        process = spawner.Process(target=_work, args=(phase, argv))
+        process.start()
+        # From the moment it holds the lease: where it spends its time, not where it imports.
+        deadline = time.monotonic() + 60
+        while process.is_alive() and not lease_path(scene, PHASES[phase]).exists() and time.monotonic() < deadline:
+            time.sleep(0.001)
+        time.sleep(rng.random() * 0.6)
+        hits += process.is_alive()
+        process.kill()
+        process.join()
+        now = _finished(scene, phase)
+        assert finished.items() <= now.items(), "a finished output was done again"
+        finished = now
+    assert project.run(phase, *EXTRA[phase]) == 0
+    assert finished.items() <= _finished(scene, phase).items(), "a finished output was done again"
+    for further in (number for number in (3, 4, 5) if number > phase):
+        assert project.run(further, *EXTRA.get(further, ())) == 0
+        if further == 4:
+            assert project.run(4, "--confirm") == 0
+    assert tree(scene.dir) == expected
+    return hits
+
+
+def _copy_before(original: Project, project: Project, phase: int) -> None:
+    """The output as it was before a phase."""
+    import shutil
+
+    drop = {2: ("frames_sharp", "depth_maps", "focus_maps", "bokeh_renders", "metadata.json", "coc_stats.json")}
+    drop[3], drop[5] = drop[2][1:], drop[2][2:5]
+    shutil.copytree(original.out, project.out, ignore=shutil.ignore_patterns(*drop[phase], ".pipeline", "report"))
+    if phase == 5:
+        return
+    (project.out / "coc_stats.json").unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_a_few_kills(phase: int, reference, spawner, tmp_path: Path):
+    hits = sum(_kill_and_compare(phase, 2, seed, reference, spawner, tmp_path / str(seed)) for seed in range(2))
+    assert hits, "at least one kill of four must have hit the phase at work"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("phase", PHASES)
+def test_many_kills(phase: int, reference, spawner, tmp_path: Path):
+    hits = sum(_kill_and_compare(phase, 3, 100 + seed, reference, spawner, tmp_path / str(seed)) for seed in range(18))
+    assert hits >= 40, f"{hits} of 54 kills hit the phase at work; 120 over the three phases is the aim"
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_a_full_disk_at_each_write(phase: int, reference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """ENOSPC at the k-th write, for k all over the phase: a clear reason, no litter, and the next run completes."""
+    original, expected = reference
+    project = Project(tmp_path)
+    project.raw = original.raw
+    _copy_before(original, project, phase)
+    scene = Scene(project.out, "tiny")
+    real = files._write_all
+    count = 0
+    fail_at = 1
+
+    def write(descriptor: int, data: bytes) -> None:
+        nonlocal count
+        count += 1
+        if count == fail_at:
+            os.write(descriptor, data[: len(data) // 2])
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(descriptor, data)
+
+    monkeypatch.setattr(files, "_write_all", write)
+    failures = 0
+    for _ in range(400):
+        count = 0
+        code = project.run(phase, *EXTRA[phase])
+        if code == 0:
+            break
+        assert code == 3
+        failures += 1
+        assert not list(scene.dir.rglob("*.tmp")), "a failed write leaves nothing behind"
+        assert not lease_path(scene, PHASES[phase]).exists()
+        assert not (scene.dir / {2: "frames_sharp", 3: "depth_maps", 5: "bokeh_renders"}[phase] / ".done").exists()
+        fail_at = fail_at % 7 + 2  # early, late, in journals, labels, pictures and records
+    assert failures >= 3
+    monkeypatch.setattr(files, "_write_all", real)
+    for name in ("frames_sharp", "depth_maps", "focus_maps", "bokeh_renders"):
+        done = {key: value for key, value in tree(scene.dir).items() if key.startswith(name)}
+        if done:
+            assert done == {key: value for key, value in expected.items() if key.startswith(name)}
+
+
+def test_full_disk_names_the_reason(scene_project: Project, monkeypatch: pytest.MonkeyPatch):
+    scene_project.run_upto(1)
+
+    def full(descriptor: int, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(files, "_write_all", full)
+    assert scene_project.run(2) == 3
+    assert "the disk is full" in scene_project.text and "finished frames are kept" in scene_project.text
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2])
+def test_signal_stops_at_a_safe_point(number: int, reference, spawner, tmp_path: Path):
+    original, expected = reference
+    project = Project(tmp_path)
+    project.raw = original.raw
+    _copy_before(original, project, 5)
+    scene = Scene(project.out, "tiny")
+    process = spawner.Process(target=_work, args=(5, project.args(*EXTRA[5])))
+    process.start()
+    deadline = time.monotonic() + 60
+    while not list(scene.bokeh_dir.glob("*/bokeh_*.png")) and time.monotonic() < deadline:
+        time.sleep(0.002)
+    os.kill(process.pid, number)
+    process.join(30)
+    assert process.exitcode == 75
+    assert not lease_path(scene, "render").exists(), "the lease is released"
+    assert not (scene.bokeh_dir / ".done").exists()
+    finished = _finished(scene, 5)
+    assert finished
+    labels = {path.stem[-4:] + path.parent.name for path in scene.focus_dir.rglob("focus_*.npz")}
+    pictures = {path.stem[-4:] + path.parent.name for path in scene.bokeh_dir.rglob("bokeh_*.png")}
+    assert labels == pictures, "every pair is complete or absent"
+    assert project.run(5, *EXTRA[5]) == 0
+    assert finished.items() <= _finished(scene, 5).items()
+    assert tree(scene.dir) == expected
+
+
+def test_two_workers_on_one_scene(reference, spawner, tmp_path: Path, capsys):
+    original, expected = reference
+    project = Project(tmp_path, capsys)
+    project.raw = original.raw
+    _copy_before(original, project, 5)
+    scene = Scene(project.out, "tiny")
+    process = spawner.Process(target=_work, args=(5, project.args(*EXTRA[5])))
+    process.start()
+    deadline = time.monotonic() + 60
+    while not list(scene.bokeh_dir.glob("*/bokeh_*.png")) and time.monotonic() < deadline:
+        time.sleep(0.002)
+    code = project.run(5, *EXTRA[5])
+    assert code == 0, "the other worker does it: that is no failure"
+    assert f"pid {process.pid}" in project.text and "in work by" in project.text and "1 held" in project.text
+    process.join(60)
+    assert process.exitcode == 0
+    assert tree(scene.dir) == expected
+
+
+def test_oom_falls_back_to_smaller_and_then_to_the_raw_frame(scene_project: Project, monkeypatch: pytest.MonkeyPatch):
+    from pipeline.engines.wiener import WienerDeblur
+
+    real = WienerDeblur.deblur
+    shrunk = []
+    calls = 0
+
+    def hungry(self, frame, seed, safe_point):
+        nonlocal calls
+        calls += 1
+        if calls == 3 or calls > 20:  # a passing shortage that shrinking cures, and from frame 18 on a lasting one
+            raise MemoryError("pretend")
+        return real(self, frame, seed, safe_point)
+
+    def shrink(self):
+        shrunk.append(1)
+        return len(shrunk) <= 1
+
+    monkeypatch.setattr(WienerDeblur, "deblur", hungry)
+    monkeypatch.setattr(WienerDeblur, "shrink", shrink)
+    write_scene(scene_project.raw, "other", 24, seed=5)
+    scene_project.run_upto(1)
+    assert scene_project.run(2, "--scene", "other") == 0
+    assert "trying again with less" in scene_project.text and "the raw frame takes its place" in scene_project.text
+    record = DoneRecord.read(Scene(scene_project.out, "other").sharp_dir)
+    assert record and record.fallbacks == 5, "frames 19 to 23"
+    assert any("ran out of memory" in warning for warning in record.warnings)
+
+
+def test_unexpected_error_is_one_scene_s_failure(scene_project: Project, monkeypatch: pytest.MonkeyPatch):
+    from pipeline.engines.wiener import WienerDeblur
+
+    def broken(self, frame, seed, safe_point):
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(WienerDeblur, "deblur", broken)
+    scene_project.run_upto(1)
+    assert scene_project.run(2) == 3
+    assert "ZeroDivisionError: a bug" in scene_project.text
+    assert "Traceback" in (scene_project.logs / "deblur.log").read_text()
+    assert failure_path(Scene(scene_project.out, "tiny"), "deblur").exists()
+
+
+# --- the lease itself ------------------------------------------------------------------------------------------------
+
+
+def test_lease_is_exclusive_and_released(tmp_path: Path):
+    from pipeline.errors import LeaseHeld
+
+    with Lease(tmp_path / "x.lease"), pytest.raises(LeaseHeld, match=f"pid {os.getpid()}"), Lease(tmp_path / "x.lease"):
+        pass
+    assert list(tmp_path.iterdir()) == []
+    with Lease(tmp_path / "x.lease"):
+        pass
+
+
+HERE = {"host": os.uname().nodename, "token": "t"}
+
+
+@pytest.mark.parametrize(
+    ("holder", "age_s", "expected"),
+    [
+        ({"host": "elsewhere", "pid": 1, "job_id": None}, 599, False),
+        ({"host": "elsewhere", "pid": 1, "job_id": None}, 601, True),
+        ({"host": "elsewhere", "pid": 1, "job_id": "7_3.0"}, 1, True),  # our own job, requeued on another node
+        ({"host": "elsewhere", "pid": 1, "job_id": "7_4.0"}, 1, False),
+        ({**HERE, "pid": 2**22 + 5, "process_start": "1", "job_id": None}, 1, True),  # no such process
+        ({**HERE, "pid": os.getpid(), "process_start": "not mine", "job_id": None}, 1, True),  # the pid was recycled
+        ({**HERE, "pid": os.getppid(), "process_start": None, "job_id": None}, 1, True),
+        ({}, 1, False),  # torn: nobody knows, so wait
+    ],
+)
+def test_when_a_lease_is_taken_over(holder, age_s, expected, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
+    assert current_job_id() == "7_3.0"
+    assert abandoned(holder, age_s) is expected
+
+
+def test_live_worker_of_the_same_job_is_not_robbed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from pipeline.errors import LeaseHeld
+
+    monkeypatch.setenv("SLURM_JOB_ID", "12")
+    with Lease(tmp_path / "x.lease"), pytest.raises(LeaseHeld), Lease(tmp_path / "x.lease"):
+        pass
+
+
+def test_silent_lease_is_taken_over_and_its_holder_notices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from pipeline import lease
+    from pipeline.errors import LeaseLost
+
+    monkeypatch.setattr(lease, "HEARTBEAT_S", 0.05)
+    path = tmp_path / "x.lease"
+    first = Lease(path)
+    with first:
+        first._stop.set()  # its heart stands still
+        first._thread.join()
+        os.utime(path, (time.time() - 700,) * 2)
+        with Lease(path) as second:
+            first._stop.clear()
+            first._beat()
+            with pytest.raises(LeaseLost, match="taken over"):
+                first.check()
+            second.check()
+
+
+def test_heartbeat_keeps_the_lease_young(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from pipeline import lease
+
+    monkeypatch.setattr(lease, "HEARTBEAT_S", 0.02)
+    path = tmp_path / "x.lease"
+    with Lease(path):
+        os.utime(path, (time.time() - 300,) * 2)
+        deadline = time.monotonic() + 10
+        while time.time() - path.stat().st_mtime > 100 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert time.time() - path.stat().st_mtime < 100
