@@ -28,18 +28,31 @@ NEAR_M = 0.05
 
 @dataclass
 class Shapes:
-    """A growing list of shapes; `axes` holds the half-axes as columns (metres), `tint` multiplies the material."""
+    """A growing list of shapes; `axes` holds the half-axes as columns (metres), `tint` multiplies the material.
+
+    `anchor` is where a shape's middle lies in its material's noise volume (metres): parts of one body that give their
+    places in the body share one continuous fur. Without it every shape gets a place of its own.
+    """
 
     kind: list[int] = field(default_factory=list)
     centre: list[F64] = field(default_factory=list)
     axes: list[F64] = field(default_factory=list)
     material: list[str] = field(default_factory=list)
     tint: list[tuple[float, float, float]] = field(default_factory=list)
+    anchor: list[F64 | None] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.kind)
 
-    def add(self, kind: int, centre: Point, axes: F64, material: str, tint: Sequence[float] = (1.0, 1.0, 1.0)) -> None:
+    def add(
+        self,
+        kind: int,
+        centre: Point,
+        axes: F64,
+        material: str,
+        tint: Sequence[float] = (1.0, 1.0, 1.0),
+        anchor: F64 | None = None,
+    ) -> None:
         """Append one shape.
 
         Args:
@@ -49,16 +62,18 @@ class Shapes:
             axes: (3, 3) half-axes as columns, metres, linearly independent.
             material: name of the material.
             tint: linear RGB factor on the material's colour.
+            anchor: (3,) place in the noise volume, metres.
         """
         self.kind.append(kind)
         self.centre.append(np.asarray(centre, dtype=np.float64))
         self.axes.append(np.asarray(axes, dtype=np.float64))
         self.material.append(material)
         self.tint.append((float(tint[0]), float(tint[1]), float(tint[2])))
+        self.anchor.append(anchor)
 
     def extend(self, other: "Shapes") -> "Shapes":
         """A new list with `other` behind this one; neither is changed."""
-        names = ("kind", "centre", "axes", "material", "tint")
+        names = ("kind", "centre", "axes", "material", "tint", "anchor")
         return Shapes(**{name: getattr(self, name) + getattr(other, name) for name in names})
 
     def ellipsoid(
@@ -69,9 +84,16 @@ class Shapes:
         *,
         turn: F64 | None = None,
         tint: Sequence[float] = (1.0, 1.0, 1.0),
+        anchor: F64 | None = None,
     ) -> None:
         """A sphere (one radius) or ellipsoid (three), turned by a (3, 3) rotation; metres."""
-        self.add(ELLIPSOID, centre, _scaled(radii, turn), material, tint)
+        self.add(ELLIPSOID, centre, _scaled(radii, turn), material, tint, anchor)
+
+    def dome(
+        self, centre: Point, radii: Sequence[float], material: str, *, tint: Sequence[float] = (1.0, 1.0, 1.0)
+    ) -> None:
+        """The upper half of an ellipsoid, a thin shell that is open below; metres."""
+        self.add(DOME, centre, _scaled(radii, None), material, tint)
 
     def box(
         self,
@@ -153,6 +175,11 @@ class Frozen:
         self.inverse32 = self.inverse.astype(np.float32)
         self.centre32 = self.centre.astype(np.float32)
         self.half32 = self.half.astype(np.float32)
+        # The default places are irrational steps, so that the leaves of a bush are not all one leaf.
+        steps = np.arange(len(shapes))[:, None] * np.array([0.7549, 0.5698, 0.8191])
+        self.anchor32: F32 = np.array(
+            [step if a is None else a for a, step in zip(shapes.anchor, steps, strict=True)], dtype=np.float32
+        ).reshape(-1, 3)
 
     def __len__(self) -> int:
         return len(self.kind)

@@ -15,7 +15,7 @@ RGB = tuple[float, float, float]
 SKY_GROUPS, SKY_PER_GROUP = 9, 3
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Lighting:
     """Everything that shines. Directions are world unit vectors, colours linear RGB.
 
@@ -26,6 +26,7 @@ class Lighting:
         ground: radiance that the ground throws back from below.
         haze: colour that distance fades to.
         haze_m: distance of 63 % haze, metres.
+        clouds: (n, n) periodic cover in [0, 1] on a high layer, None for a clear sky; `cloud` is its colour.
         lamps: positions (metres) and intensities of small lights that fall off with distance squared.
     """
 
@@ -37,7 +38,8 @@ class Lighting:
     haze: RGB
     haze_m: float
     lamps: tuple[tuple[RGB, RGB], ...] = ()
-    glow: RGB = (0.0, 0.0, 0.0)
+    clouds: F32 | None = None
+    cloud: RGB = (1.0, 1.0, 1.0)
 
 
 @dataclass
@@ -141,6 +143,6 @@ class Visibility:
         )
 
     def draw(self, shapes: Frozen, casts: np.ndarray) -> "Visibility":
-        """Copies of the maps with these shapes added; what is smaller than a texel is left out of the coarse ones."""
-        large = casts & (shapes.half.max(axis=1, initial=0.0) > float(self.sky[0].texel.max()))
+        """Copies of the maps with these shapes added; what is thinner than a texel is left out of the coarse ones."""
+        large = casts & (np.sort(shapes.half, axis=1)[:, 1] > 0.7 * float(self.sky[0].texel.max()))
         return Visibility(self.sun.draw(shapes, casts), [m.draw(shapes, large) for m in self.sky])

@@ -1,7 +1,8 @@
 """The all-in-focus frame of a scene with its depth, and the light along a batch of rays.
 
-Frame and photograph (photograph.py) both use the scene's own focal length unless BOTH are given another one: the image distance is f, so f is the field of
-view as well, and a frame only belongs to a photograph of the same f. The photograph refuses a lens that disagrees.
+Frame and photograph (photograph.py) both use the scene's own focal length unless BOTH are given another one: the image
+distance is f, so f is the field of view as well, and a frame only belongs to a photograph of the same f. The photograph
+refuses a lens that disagrees.
 """
 
 from dataclasses import dataclass

@@ -81,7 +81,15 @@ def shade(
 def _sky(lighting: Lighting, direction: list[F32]) -> list[F32]:
     up = direction[1] / np.sqrt(direction[0] ** 2 + direction[1] ** 2 + direction[2] ** 2)
     blend = np.clip(up, 0, 1) ** 0.6
-    return [h + (z - h) * blend for h, z in zip(lighting.horizon, lighting.zenith, strict=True)]
+    sky = [h + (z - h) * blend for h, z in zip(lighting.horizon, lighting.zenith, strict=True)]
+    if lighting.clouds is None:
+        return sky
+    size = lighting.clouds.shape[0]
+    away = np.float32(size / 5) / (np.abs(up) + np.float32(0.12))  # a layer 5 times as wide as high, then it repeats
+    scale = away * (up / np.where(direction[1] == 0, 1, direction[1]))
+    u, v = (direction[0] * scale).astype(np.int32) % size, (direction[2] * scale).astype(np.int32) % size
+    cover = lighting.clouds.ravel()[v * size + u] * np.clip(up * 5, 0, 1)
+    return [s + (c - s) * cover for s, c in zip(sky, lighting.cloud, strict=True)]
 
 
 def _lit(
@@ -100,7 +108,8 @@ def _lit(
     for index in np.flatnonzero(np.bincount(owner, minlength=len(world.materials))).tolist():
         material = world.materials[index]
         sel = np.flatnonzero(owner == index)
-        part = surface(material, world.shapes, ids[sel], [p[sel] for p in point], [d[sel] for d in towards])
+        picked = [p[sel] for p in point], [d[sel] for d in towards]
+        part = surface(material, world.shapes, ids[sel], *picked, sample.jitter)
         for j in range(3):
             normal[j, sel], colour[j, sel] = part.normal[j], part.colour[j]
             if material.glow is not None:

@@ -169,11 +169,11 @@ def sign(text: str, ink: tuple, paper: tuple, seed: int, scale: int = 12, margin
     return (mix(paper, ink, big) * worn[..., None]).astype(np.float32)
 
 
-def volume(size: int, seed: int, octaves: int = 4) -> F32:
+def volume(size: int, seed: int, octaves: int = 4, first: int = 4) -> F32:
     """(size, size, size) periodic noise in [0, 1] for solid materials such as fur, leaves and rocks."""
     total, weight = np.zeros((size, size, size), np.float32), 1.0
     for octave in range(octaves):
-        cells = 4 * 2**octave
+        cells = first * 2**octave
         lattice = generator("volume", seed, octave).random((cells, cells, cells), dtype=np.float32)
         low, high, t = _lattice_axis(size, cells)
         for axis in range(3):
@@ -184,3 +184,26 @@ def volume(size: int, seed: int, octaves: int = 4) -> F32:
         total += weight * (lattice - 0.5)
         weight *= 0.7
     return np.clip(total / (3.2 * total.std()) + 0.5, 0, 1).astype(np.float32)
+
+
+def relief(solid: F32) -> F32:
+    """(n, n, n, 3) slope of a periodic volume in units per texel: tilts normals, so that fur and rock catch the light."""
+    slopes = [(np.roll(solid, -1, axis) - np.roll(solid, 1, axis)) / 2 for axis in range(3)]
+    return np.stack(slopes, axis=-1).astype(np.float32)
+
+
+def window(height: int, width: int, seed: int) -> F32:
+    """A lit window from outside: warm room, curtains at the sides, a dark sill with things on it, glazing bars."""
+    rng = generator("window", seed)
+    y = np.linspace(0, 1, height, dtype=np.float32)[:, None]
+    x = np.linspace(-1, 1, width, dtype=np.float32)[None, :]
+    light = 1.15 - 0.55 * (y - 0.25) ** 2 - 0.35 * x**2
+    folds = 0.75 + 0.25 * np.sin(x * 40 + 2 * np.sin(y * 3))
+    light = np.where(np.abs(x) > 0.62 + 0.08 * y, light * 0.55 * folds, light)
+    for _ in range(4):
+        at, tall, half = rng.uniform(-0.6, 0.6), rng.uniform(0.12, 0.45), rng.uniform(0.04, 0.12)
+        light = np.where((np.abs(x - at) < half) & (y > 1 - tall), light * 0.3, light)
+    bars = (np.abs(x) < 0.035) | (np.abs(y - 0.36) < 0.018) | (y > 0.975) | (y < 0.02) | (np.abs(x) > 0.97)
+    light = np.where(bars, 0.06, light).astype(np.float32)
+    warm = np.stack([light, light**1.15, light**1.5], axis=-1)
+    return np.asarray(warm, np.float32)

@@ -7,14 +7,14 @@ from pipeline.raytrace.camera import Pose
 from pipeline.raytrace.geometry import F64, Shapes
 from pipeline.raytrace.light import RGB, Lighting
 from pipeline.raytrace.material import Material
-from pipeline.raytrace.scenes.kit import Vary, blade, grass, limb, tree, turn
+from pipeline.raytrace.scenes.kit import Vary, blade, grass, tree, tube, turn
 from pipeline.raytrace.world import RayScene
 
 
 def build(seed: int = 0) -> RayScene:
     """The scene; seed 0 is the canonical one, others vary colours, places and the camera's path."""
     vary = Vary("bear", seed)
-    fur = vary.colour((0.22, 0.115, 0.052))
+    fur = vary.colour((0.185, 0.098, 0.048))
     pace = vary.number(0.62, 0.2)
     start = vary.number(-0.75, 0.25)
     depth = vary.number(3.9, 0.5)
@@ -49,7 +49,9 @@ def build(seed: int = 0) -> RayScene:
             horizon=(0.86, 0.88, 0.86),
             ground=(0.22, 0.20, 0.12),
             haze=(0.72, 0.78, 0.84),
-            haze_m=95.0,
+            haze_m=150.0,
+            clouds=np.clip(tx.noise(512, 512, 5, seed + 18, octaves=6, falloff=0.6) * 3.0 - 1.35, 0, 1),
+            cloud=(1.0, 0.97, 0.93),
         ),
         low=(-5.5, -0.1, 0.4),
         high=(6.0, 3.4, 10.0),
@@ -64,16 +66,24 @@ def _materials(seed: int, vary: Vary) -> dict[str, Material]:
     earth = tx.speckle(1024, 1024, (0.10, 0.075, 0.042), (0.30, 0.235, 0.14), 6, seed + 13, 1.6)
     lawn = tx.speckle(1024, 1024, (0.05, 0.085, 0.018), (0.20, 0.26, 0.06), 20, seed + 14, 2.2)
     patches = np.clip(tx.noise(1024, 1024, 3, seed + 15, octaves=5) * 3.6 - 1.3, 0, 1)
-    rough, fine = tx.volume(64, seed + 16), tx.volume(64, seed + 17, octaves=4)
+    rough, fine = tx.volume(64, seed + 16), tx.volume(64, seed + 17, octaves=2, first=16)
+    rough_slope, fine_slope = tx.relief(rough), tx.relief(fine)
     return {
         "ground": Material(texture=tx.mix(earth, lawn, patches), size_m=(4.2, 4.2)),
         "wall": Material(texture=wall, size_m=(4.4, 2.2)),
-        "rock": Material(colour=vary.colour((0.34, 0.31, 0.27), 0.1), volume=rough, volume_m=0.9, grain=0.55),
-        "fur": Material(volume=fine, volume_m=0.42, grain=0.62),
+        "rock": Material(
+            colour=vary.colour((0.25, 0.228, 0.205), 0.1),
+            volume=rough,
+            volume_m=0.8,
+            grain=0.45,
+            relief=rough_slope,
+            bump=2.2,
+        ),
+        "fur": Material(volume=fine, volume_m=0.36, stretch=(2.0, 1.2, 1.0), grain=0.30, relief=fine_slope, bump=0.75),
         "skin": Material(colour=(0.016, 0.013, 0.012)),
         "shine": Material(colour=(1.0, 0.95, 0.9), glow=(0.9, 0.9, 0.9)),
         "leaf": Material(volume=fine, volume_m=0.12, grain=0.22, through=0.55),
-        "leaves": Material(volume=rough, volume_m=3.0, grain=0.75),
+        "leaves": Material(volume=fine, volume_m=2.6, grain=0.75, relief=fine_slope, bump=2.4, through=0.15),
         "bark": Material(colour=(0.14, 0.10, 0.07), volume=rough, volume_m=0.8, grain=0.5),
         "hill": Material(volume=rough, volume_m=45.0, grain=0.25, casts=False),
     }
@@ -110,7 +120,7 @@ def _surroundings(vary: Vary) -> Shapes:
     for x, z in ((-1.6, 2.7), (1.35, 2.65), (-0.3, 2.9), (0.75, 3.05)):
         grass(shapes, rng, (x, z), 0.15, 6, "leaf", (0.22, 0.30, 0.07))
     for x, z, h in ((-7.5, 14.0, 4.6), (-3.0, 17.0, 5.6), (2.2, 15.0, 4.4), (7.0, 16.0, 6.2), (11.5, 19.0, 6.5)):
-        tree(shapes, rng, (x, 0.0, z), vary.number(h, 0.7), h * 0.36, 9, (0.12, 0.17, 0.05))
+        tree(shapes, rng, (x, 0.0, z), vary.number(h, 0.7), h * 0.34, 20, (0.105, 0.15, 0.04))
     for x, z, w, h in ((-45.0, 110.0, 60.0, 17.0), (40.0, 130.0, 75.0, 24.0), (0.0, 190.0, 120.0, 32.0)):
         shapes.ellipsoid((x, -2.0, z), (w, h, 22.0), "hill", tint=(0.12, 0.19, 0.10))
     return shapes
@@ -119,9 +129,9 @@ def _surroundings(vary: Vary) -> Shapes:
 def _near_leaves(shapes: Shapes, seed: int, time_s: float) -> None:
     """Grass at the lower edge and a twig in the upper corner, 0.75 to 1.3 m away, that sway a little."""
     rng = Vary("bear-near", seed).rng
-    for i in range(40):
+    for i in range(52):
         side = -1 if i % 5 < 3 else 1
-        x = side * float(rng.uniform(0.16, 0.62)) - 0.1
+        x = side * float(rng.uniform(0.2, 0.68)) - 0.08
         z = float(rng.uniform(0.78, 1.3))
         low, size = 0.45, float(rng.uniform(0.22, 0.5))
         sway = 0.02 * np.sin(2 * np.pi * (0.7 * time_s + float(rng.random())))
@@ -129,9 +139,9 @@ def _near_leaves(shapes: Shapes, seed: int, time_s: float) -> None:
         root: F64 = np.array([x, low, z])
         tip = root + np.array([lean * size + sway, size, float(rng.normal(0, 0.05))])
         shade = float(rng.uniform(0.65, 1.3))
-        blade(shapes, root, tip, float(rng.uniform(0.006, 0.011)), "leaf", (0.20 * shade, 0.30 * shade, 0.06))
-    for i in range(16):
-        along = i / 15
+        blade(shapes, root, tip, float(rng.uniform(0.0035, 0.007)), "leaf", (0.17 * shade, 0.25 * shade, 0.045))
+    for i in range(22):
+        along = i / 21
         at: F64 = np.array([0.62 - 0.42 * along, 1.27 - 0.07 * along + 0.03 * along**2, 1.05 + 0.1 * along])
         at[1] += 0.006 * np.sin(2 * np.pi * (0.6 * time_s + along))
         drop = np.array([float(rng.normal(-0.3, 0.5)), -1.0 if i % 2 else 0.55, float(rng.normal(0, 0.4))])
@@ -152,23 +162,37 @@ def _bear(shapes: Shapes, base: F64, phase: float, fur: RGB) -> None:
         x: float, y: float, z: float, radii: tuple[float, float, float], tilt: float = 0.0, dark: float = 1.0
     ) -> None:
         tint = (fur[0] * dark, fur[1] * dark, fur[2] * dark)
-        shapes.ellipsoid(at(x, y + bob, z), radii, "fur", turn=turn(roll=tilt), tint=tint)
+        middle = at(x, y + bob, z)
+        shapes.ellipsoid(middle, radii, "fur", turn=turn(roll=tilt), tint=tint, anchor=middle - base)
 
     nod = 0.03 * np.sin(2 * phase + 0.8)
-    part(-0.02, 0.74, 0, (0.66, 0.36, 0.33))
-    part(0.33, 0.83, 0, (0.37, 0.34, 0.30), -0.15, 1.08)
-    part(-0.42, 0.76, 0, (0.37, 0.37, 0.33), 0.1, 0.95)
-    part(0.68, 0.84 + nod * 0.5, 0, (0.32, 0.235, 0.225), -0.12)
-    part(0.95, 0.86 + nod, 0, (0.205, 0.20, 0.20), 0.0, 1.1)
-    part(0.93, 0.80 + nod, 0, (0.17, 0.16, 0.215), 0.0, 1.0)
-    part(1.12, 0.795 + nod, 0, (0.165, 0.10, 0.105), -0.18, 1.75)
-    part(-0.79, 0.86, 0, (0.08, 0.07, 0.07), 0.0, 0.9)
+    spine = [
+        (-0.62, 0.78, 0.17, 0.17),
+        (-0.50, 0.78, 0.30, 0.27),
+        (-0.28, 0.77, 0.35, 0.325),
+        (0.0, 0.745, 0.345, 0.335),
+    ]
+    spine += [
+        (0.25, 0.80, 0.35, 0.31),
+        (0.45, 0.835, 0.31, 0.27),
+        (0.64, 0.85, 0.225, 0.215),
+        (0.82, 0.86, 0.165, 0.17),
+    ]
+    lift = np.linspace(0, 1, len(spine)) ** 3 * nod
+    points = [at(x, y + bob + up, 0) for (x, y, _, _), up in zip(spine, lift, strict=True)]
+    tube(shapes, points, [(r, deep) for _, _, r, deep in spine], 22, "fur", fur)
+    part(0.30, 1.0, 0, (0.26, 0.17, 0.17), -0.2, 1.0)
+    part(0.95, 0.87 + nod, 0, (0.20, 0.19, 0.195), 0.0, 1.05)
+    part(0.94, 0.80 + nod, 0, (0.16, 0.15, 0.215), 0.0, 1.0)
+    part(1.05, 0.82 + nod, 0, (0.16, 0.125, 0.13), -0.15, 1.2)
+    part(1.14, 0.795 + nod, 0, (0.14, 0.092, 0.10), -0.18, 1.7)
+    part(-0.79, 0.87, 0, (0.085, 0.07, 0.07), 0.0, 0.9)
     shapes.ellipsoid(at(1.265, 0.80 + nod + bob, 0), (0.036, 0.032, 0.042), "skin")
     for z in (-1.0, 1.0):
         part(0.86, 1.045 + nod, 0.135 * z, (0.052, 0.085, 0.075), 0.15, 0.85)
         part(0.885, 1.04 + nod, 0.145 * z, (0.035, 0.058, 0.055), 0.15, 0.4)
-        shapes.ellipsoid(at(1.055, 0.905 + nod + bob, 0.125 * z), 0.027, "skin")
-        shapes.ellipsoid(at(1.062, 0.915 + nod + bob, 0.150 * z), 0.006, "shine")
+        shapes.ellipsoid(at(1.06, 0.905 + nod + bob, 0.150 * z), 0.026, "skin")
+        shapes.ellipsoid(at(1.068, 0.915 + nod + bob, 0.172 * z), 0.006, "shine")
     # A walk: the legs of one side follow each other by a quarter, the two sides by a half.
     for x, z, offset, hind in (
         (0.42, -0.18, 0.0, 0),
@@ -183,7 +207,8 @@ def _bear(shapes: Shapes, base: F64, phase: float, fur: RGB) -> None:
         foot = at(x + 0.56 * np.sin(angle), 0.075 + lift, z)
         dark = 0.72 if z > 0 else 0.92
         tint = (fur[0] * dark, fur[1] * dark, fur[2] * dark)
-        limb(shapes, hip, knee, 0.19 if hind else 0.165, 0.125, "fur", tint)
-        limb(shapes, knee, foot, 0.115, 0.095, "fur", tint)
+        thick = 0.21 if hind else 0.175
+        sizes = [(thick, 0.15), (thick * 0.92, 0.145), (0.118, 0.12), (0.098, 0.10)]
+        tube(shapes, [hip, (hip * 0.55 + knee * 0.45), knee, foot], sizes, 9, "fur", tint)
         paw = at(x + 0.56 * np.sin(angle) + 0.055, 0.062 + lift, z)
         shapes.ellipsoid(paw, (0.145, 0.068, 0.10), "fur", tint=(tint[0] * 0.6, tint[1] * 0.6, tint[2] * 0.6))

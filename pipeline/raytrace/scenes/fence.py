@@ -10,14 +10,29 @@ from pipeline.raytrace.material import Material
 from pipeline.raytrace.scenes.kit import Vary, car, person, tree
 from pipeline.raytrace.world import RayScene
 
+COATS: tuple[RGB, ...] = (
+    (0.55, 0.10, 0.06),
+    (0.06, 0.30, 0.20),
+    (0.60, 0.38, 0.08),
+    (0.10, 0.16, 0.42),
+    (0.45, 0.12, 0.35),
+)
+PAINTS: tuple[RGB, ...] = (
+    (0.05, 0.20, 0.30),
+    (0.45, 0.05, 0.04),
+    (0.60, 0.52, 0.38),
+    (0.08, 0.22, 0.10),
+    (0.62, 0.34, 0.04),
+)
+HATS: tuple[RGB, ...] = ((0.62, 0.42, 0.10), (0.08, 0.10, 0.14), (0.50, 0.08, 0.10), (0.10, 0.32, 0.40))
 SIGNS = ("BOKEH", "LENS SHOP", "CAFE", "BAKER", "PRINT", "COFFEE")
 
 
 def build(seed: int = 0) -> RayScene:
     """The scene; seed 0 is the canonical one, others vary colours, the sign, the walker and the camera's path."""
     vary = Vary("fence", seed)
-    coat, trousers = vary.colour((0.55, 0.10, 0.06), 0.8), vary.colour((0.07, 0.09, 0.16), 0.4)
-    paint = vary.colour((0.05, 0.20, 0.30), 0.8)
+    coat, trousers = vary.paint(COATS), vary.colour((0.07, 0.09, 0.16), 0.4)
+    paint, hat = vary.paint(PAINTS), vary.paint(HATS)
     start, pace = vary.number(-0.75, 0.3), vary.number(0.85, 0.25)
     car_start, car_pace = vary.number(17.0, 2.0), vary.number(-2.6, 0.8)
     height, drift = vary.number(1.35, 0.1), vary.number(0.30, 0.25)
@@ -27,10 +42,10 @@ def build(seed: int = 0) -> RayScene:
 
     def moving(time_s: float) -> Shapes:
         shapes = Shapes()
-        person(shapes, (start + pace * time_s, 4.1), 2 * np.pi * time_s / 1.05, 0.0, coat, trousers, (0.62, 0.42, 0.10))
+        person(shapes, (start + pace * time_s, 4.1), 2 * np.pi * time_s / 1.05, 0.0, coat, trousers, hat)
         car(shapes, (1.55, car_start + car_pace * time_s), np.pi / 2, paint, lights=False)
         hop = abs(np.sin(np.pi * (time_s / 0.62 + 0.2)))
-        shapes.ellipsoid((start + pace * time_s + 1.15, 0.14 + 0.42 * hop, 3.7), 0.14, "ball")
+        shapes.ellipsoid((start + pace * time_s + 1.15, 0.14 + 0.42 * hop, 4.7), 0.14, "ball")
         return shapes
 
     def path(time_s: float) -> Pose:
@@ -52,7 +67,9 @@ def build(seed: int = 0) -> RayScene:
             horizon=(0.88, 0.87, 0.82),
             ground=(0.22, 0.19, 0.16),
             haze=(0.80, 0.80, 0.78),
-            haze_m=110.0,
+            haze_m=170.0,
+            clouds=np.clip(tx.noise(512, 512, 5, seed + 32, octaves=6, falloff=0.6) * 3.0 - 1.3, 0, 1),
+            cloud=(1.0, 0.97, 0.93),
         ),
         low=(-7.5, -0.1, 0.5),
         high=(8.5, 7.5, 26.0),
@@ -73,7 +90,8 @@ def _materials(seed: int, vary: Vary) -> dict[str, Material]:
     render = tx.speckle(512, 512, (0.72, 0.62, 0.45), (0.88, 0.78, 0.60), 5, seed + 25, 0.5)
     awning = tx.stripes(256, 256, 4, vary.colour((0.62, 0.09, 0.07), 0.6), (0.85, 0.80, 0.70), seed + 26)
     words = tx.sign(vary.pick(SIGNS), (0.92, 0.82, 0.50), vary.colour((0.035, 0.12, 0.09), 0.6), seed + 27)
-    rough = tx.volume(64, seed + 28)
+    rough, fine = tx.volume(64, seed + 28), tx.volume(64, seed + 31, octaves=2, first=16)
+    slope = tx.relief(fine)
     return {
         "road": Material(texture=sett, size_m=(2.4, 2.4)),
         "slabs": Material(texture=slabs, size_m=(2.4, 2.4)),
@@ -85,7 +103,7 @@ def _materials(seed: int, vary: Vary) -> dict[str, Material]:
         "pane": Material(colour=(0.055, 0.075, 0.095), volume=rough, volume_m=4.0, grain=0.8),
         "wood": Material(texture=tx.stripes(256, 256, 6, (0.19, 0.09, 0.04), (0.24, 0.12, 0.055), seed + 29)),
         "awning": Material(texture=awning, size_m=(1.6, 1.6), through=0.3),
-        "sign": Material(texture=words, size_m=(2 * 0.085 * words.shape[1] / words.shape[0] * 3.0, 0.51)),
+        "sign": Material(texture=words, fit=True),
         "roof": Material(colour=(0.24, 0.13, 0.10), volume=rough, volume_m=1.2, grain=0.4),
         "iron": Material(colour=(0.022, 0.026, 0.026), volume=rough, volume_m=0.15, grain=0.5),
         "cloth": Material(volume=rough, volume_m=0.35, grain=0.28),
@@ -98,7 +116,8 @@ def _materials(seed: int, vary: Vary) -> dict[str, Material]:
         "ball": Material(
             texture=tx.stripes(64, 64, 3, (0.85, 0.75, 0.1), (0.10, 0.25, 0.6), seed + 30), size_m=(0.28, 0.28)
         ),
-        "leaves": Material(volume=rough, volume_m=2.2, grain=0.75),
+        "leaves": Material(volume=fine, volume_m=2.2, grain=0.75, relief=slope, bump=2.4, through=0.15),
+        "flowers": Material(volume=fine, volume_m=0.7, grain=0.7, relief=slope, bump=1.5),
         "bark": Material(colour=(0.15, 0.11, 0.08), volume=rough, volume_m=0.8, grain=0.5),
     }
 
@@ -128,6 +147,10 @@ def _house(shapes: Shapes, vary: Vary, side: float, z: float, length: float, hei
                 for pane_z in (-0.21, 0.21):
                     shapes.box((front + inward * 0.02, y + pane_y, centre_z + pane_z), (0.02, 0.29, 0.18), "pane")
             shapes.box((front + inward * 0.06, y - 0.76, centre_z), (0.12, 0.05, 0.56), "stone")
+            if (column + storey + round(z)) % 2 == 0:
+                for at, tint in ((-0.22, (0.62, 0.05, 0.07)), (0.2, (0.12, 0.22, 0.04))):
+                    centre = (front + inward * 0.10, y - 0.62, centre_z + at)
+                    shapes.ellipsoid(centre, (0.11, 0.13, 0.26), "flowers", tint=tint)
 
 
 def _street(vary: Vary) -> Shapes:
@@ -143,12 +166,13 @@ def _street(vary: Vary) -> Shapes:
             wall = ("red", "render", "buff", "red", "buff")[(i + (side > 0) * 3) % 5]
             _house(shapes, vary, side, z, length, height, wall)
             z, i = z + length, i + 1
-    shapes.box((0.0, 4.5, 40.0), (3.2, 4.5, 3.0), "buff")
-    shapes.box((0.0, 11.0, 40.0), (1.5, 3.0, 1.5), "stone")
-    shapes.ellipsoid((0.0, 14.0, 40.0), (1.5, 2.6, 1.5), "roof")
-    shapes.rect((-3.55, 3.02, 8.4), (0.72, 0, 0), (0, 0.255, 0), "sign")
-    shapes.box((-3.55, 3.02, 8.43), (0.76, 0.29, 0.02), "iron")
-    shapes.cylinder((-5.0, 3.42, 8.42), (-2.75, 3.42, 8.42), 0.022, "iron")
+    shapes.box((0.5, 3.4, 44.0), (6.5, 3.4, 3.0), "buff")
+    shapes.box((-0.6, 6.0, 43.0), (1.5, 6.0, 1.5), "stone")
+    shapes.ellipsoid((-0.6, 12.0, 43.0), (1.5, 2.4, 1.5), "roof")
+    shapes.ellipsoid((-0.6, 9.6, 41.4), (0.75, 0.75, 0.12), "frame")
+    shapes.rect((-3.30, 3.36, 8.4), (0.86, 0, 0), (0, 0.29, 0), "sign")
+    shapes.box((-3.30, 3.36, 8.43), (0.90, 0.33, 0.02), "iron")
+    shapes.cylinder((-5.0, 3.78, 8.42), (-2.35, 3.78, 8.42), 0.022, "iron")
     for side, z in ((-5.0, 12.2), (5.0, 8.6)):
         inward = -np.sign(side)
         u, v = np.array([0.0, 0.0, 1.25]), np.array([inward * 0.62, -0.28, 0.0])
@@ -156,8 +180,8 @@ def _street(vary: Vary) -> Shapes:
     for x, z in ((-2.85, 14.0), (2.85, 11.0), (-2.85, 24.0)):
         shapes.cylinder((x, 0.1, z), (x, 3.6, z), 0.05, "iron")
         shapes.ellipsoid((x, 3.75, z), (0.17, 0.24, 0.17), "frame")
-    tree(shapes, rng, (2.95, 0.0, 16.5), 5.0, 1.7, 12, (0.14, 0.20, 0.05))
-    tree(shapes, rng, (-2.95, 0.0, 19.0), 4.6, 1.6, 12, (0.17, 0.20, 0.05))
+    tree(shapes, rng, (2.95, 0.0, 16.5), 5.0, 1.5, 20, (0.12, 0.18, 0.04))
+    tree(shapes, rng, (-2.95, 0.0, 19.0), 4.6, 1.4, 20, (0.16, 0.18, 0.04))
     return shapes
 
 

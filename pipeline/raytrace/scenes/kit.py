@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from pipeline.raytrace.geometry import F64, Shapes
+from pipeline.raytrace.geometry import DOME, F64, Shapes
 from pipeline.raytrace.light import RGB
 from pipeline.raytrace.textures import generator
 
@@ -24,6 +24,11 @@ class Vary:
         draw = self.rng.uniform(-spread, spread, 3) * (self.seed != 0)
         r, g, b = (float(c * (1 + d)) for c, d in zip(base, draw, strict=True))
         return r, g, b
+
+    def paint(self, options: tuple[RGB, ...]) -> RGB:
+        """The first colour, or one of them a little changed."""
+        draw = int(self.rng.integers(len(options)))
+        return self.colour(options[0 if self.seed == 0 else draw], 0.2)
 
     def pick(self, options: tuple[str, ...]) -> str:
         """The first option, or any."""
@@ -64,16 +69,46 @@ def grass(
         )
 
 
+def tube(
+    shapes: Shapes, points: list[F64], radii: list[tuple[float, float]], count: int, material: str, tint: RGB
+) -> None:
+    """A smooth body along a path: many overlapping ellipsoids.
+
+    Args:
+        shapes: list to add to.
+        points: path, metres; the ellipsoids are spread evenly over its length.
+        radii: (in the picture plane, along z) at every point, metres.
+        count: how many ellipsoids.
+        material: its name.
+        tint: linear colour factor.
+    """
+    path, size, origin = np.stack(points), np.array(radii), points[0]
+    length = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(path, axis=0), axis=1))])
+    at = np.linspace(0, length[-1], count)
+    centre = np.stack([np.interp(at, length, path[:, j]) for j in range(3)], axis=1)
+    radius = np.stack([np.interp(at, length, size[:, j]) for j in range(2)], axis=1)
+    # Rounded once along the path, or the corners between two points would show.
+    centre[1:-1] = (centre[:-2] + 2 * centre[1:-1] + centre[2:]) / 4
+    radius[1:-1] = (radius[:-2] + 2 * radius[1:-1] + radius[2:]) / 4
+    heading = np.gradient(centre, axis=0)
+    for i, (c, (r, deep)) in enumerate(zip(centre, radius.tolist(), strict=True)):
+        # Long ones meet at flat angles and leave no ribs; near the ends they must not stick out.
+        long = min(1.6 * r, 0.75 * r + min(at[i], length[-1] - at[i]))
+        tilt = turn(roll=float(np.arctan2(heading[i, 1], heading[i, 0])))
+        shapes.ellipsoid(c, (long, r, deep), material, turn=tilt, tint=tint, anchor=tilt.T @ (c - origin))
+
+
 def limb(shapes: Shapes, a: F64, b: F64, thick: float, thin: float, material: str, tint: RGB = (1.0, 1.0, 1.0)) -> None:
-    """A tapering limb of two ellipsoids that overlap, from a (thick) to b (thin), metres."""
+    """A tapering limb of four ellipsoids that overlap, from a (thick) to b (thin), metres."""
     axis = (b - a) / 2
     side = np.cross(axis, np.array([0.0, 0.0, 1.0]))
     side /= np.linalg.norm(side)
     other = np.cross(axis, side)
     other /= np.linalg.norm(other)
-    for start, end, radius in ((-0.25, 0.75, thick), (0.2, 1.12, thin)):
-        p, q = a + (b - a) * start, a + (b - a) * end
-        shapes.add(0, (p + q) / 2, np.stack([side * radius, (q - p) / 2, other * radius], axis=1), material, tint)
+    for i in range(4):
+        radius = thick + (thin - thick) * i / 3
+        centre = a + (b - a) * (0.06 + 0.29 * i)
+        shapes.add(0, centre, np.stack([side * radius, axis * 0.62, other * radius], axis=1), material, tint)
 
 
 def tree(
@@ -87,14 +122,18 @@ def tree(
 ) -> None:
     """A trunk and a crown of leafy ellipsoids ("bark" and "leaves" materials), metres."""
     x, y, z = base
-    shapes.cylinder((x, y, z), (x + 0.05 * height, y + height * 0.6, z), 0.035 * height, "bark")
-    for _ in range(clumps):
-        offset = rng.normal(0, 0.42, 3) * spread
-        radius = spread * rng.uniform(0.28, 0.5)
-        shade = float(rng.uniform(0.7, 1.25))
-        centre = (x + offset[0], y + height * 0.78 + offset[1] * 0.7, z + offset[2])
+    shapes.cylinder((x, y, z), (x + 0.05 * height, y + height * 0.7, z), 0.032 * height, "bark")
+    for i in range(clumps):
+        # Evenly over a ball by the golden angle, then shaken: a full crown without lumps of chance.
+        up, angle = 1 - 2 * (i + 0.5) / clumps, 2.4 * i
+        ring = np.sqrt(1 - up * up)
+        offset = np.array([ring * np.cos(angle), 0.8 * up, ring * np.sin(angle)]) * spread * 0.72
+        offset += rng.normal(0, 0.10, 3) * spread
+        radius = spread * rng.uniform(0.26, 0.42)
+        shade = float(rng.uniform(0.75, 1.2))
+        centre = (x + 0.05 * height + offset[0], y + height * 0.78 + offset[1], z + offset[2])
         shapes.ellipsoid(
-            centre, (radius, radius * 0.8, radius), "leaves", tint=(tint[0] * shade, tint[1] * shade, tint[2] * shade)
+            centre, (radius, radius * 0.82, radius), "leaves", tint=(tint[0] * shade, tint[1] * shade, tint[2] * shade)
         )
 
 
@@ -121,8 +160,9 @@ def person(
         hand = (-0.5 * np.sin(angle) * 0.8, 0.84 + 0.05 * abs(swing), side * 2.5)
         limb(shapes, place(0, 1.40, side * 1.9), place(*hand), 0.062, 0.045, "cloth", coat)
         shapes.ellipsoid(place(hand[0], hand[1] - 0.05, hand[2]), 0.045, "skin")
-    shapes.ellipsoid(place(0, 1.16, 0), (0.15, 0.36, 0.21), "cloth", turn=rotation, tint=coat)
-    shapes.ellipsoid(place(0, 0.90, 0), (0.16, 0.24, 0.20), "cloth", turn=rotation, tint=coat)
+    shapes.add(DOME, place(0, 0.66, 0), rotation * np.array([0.205, 0.83, 0.25])[None, :], "cloth", coat)
+    shapes.ellipsoid(place(0, 1.31, 0), (0.125, 0.155, 0.205), "cloth", turn=rotation, tint=coat)
+    shapes.ellipsoid(place(0.01, 1.46, 0), (0.085, 0.05, 0.09), "cloth", turn=rotation, tint=(0.75, 0.66, 0.5))
     shapes.cylinder(place(0, 1.42, 0), place(0.01, 1.55, 0), 0.05, "skin")
     shapes.ellipsoid(place(0.02, 1.63, 0), (0.10, 0.125, 0.09), "skin", turn=rotation)
     top = hat or (0.05, 0.035, 0.025)

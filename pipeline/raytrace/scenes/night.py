@@ -12,14 +12,21 @@ from pipeline.raytrace.material import Material
 from pipeline.raytrace.scenes.kit import Vary, car, person
 from pipeline.raytrace.world import RayScene
 
+COATS: tuple[RGB, ...] = ((0.42, 0.06, 0.05), (0.08, 0.14, 0.30), (0.42, 0.28, 0.10), (0.10, 0.24, 0.16))
+UMBRELLAS: tuple[RGB, ...] = (
+    (0.65, 0.05, 0.04),
+    (0.60, 0.42, 0.05),
+    (0.06, 0.22, 0.50),
+    (0.08, 0.38, 0.26),
+    (0.60, 0.60, 0.62),
+)
 BULBS: tuple[RGB, ...] = ((1.0, 0.55, 0.18), (1.0, 0.62, 0.25), (1.0, 0.28, 0.16), (0.30, 0.62, 1.0), (1.0, 0.80, 0.45))
 
 
 def build(seed: int = 0) -> RayScene:
     """The scene; seed 0 is the canonical one, others vary lights, colours, walker and the camera's path."""
     vary = Vary("night", seed)
-    coat = vary.colour((0.42, 0.06, 0.05), 0.7)
-    umbrella = vary.colour((0.65, 0.05, 0.04), 0.6)
+    coat, umbrella = vary.paint(COATS), vary.paint(UMBRELLAS)
     start, pace = vary.number(-0.55, 0.3), vary.number(0.55, 0.2)
     car_start, car_pace = vary.number(13.5, 1.5), vary.number(-2.2, 0.7)
     height, drift = vary.number(1.25, 0.12), vary.number(0.26, 0.2)
@@ -31,8 +38,8 @@ def build(seed: int = 0) -> RayScene:
         x = start + pace * time_s
         person(shapes, (x, 3.6), 2 * np.pi * time_s / 1.15, 0.0, coat, (0.04, 0.045, 0.07), None)
         shapes.cylinder((x + 0.14, 1.05, 3.5), (x + 0.08, 2.05, 3.52), 0.011, "iron")
-        shapes.ellipsoid((x + 0.08, 1.86, 3.52), (0.56, 0.26, 0.56), "umbrella", tint=umbrella)
-        car(shapes, (1.75, car_start + car_pace * time_s), -np.pi / 2 + np.pi, (0.10, 0.10, 0.12), lights=True)
+        shapes.dome((x + 0.08, 1.80, 3.52), (0.58, 0.30, 0.58), "umbrella", tint=umbrella)
+        car(shapes, (1.75, car_start + car_pace * time_s), -np.pi / 2 + np.pi, (0.05, 0.12, 0.26), lights=True)
         _strings(shapes, seed, time_s)
         return shapes
 
@@ -78,6 +85,8 @@ def _materials(seed: int) -> dict[str, Material]:
     rough = tx.volume(64, seed + 43)
     plain = {name: Material(colour=colour) for name, colour in PLAIN.items()}
     glowing = {name: Material(glow=glow, casts=False) for name, glow in GLOWING.items()}
+    for name in ("window", "shop"):
+        glowing[name] = Material(glow=GLOWING[name], texture=tx.window(160, 110, seed + 44), fit=True)
     return (
         plain
         | glowing
@@ -171,5 +180,11 @@ def _street(vary: Vary) -> Shapes:
         (-1.6, 31.0, "headlight"),
     ):
         shapes.ellipsoid((x, 0.75, z), 0.13, name)
+    for _ in range(34):  # the town at the end of the street
+        colour = BULBS[int(rng.integers(len(BULBS)))]
+        power = float(rng.uniform(0.25, 0.8))
+        place = (float(rng.uniform(-4.3, 4.3)), float(rng.uniform(0.5, 5.5)), float(rng.uniform(27, 42)))
+        size = float(rng.uniform(0.06, 0.11))
+        shapes.ellipsoid(place, size, "bulb", tint=(colour[0] * power, colour[1] * power, colour[2] * power))
     shapes.box((0.0, 5.0, 44.0), (14.0, 5.0, 1.0), "brick")
     return shapes
