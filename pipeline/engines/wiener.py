@@ -50,12 +50,14 @@ class WienerDeblur:
         margin = [min(_MARGIN, side - 1) for side in frame.shape[:2]]
         padded = np.pad(frame.astype(np.float32), ((margin[0],) * 2, (margin[1],) * 2, (0, 0)), mode="reflect")
         spectrum = scipy.fft.rfft2(padded, axes=(0, 1))
-        sharp = scipy.fft.irfft2(spectrum * self._gain(frame, spectrum)[..., None], padded.shape[:2], axes=(0, 1))
+        sharp = scipy.fft.irfft2(
+            spectrum * self._gain(frame, spectrum, padded.shape[1])[..., None], padded.shape[:2], axes=(0, 1)
+        )
         inner = sharp[margin[0] : margin[0] + frame.shape[0], margin[1] : margin[1] + frame.shape[1]]
         return np.clip(np.rint(inner), 0, 255).astype(np.uint8)
 
-    def _gain(self, frame: Picture, spectrum: npt.NDArray[np.complex64]) -> npt.NDArray[np.float32]:
-        rows, columns = spectrum.shape[0], 2 * (spectrum.shape[1] - 1)
+    def _gain(self, frame: Picture, spectrum: npt.NDArray[np.complex64], columns: int) -> npt.NDArray[np.float32]:
+        rows = spectrum.shape[0]
         fy = np.fft.fftfreq(rows).astype(np.float32)[:, None]
         fx = np.arange(spectrum.shape[1], dtype=np.float32)[None] / columns
         squared = fx * fx + fy * fy
