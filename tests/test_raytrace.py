@@ -1,5 +1,6 @@
 """The ray tracer against closed formulas: depth, circle of confusion, orientation, convergence, reproducible files."""
 
+import functools
 import json
 import math
 
@@ -25,10 +26,13 @@ from pipeline.raytrace.geometry import Shapes
 from pipeline.raytrace.lens_samples import opening_area, strata, to_opening
 from pipeline.raytrace.light import Lighting
 from pipeline.raytrace.material import Material
+from pipeline.raytrace.scenes import BUILDERS
 from pipeline.raytrace.textures import bricks
 from pipeline.raytrace.world import RayScene
 
 W, H = 96, 64
+fresh_scene = build_scene
+build_scene = functools.cache(build_scene)  # a scene costs a second; only the tests of determinism need a new one
 
 
 def little_scene(fill, materials=None, f_mm=50.0):
@@ -137,14 +141,13 @@ def test_a_point_light_becomes_a_disc_of_the_contract_radius(depth_m):
 def test_a_plane_in_focus_is_the_all_in_focus_frame():
     stone = bricks(256, 256, 8, 4, ((0.8, 0.3, 0.2), (0.5, 0.4, 0.3)), (0.2, 0.2, 0.2), 1)
     wall = {"light": Material(texture=stone, glow=(1.0, 1.0, 1.0))}
-    wall["light"] = Material(texture=stone, size_m=(1.0, 1.0), glow=(1.0, 1.0, 1.0))
     scene = little_scene(lambda s: s.rect((0, 0, 2.0), (3, 0, 0), (0, 3, 0), "light"), wall)
     sharp = render_frame(scene, 0, width=W, height=H, supersample=16).linear
     assert sharp.std() > 0.05
     focused = render_photograph(scene, 0, scene.lens(1.4, 2.0), width=W, height=H, samples=256)
     assert psnr_db(sharp, focused) > 42
     blurred = render_photograph(scene, 0, scene.lens(1.4, 1.0), width=W, height=H, samples=64)
-    assert psnr_db(sharp, blurred) < 30
+    assert psnr_db(sharp, blurred) < psnr_db(sharp, focused) - 15
 
 
 @pytest.mark.parametrize(("depth_m", "side"), [(6.0, 1.0), (0.35, -1.0)])
@@ -187,11 +190,11 @@ def test_strata_have_equal_area_for_any_count(count):
 
 
 def test_the_photograph_converges_and_states_its_own_error():
-    scene = build_scene("fence")
+    scene = build_scene("night")  # the hardest one
 
     def error(samples):
         pair = [
-            render_photograph(scene, 2, scene.lens(2.0, 4.0), width=W, height=H, samples=samples, sample_set=k)
+            render_photograph(scene, 2, scene.lens(2.0, 4.0), width=60, height=36, samples=samples, sample_set=k)
             for k in (0, 1)
         ]
         return psnr_db(*pair)
@@ -208,7 +211,7 @@ def test_the_photograph_converges_and_states_its_own_error():
 def test_scenes_are_deterministic_move_and_vary(name):
     scene = build_scene(name)
     first = render_frame(scene, 3, width=W, height=H, supersample=1)
-    again = render_frame(build_scene(name), 3, width=W, height=H, supersample=1)
+    again = render_frame(fresh_scene(name), 3, width=W, height=H, supersample=1)
     assert first.linear.tobytes() == again.linear.tobytes() and first.depth_m.tobytes() == again.depth_m.tobytes()
     assert first.linear.shape == (H, W, 3) and first.linear.dtype == np.float32
     assert np.isfinite(first.linear).all() and first.linear.min() >= 0
@@ -267,11 +270,18 @@ def test_another_focal_length_changes_the_view_of_both_pictures():
 # files
 
 
+@pytest.fixture
+def one_bear(monkeypatch):
+    """Writing takes the scene that is already built."""
+    scene = build_scene("bear")
+    monkeypatch.setitem(BUILDERS, "bear", lambda seed: scene)
+
+
 def small(scene_id="bear", **changes):
     return SceneRequest(scene_id=scene_id, name="bear", width=48, height=32, num_frames=2, **changes)
 
 
-def test_written_scene_is_complete_skipped_and_reproducible(tmp_path):
+def test_written_scene_is_complete_skipped_and_reproducible(tmp_path, one_bear):
     assert write_scene(tmp_path / "a", small(), clean_dir=tmp_path / "clean")
     folder = tmp_path / "a" / "bear"
     assert sorted(p.name for p in folder.iterdir()) == ["camera.json", "depth", "frame_0000.png", "frame_0001.png"]
@@ -293,7 +303,7 @@ def test_written_scene_is_complete_skipped_and_reproducible(tmp_path):
         assert path.read_bytes() == (tmp_path / "b" / path.relative_to(tmp_path / "a")).read_bytes(), path.name
 
 
-def test_interrupted_writing_leaves_no_scene(tmp_path, monkeypatch):
+def test_interrupted_writing_leaves_no_scene(tmp_path, monkeypatch, one_bear):
     import pipeline.raytrace.write as module
 
     calls = []
@@ -310,7 +320,7 @@ def test_interrupted_writing_leaves_no_scene(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_made_otherwise_is_not_taken_for_the_scene(tmp_path):
+def test_a_folder_made_otherwise_is_not_taken_for_the_scene(tmp_path, one_bear):
     write_scene(tmp_path, small())
     with pytest.raises(RaytraceError, match="seed 0 -> 3"):
         write_scene(tmp_path, small(seed=3))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pipeline.optics import linear_to_srgb, stable_seed
 from pipeline.raytrace.camera import Camera
-from pipeline.raytrace.geometry import F32, NEAR_M, SKY_DEPTH_M, Rays, trace_nearest
+from pipeline.raytrace.geometry import F32, NEAR_M, SKY_DEPTH_M, Frozen, Rays, trace_nearest
 from pipeline.raytrace.lamps import add_lamps
 from pipeline.raytrace.shade import Sample, mirror_rays, shade
 from pipeline.raytrace.world import RayScene, RaytraceError, World
@@ -93,15 +93,15 @@ def render_frame(
     total /= count
     add_lamps(total, world, camera, seed=stable_seed("frame", scene.name, scene.seed))
     centre = np.full((1, 1, 1), 0.5, np.float32)
-    depth, _ = nearest_hits(world, camera.rays(*camera.tangents(centre, centre)), rects)
+    depth, _ = nearest_hits(world.shapes, camera.rays(*camera.tangents(centre, centre)), rects)
     return Frame(total, depth[0], focal)
 
 
 def radiance(world: World, camera: Camera, rays: Rays, rects: NDArray[np.int64], batch_samples: list[Sample]) -> F32:
     """Sum over a batch of the light along its rays, (H, W, 3)."""
-    depth, ids = nearest_hits(world, rays, rects)
+    depth, ids = nearest_hits(world.shapes, rays, rects)
     bounce = mirror_rays(world, camera, rays, ids, depth, batch_samples[0])
-    bounced = None if bounce is None else nearest_hits(world, bounce[0], bounce[1], t_min=1e-3)
+    bounced = None if bounce is None else nearest_hits(world.mirrored, bounce[0], bounce[1], t_min=1e-3)
     total = np.zeros((*rays.shape[1:], 3), np.float32)
     everything = slice(None)
     for k, sample in enumerate(batch_samples):
@@ -113,18 +113,18 @@ def radiance(world: World, camera: Camera, rays: Rays, rects: NDArray[np.int64],
             if where.size:
                 rows = slice(int(where[0]), int(where[-1]) + 1)
                 part = bounce[0].window(one, rows, everything)
-                seen = shade(world, part, bounced[1][one, rows], bounced[0][one, rows], sample, show_lamps=True)
+                seen = shade(world, part, bounced[1][one, rows], bounced[0][one, rows], sample, mirror=True)
                 light[rows] += (seen - light[rows]) * share[rows][..., None]
         total += light
     return total
 
 
 def nearest_hits(
-    world: World, rays: Rays, rects: NDArray[np.int64], t_min: float = NEAR_M
+    shapes: Frozen, rays: Rays, rects: NDArray[np.int64], t_min: float = NEAR_M
 ) -> tuple[F32, NDArray[np.int16]]:
     depth = np.full(rays.shape, SKY_DEPTH_M, np.float32)
     ids = np.full(rays.shape, -1, np.int16)
-    trace_nearest(world.shapes, rays, rects, depth, ids, t_min)
+    trace_nearest(shapes, rays, rects, depth, ids, t_min)
     return depth, ids
 
 

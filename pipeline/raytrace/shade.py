@@ -5,14 +5,13 @@ with the share of it that nothing hides; sample k of a pixel looks at one group 
 samples together see all of them for the price of three lookups each.
 """
 
-from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.raytrace.camera import Camera
-from pipeline.raytrace.geometry import F32, Rays, VectorField
+from pipeline.raytrace.geometry import F32, Frozen, Rays, VectorField
 from pipeline.raytrace.light import SKY_GROUPS, SKY_PER_GROUP, Lighting
 from pipeline.raytrace.material import surface
 from pipeline.raytrace.world import World
@@ -38,9 +37,7 @@ class Sample:
     focus_m: float = 1.0
 
 
-def shade(
-    world: World, rays: Rays, ids: NDArray[np.int16], depth: F32, sample: Sample, *, show_lamps: bool = False
-) -> F32:
+def shade(world: World, rays: Rays, ids: NDArray[np.int16], depth: F32, sample: Sample, *, mirror: bool = False) -> F32:
     """Radiance along rays whose nearest hits are known.
 
     Args:
@@ -49,7 +46,8 @@ def shade(
         ids: (1, H, W) shape hit, -1 for the sky.
         depth: (1, H, W) ray parameter of the hit, metres.
         sample: which sample of the pixels this is.
-        show_lamps: False leaves lamps black, for rays from the camera: `lamps.add_lamps` adds them with less noise.
+        mirror: rays that come from wet ground; they see `world.mirrored`. Rays from the camera see lamps as black, and
+            `lamps.add_lamps` adds them with less noise.
 
     Returns:
         (H, W, 3) float32 linear light without upper bound.
@@ -68,8 +66,8 @@ def shade(
         towards = [d[hit] for d in direction]
         origin = [rays.origin.component(axis, rays.shape).ravel()[hit] for axis in range(3)]
         point = [o + t * d for o, d in zip(origin, towards, strict=True)]
-        colour = _lit(world, flat[hit], point, towards, sample)
-        if not show_lamps:
+        colour = _lit(world, world.mirrored if mirror else world.shapes, flat[hit], point, towards, sample)
+        if not mirror:
             colour[:, world.is_lamp[flat[hit]]] = 0
         keep = np.exp(t * (-1 / world.lighting.haze_m))
         for channel in range(3):
@@ -94,6 +92,7 @@ def _sky(lighting: Lighting, direction: list[F32]) -> list[F32]:
 
 def _lit(
     world: World,
+    shapes: Frozen,
     ids: NDArray[np.int16],
     point: list[F32],
     towards: list[F32],
@@ -109,7 +108,7 @@ def _lit(
         material = world.materials[index]
         sel = np.flatnonzero(owner == index)
         picked = [p[sel] for p in point], [d[sel] for d in towards]
-        part = surface(material, world.shapes, ids[sel], *picked, sample.jitter)
+        part = surface(material, shapes, ids[sel], *picked, sample.jitter)
         for j in range(3):
             normal[j, sel], colour[j, sel] = part.normal[j], part.colour[j]
             if material.glow is not None:
@@ -217,9 +216,7 @@ def mirror_rays(
     reflected = (d[0] - along * bump_x, d[1] - along, d[2] - along * bump_z)
     zero = np.zeros(3)
     bounced = Rays(VectorField(zero, axes, (x, y, z)), VectorField(zero, axes, reflected), rays.shape)
-    flipped = copy(world.shapes)
-    flipped.corners = flipped.corners * np.array([1.0, -1.0, 1.0])
-    rects = camera.rects(flipped, sample.lens_box, sample.focus_m)
+    rects = camera.rects(world.mirrored, sample.lens_box, sample.focus_m)
     # Ripples of slope 0.03 move a reflection by up to 0.1 in tangent along the view and a third of that across it.
     margin_x, margin_y = round(0.03 * camera.focal_px), round(0.1 * camera.focal_px)
     rects = rects + np.array([-margin_y, margin_y, -margin_x, margin_x])

@@ -1,6 +1,7 @@
 """A scene over time and its snapshot at one frame: what the tracer looks at."""
 
 from collections.abc import Callable, Mapping
+from copy import copy
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,6 +14,8 @@ from pipeline.raytrace.light import Lighting, Visibility
 from pipeline.raytrace.material import Material
 
 LAMP_RADIANCE = 3.0
+MIRROR_GROWTH = 2.5
+MIRROR = np.array([1.0, -1.0, 1.0])  # the mirror image below the ground, y = 0: where reflections are looked for
 
 
 class RaytraceError(ValueError):
@@ -30,11 +33,21 @@ class World:
     pose: Pose
     radiance: F32 = field(init=False)  # (P, 3) emitted
     is_lamp: NDArray[np.bool_] = field(init=False)  # (P,) small and bright: sampled on its own, see lamps.py
+    mirrored: Frozen = field(init=False)  # the shapes as wet ground shows them
 
     def __post_init__(self) -> None:
         glow = np.array([material.glow or (0.0, 0.0, 0.0) for material in self.materials], np.float32).reshape(-1, 3)
         self.radiance = glow[self.shapes.material] * self.shapes.tint
         self.is_lamp = (self.shapes.kind == ELLIPSOID) & (self.radiance.max(axis=1, initial=0.0) > LAMP_RADIANCE)
+        # Wet stone is rough: it shows a lamp larger and as much dimmer, with the same energy. A sharp mirror of small
+        # bright lamps would also be the noisiest part of every photograph.
+        grow = np.where(self.is_lamp, MIRROR_GROWTH, 1.0)
+        self.mirrored = copy(self.shapes)
+        self.mirrored.axes = self.shapes.axes * grow[:, None, None]
+        self.mirrored.inverse = self.shapes.inverse / grow[:, None, None]
+        middle = self.shapes.centre[:, None]
+        self.mirrored.corners = (middle + (self.shapes.corners - middle) * grow[:, None, None]) * MIRROR
+        self.mirrored.tint = (self.shapes.tint / grow[:, None] ** 2).astype(np.float32)
 
 
 @dataclass(kw_only=True)
