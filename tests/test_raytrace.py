@@ -21,11 +21,12 @@ from pipeline.raytrace import (
     scene_requests,
     write_scene,
 )
-from pipeline.raytrace.camera import Pose
+from pipeline.raytrace.camera import Camera, Pose
 from pipeline.raytrace.geometry import Shapes
 from pipeline.raytrace.lens_samples import opening_area, strata, to_opening
 from pipeline.raytrace.light import Lighting
 from pipeline.raytrace.material import Material
+from pipeline.raytrace.render import nearest_hits
 from pipeline.raytrace.scenes import BUILDERS
 from pipeline.raytrace.textures import bricks
 from pipeline.raytrace.world import RayScene
@@ -136,6 +137,8 @@ def test_a_point_light_becomes_a_disc_of_the_contract_radius(depth_m):
     expected = abs(float(defocus_px(torch.tensor([depth_m], dtype=torch.float64), lens, px_per_mm(W))[0]))
     assert expected > 8
     assert disc_radius(picture) == pytest.approx(expected, abs=0.25)
+    sharp = render_frame(scene, 0, width=W, height=H).linear
+    assert picture.sum() == pytest.approx(sharp.sum(), rel=0.03)  # blur spreads light, it does not make any
 
 
 def test_a_plane_in_focus_is_the_all_in_focus_frame():
@@ -190,7 +193,7 @@ def test_strata_have_equal_area_for_any_count(count):
 
 
 def test_the_photograph_converges_and_states_its_own_error():
-    scene = build_scene("night")  # the hardest one
+    scene = build_scene("bear")
 
     def error(samples):
         pair = [
@@ -202,6 +205,22 @@ def test_the_photograph_converges_and_states_its_own_error():
     few, many = error(16), error(64)
     assert few > 20
     assert many > few + 5  # plain random sampling would gain 6 dB, strata more
+
+
+@pytest.mark.parametrize("name", SCENES)
+def test_testing_only_inside_bounding_rectangles_misses_nothing(name):
+    world = build_scene(name).at(5)
+    camera = Camera(world.pose, 0.05, 48, 30)
+    rng = np.random.default_rng(1)
+    lens = tuple(rng.uniform(-0.01, 0.012, (2, 2, 30, 48)).astype(np.float32))
+    middle = np.full((2, 1, 1), 0.5, np.float32)
+    rays = camera.rays(*camera.tangents(middle, middle), lens, 2.5)
+    box = (float(lens[0].min()), float(lens[0].max()), float(lens[1].min()), float(lens[1].max()))
+    depth, ids = nearest_hits(world.shapes, rays, camera.rects(world.shapes, box, 2.5))
+    everywhere = np.tile(np.array([0, 30, 0, 48]), (len(world.shapes), 1))
+    full_depth, full_ids = nearest_hits(world.shapes, rays, everywhere)
+    np.testing.assert_array_equal(depth, full_depth)
+    np.testing.assert_array_equal(ids, full_ids)
 
 
 # the demo scenes

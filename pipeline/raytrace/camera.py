@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.optics import SENSOR_WIDTH_MM, px_per_mm
-from pipeline.raytrace.geometry import F32, F64, NEAR_M, PLANE, Frozen, Point, Rays, VectorField
+from pipeline.raytrace.geometry import F32, F64, NEAR_M, PLANE, Frozen, Point
+from pipeline.raytrace.hits import Rays, VectorField
 
 
 @dataclass(frozen=True)

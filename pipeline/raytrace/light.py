@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pipeline.raytrace.geometry import F32, F64, PLANE, Frozen, Rays, VectorField, trace_nearest
+from pipeline.raytrace.geometry import F32, F64, PLANE, Frozen
+from pipeline.raytrace.hits import Rays, VectorField, trace_nearest
 
 RGB = tuple[float, float, float]
 SKY_GROUPS, SKY_PER_GROUP = 9, 3

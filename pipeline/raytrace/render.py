@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from pipeline.optics import linear_to_srgb, stable_seed
 from pipeline.raytrace.camera import Camera
-from pipeline.raytrace.geometry import F32, NEAR_M, SKY_DEPTH_M, Frozen, Rays, trace_nearest
+from pipeline.raytrace.geometry import F32, NEAR_M, SKY_DEPTH_M, Frozen
+from pipeline.raytrace.hits import Rays, trace_nearest
 from pipeline.raytrace.lamps import add_lamps
 from pipeline.raytrace.shade import Sample, mirror_rays, shade
 from pipeline.raytrace.world import RayScene, RaytraceError, World

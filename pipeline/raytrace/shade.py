@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.raytrace.camera import Camera
-from pipeline.raytrace.geometry import F32, Frozen, Rays, VectorField
+from pipeline.raytrace.geometry import F32, Frozen
+from pipeline.raytrace.hits import Rays, VectorField
 from pipeline.raytrace.light import SKY_GROUPS, SKY_PER_GROUP, Lighting
 from pipeline.raytrace.material import surface
 from pipeline.raytrace.world import World
