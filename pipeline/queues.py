@@ -11,6 +11,9 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, Thr
 from types import TracebackType
 from typing import Any, TypeVar
 
+import cv2
+import torch
+
 T = TypeVar("T")
 _END = object()
 
@@ -68,6 +71,12 @@ def map_ahead(function: Callable[[Any], T], items: Iterable[Any], workers: int =
         pool.shutdown(wait=True, cancel_futures=True)
 
 
+def _one_thread() -> None:
+    """Several workers share the cores already; none of what they compute depends on the number of threads."""
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+
+
 def map_processes(function: Callable[..., T], calls: Sequence[tuple[Any, ...]], workers: int) -> Iterator[T]:
     """Call `function` with each tuple of arguments in fresh processes, results in order; one call, or one worker, runs here.
 
@@ -78,7 +87,7 @@ def map_processes(function: Callable[..., T], calls: Sequence[tuple[Any, ...]], 
     if workers <= 1:
         yield from (function(*call) for call in calls)
         return
-    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_one_thread)
     try:
         for job in [pool.submit(function, *call) for call in calls]:
             yield job.result()

@@ -6,6 +6,7 @@ neighbours' *own* outputs are warped onto the frame and averaged where flow and 
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import cv2
@@ -23,7 +24,7 @@ STRIDE = 8
 CONSISTENCY_SHARE = 0.05
 CONSISTENCY_PX = 0.5
 # Raw colours that differ by more than this after warping (8-bit values, 3x3 mean) are not the same point.
-COLOUR_TOLERANCE = 12.0
+COLOUR_TOLERANCE = 12
 # An average softens fine texture. Just enough of the frame's own output is mixed back in to keep this share of its gradient
 # energy; the promise to users is 0.95, and rounding to 8 bits takes a little.
 DETAIL_KEPT = 0.96
@@ -64,13 +65,20 @@ def _estimate(first: Any, second: Any) -> FloatMap:
     return flow
 
 
+@lru_cache(maxsize=4)
+def _grid(height: int, width: int) -> tuple[FloatMap, FloatMap]:
+    x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
+    return x, y
+
+
+def _targets(vectors: FloatMap) -> tuple[FloatMap, FloatMap]:
+    x, y = _grid(*vectors.shape[:2])
+    return x + vectors[..., 0], y + vectors[..., 1]
+
+
 def warp(picture: npt.NDArray[Any], vectors: FloatMap) -> npt.NDArray[Any]:
     """Pull `picture` onto the frame that `vectors` starts from. Cubic: linear weights would soften every warp."""
-    height, width = vectors.shape[:2]
-    x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
-    return cv2.remap(
-        picture, x + vectors[..., 0], y + vectors[..., 1], cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
-    )
+    return cv2.remap(picture, *_targets(vectors), cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
 
 
 def flow_pair(first: Picture, second: Picture) -> tuple[Flow, Flow]:
@@ -93,16 +101,17 @@ def flow_pair(first: Picture, second: Picture) -> tuple[Flow, Flow]:
 
 def _trusted(first: Picture, second: Picture, there: FloatMap, back: FloatMap) -> npt.NDArray[np.bool_]:
     height, width = there.shape[:2]
-    x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
-    target_x, target_y = x + there[..., 0], y + there[..., 1]
-    inside = (target_x >= 0) & (target_x <= width - 1) & (target_y >= 0) & (target_y <= height - 1)
-    returned = cv2.remap(back, target_x, target_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    mismatch = np.hypot(*np.moveaxis(there + returned, -1, 0))
-    motion = np.hypot(*np.moveaxis(there, -1, 0))
-    mean_first, mean_second = (cv2.blur(frame, (3, 3)).astype(np.float32) for frame in (first, second))
-    warped = cv2.remap(mean_second, target_x, target_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    agrees = np.abs(warped - mean_first).max(axis=-1) <= COLOUR_TOLERANCE
-    return inside & (mismatch <= CONSISTENCY_PX + CONSISTENCY_SHARE * motion) & agrees
+    x, y = _targets(there)
+    inside = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
+    returned: Any = cv2.remap(back, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    returned += there
+    mismatch = cv2.magnitude(*cv2.split(returned))
+    motion = cv2.magnitude(*cv2.split(there))
+    warped = cv2.remap(cv2.blur(second, (3, 3)), x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    red, green, blue = cv2.split(cv2.absdiff(warped, cv2.blur(first, (3, 3))))
+    agrees = cv2.max(cv2.max(red, green), blue) <= COLOUR_TOLERANCE
+    trusted: npt.NDArray[np.bool_] = inside & (mismatch <= CONSISTENCY_PX + CONSISTENCY_SHARE * motion) & agrees
+    return trusted
 
 
 def average_aligned(own: Picture, own_weight: float, neighbours: Sequence[tuple[Picture, Flow, float]]) -> Picture:
@@ -156,8 +165,7 @@ def flicker(current: Picture, previous: Picture, to_previous: Flow) -> float | N
     """
     if to_previous.trusted.mean() < 0.01:
         return None
-    warped = np.clip(warp(previous.astype(np.float32), to_previous.vectors), 0, 255)
-    difference = np.abs(current.astype(np.float32) - warped).mean(axis=-1)
+    difference = cv2.absdiff(current, warp(previous, to_previous.vectors))
     return float(difference[to_previous.trusted].mean(dtype=np.float64))
 
 

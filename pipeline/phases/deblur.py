@@ -263,7 +263,9 @@ class SceneDeblur:
             back = self._flow(frame, frame - 1)
             facts["flicker_raw"] = flicker(self._raw[frame], self._raw[frame - 1], back)
             facts["flicker_frame"] = flicker(own, self._own[frame - 1], back)
-            facts["flicker_output"] = flicker(output, self._previous_output(frame - 1), back)
+            facts["flicker_output"] = facts["flicker_frame"]
+            if settings.temporal == "flow":
+                facts["flicker_output"] = flicker(output, self._previous_output(frame - 1), back)
         return frame, output, facts
 
     def _previous_output(self, frame: int) -> Picture:

@@ -10,8 +10,6 @@ import random
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import cv2
-
 from pipeline.arrays import find_delivered_depth
 from pipeline.errors import InputError, UsageError
 from pipeline.files import remove_leftovers, write_bytes
@@ -153,7 +151,6 @@ def find_sources(raw_root: Path) -> dict[str, list[str]]:
 
 def check_source(raw_root: Path, scene_id: str, names: list[str], settings: IndexSettings) -> SceneEntry:
     """Decode everything one source has. Never raises for bad data: the reasons are in the entry."""
-    cv2.setNumThreads(1)
     base = SceneEntry(scene_id=scene_id, source=names[0], accepted=False)
     reason = unsafe_id_reason(scene_id)
     if reason:

@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from pipeline.arrays import read_npz
@@ -116,7 +115,6 @@ def _write_report(run: RunSettings, index: SceneIndex, reports: dict[str, SceneR
 
 def check_scene(out_root: Path, entry: SceneEntry) -> SceneReport:
     """Everything that is wrong with one scene, and a few numbers about it."""
-    cv2.setNumThreads(1)
     return _SceneCheck(Scene(out_root, entry.scene_id), entry).run()
 
 
