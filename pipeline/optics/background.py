@@ -16,8 +16,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pipeline.optics.edges import edge_strength
+
 # Gap in px below which nothing is added. Two half-resolution pixels of a surface at slope 1 differ by up to 2.
 GAP_PX = 1.0
+SLACK_PX = 2.0  # blocks are 2 px wide: the edge may be that much closer than the centre of the block behind it
 FAR_PX = 1e4  # larger than any distance
 
 
@@ -59,17 +62,24 @@ def hidden_background(light: Tensor, defocus: Tensor, farness: Tensor) -> Plate:
     share = torch.softmax(radius * 4, dim=0)
     payload = (blocks * share).sum(1)
     span = float((far.amax() - near.amin()).detach())
-    strides = [2**k for k in reversed(range(max(1, math.ceil(math.log2(max(span, 4.0))) - 1)))]
-    reach = far
+    steps = math.ceil(math.log2((span + SLACK_PX) / 2 + 1))  # 1 + 2 + 4 + ... blocks of 2 px reach that far
+    strides = [2**k for k in reversed(range(steps))]
+    edge = _blocks(edge_strength(farness))[0].amax(0, keepdim=True)
+    reach = far + SLACK_PX * edge
     for stride in strides:
-        reach = torch.cat([moved - cost for moved, cost in _neighbours(reach, stride, -1e4)]).amax(0, keepdim=True)
+        reach = torch.cat([moved - cost for moved, cost in _neighbours(reach, stride, -FAR_PX)]).amax(0, keepdim=True)
+    # The slack is for what others see of a block, not for what it sees of itself: the last step leaves out the centre.
+    around = [moved - cost for moved, cost in _neighbours(reach, 1, -FAR_PX) if cost > 0]
+    reach = torch.cat([far, *around]).amax(0, keepdim=True)
     weight = (reach - near - GAP_PX).clamp(0, 1)
 
     # Every block starts as its own source; one that hides something waits for a source that it can hide.
     hole = (weight > 0).to(far.dtype)
-    path = hole * FAR_PX
+    # A block on the edge holds a source itself, unless something much farther can be seen there.
+    path = hole * FAR_PX * (far - near < 0.5 * (reach - near))
     for stride in [*strides, 1]:
         path, payload = _fill(path, payload, near, hole, stride)
+    weight = weight * (path < FAR_PX / 2)  # a source may turn out to hide something itself
     fill = payload[:3] / (1 - payload[:3].amax(0, keepdim=True)).clamp(min=1e-3)
     return Plate(light=fill, defocus=payload[3:4], weight=weight)
 
@@ -82,10 +92,17 @@ def _blocks(planes: Tensor) -> Tensor:
     return padded.reshape(channels, h, 2, w, 2).permute(0, 2, 4, 1, 3).reshape(channels, 4, h, w)
 
 
-def _neighbours(planes: Tensor, stride: int, outside: float) -> Iterator[tuple[Tensor, float]]:
-    """The blocks `stride` away in the eight directions and the block itself, each with its distance in px."""
+def _neighbours(planes: Tensor, stride: int, outside: float | None) -> Iterator[tuple[Tensor, float]]:
+    """The blocks `stride` away in the eight directions and the block itself, each with its distance in px.
+
+    Beyond the border lies `outside`, or for None the border repeated.
+    """
     h, w = planes.shape[-2:]
-    padded = torch.nn.functional.pad(planes, (stride,) * 4, value=outside)
+    border = (stride,) * 4
+    if outside is None:
+        padded = torch.nn.functional.pad(planes[None], border, mode="replicate")[0]
+    else:
+        padded = torch.nn.functional.pad(planes, border, value=outside)
     for down in (0, -1, 1):
         for right in (0, -1, 1):
             top, left = stride * (1 + down), stride * (1 + right)
@@ -107,10 +124,10 @@ def _fill(path: Tensor, payload: Tensor, near: Tensor, hole: Tensor, stride: int
     total = torch.zeros_like(path)
     paths, payloads = torch.zeros_like(path), torch.zeros_like(payload)
     for (moved, cost), (light, _) in zip(
-        _neighbours(path, stride, FAR_PX), _neighbours(payload, stride, 0.0), strict=True
+        _neighbours(path, stride, FAR_PX), _neighbours(payload, stride, None), strict=True
     ):
         distance = moved + cost
-        hidden = (light[4:] - near - distance).clamp(1e-6, 1)
+        hidden = (light[4:] - near - distance + SLACK_PX).clamp(1e-6, 1)
         share = hidden / (distance + 1).square().square()
         total = total + share
         paths = paths + share * distance

@@ -54,7 +54,7 @@ def split_mixed(light: Tensor, defocus: Tensor) -> tuple[Surface, Surface | None
     whole = Surface(light, defocus, torch.ones_like(defocus))
     near = -torch.nn.functional.max_pool2d(-defocus[None], 3, stride=1, padding=1)[0]
     far = torch.nn.functional.max_pool2d(defocus[None], 3, stride=1, padding=1)[0]
-    edge = ((_bend(defocus) - STEP_PX[0]) / (STEP_PX[1] - STEP_PX[0])).clamp(0, 1)
+    edge = edge_strength(defocus)
     at = edge.detach().flatten().nonzero()[:, 0]
     if not at.numel():
         return whole, None
@@ -87,8 +87,8 @@ def split_mixed(light: Tensor, defocus: Tensor) -> tuple[Surface, Surface | None
     )
 
 
-def _bend(defocus: Tensor) -> Tensor:
-    """(1, H, W) largest second difference over the four directions through each pixel."""
+def edge_strength(defocus: Tensor) -> Tensor:
+    """(1, H, W) in [0, 1]: 0 on planes of any slant, 1 on both sides of a step, from the second differences."""
     height, width = defocus.shape[-2:]
     padded = torch.nn.functional.pad(defocus[None], (1, 1, 1, 1), mode="replicate")[0]
     bend = torch.zeros_like(defocus)
@@ -96,7 +96,7 @@ def _bend(defocus: Tensor) -> Tensor:
         before = padded[:, 1 - down : 1 - down + height, 1 - right : 1 - right + width]
         after = padded[:, 1 + down : 1 + down + height, 1 + right : 1 + right + width]
         bend = torch.maximum(bend, (before + after - 2 * defocus).abs())
-    return bend
+    return ((bend - STEP_PX[0]) / (STEP_PX[1] - STEP_PX[0])).clamp(0, 1)
 
 
 def _clean_light(

@@ -16,7 +16,8 @@ from pipeline.optics.aperture import Aperture
 
 # Half-resolution layers are reduced and enlarged with the taps 1 3 3 1, whose variance is 3/4 px^2 each way and axis.
 RESAMPLING_VARIANCE_PX2 = 1.5
-SHARPENING = 0.5  # half of what restores the second moment: all of it rings at the edge of a bright disc
+# How much of the softening is sharpened away again; the rest is taken from the radius. More rings beside bright discs.
+SHARPENING = 0.75
 
 
 def fast_length(n: int) -> int:
@@ -53,7 +54,10 @@ def aperture_kernel(aperture: Aperture, signed_radius: float, step: int, ramp: f
         >>> aperture_kernel(Aperture(), 1.0, 1, 1.0).shape
         torch.Size([5, 5])
     """
-    radius = abs(signed_radius)
+    softening = ramp**2 / 12 + (RESAMPLING_VARIANCE_PX2 if step == 2 else 0.0)
+    sharpening = SHARPENING if step == 2 else 0.0
+    # A disc of radius r has the second moment r^2 / 2; softening both axes adds twice its variance.
+    radius = math.sqrt(signed_radius**2 - 4 * (1 - sharpening) * softening)
     reach = math.ceil((radius + ramp / 2) / step)
     axis = torch.arange(-reach, reach + 1, dtype=torch.float64) * step
     down, right = torch.meshgrid(axis, axis, indexing="ij")
@@ -67,7 +71,7 @@ def aperture_kernel(aperture: Aperture, signed_radius: float, step: int, ramp: f
     kernel = (across / ramp + 0.5).clamp(0, 1)
     kernel = kernel / kernel.sum()
     if step == 2:
-        a = SHARPENING * (RESAMPLING_VARIANCE_PX2 + ramp**2 / 12) / (2 * step**2)
+        a = sharpening * softening / (2 * step**2)
         taps = torch.tensor([-a, 1 + 2 * a, -a], dtype=torch.float64)
         cross = taps[:, None] * taps[None, :]
         kernel = torch.nn.functional.conv2d(kernel[None, None], cross[None, None], padding=2)[0, 0]

@@ -32,9 +32,19 @@ class Knot:
 
     def weight(self, radius_px: Tensor) -> Tensor:
         """Linear hat over unsigned or sign-corrected radii, any shape; 1 at `radius`, 0 outside (below, above)."""
-        rising = (radius_px - self.below) / (self.radius - self.below)
-        falling = (self.above - radius_px) / (self.above - self.radius)
-        return torch.minimum(rising, falling).clamp(0, 1)
+        rising = self._share(radius_px, self.below, self.radius)
+        falling = 1 - self._share(radius_px, self.radius, self.above)
+        return torch.where(radius_px < self.radius, rising, falling)
+
+    @staticmethod
+    def _share(radius_px: Tensor, low: float, high: float) -> Tensor:
+        """How much of a radius in [low, high] the larger disc gets.
+
+        Linear in the brightness of the discs, not in their energy: then half the height of the mixture moves evenly from
+        one edge to the other. Clamped to [0, 1] outside.
+        """
+        t = ((radius_px - low) / (high - low)).clamp(0, 1)
+        return t * high**2 / (low**2 + t * (high**2 - low**2))
 
 
 @dataclass(frozen=True)
@@ -63,11 +73,11 @@ def radius_grid(max_radius_px: float) -> Grid:
 
     Example:
         >>> [knot.radius for knot in radius_grid(10.0).half[0]]
-        [9.0, 10.0]
+        [8.5, 9.5, 10.5]
     """
     fixed = [radius for group in FULL_GRID_PX for radius in group]
-    radii = [SHARP_PX, *fixed]
-    while radii[-1] < max_radius_px or len(radii) < len(fixed) + 2:
+    radii = [SHARP_PX, *fixed, fixed[-1] + 0.5]  # half a step where the softer half grid takes over
+    while radii[-1] < max_radius_px or len(radii) < len(fixed) + 3:
         radii.append(radii[-1] + min(2.0, max(1.0, radii[-1] / 12)))
     radii.append(radii[-1] + 2.0)
     knots = [Knot(*radii[i : i + 3]) for i in range(len(radii) - 2)]

@@ -25,7 +25,7 @@ class Unit:
         sharp: the pixels in focus.
         full: layers on the full grid.
         half: groups of layers on the half grid.
-        hidden: only hidden surfaces; goes with the sharp pixels.
+        hidden: only hidden surfaces; no visible pixel belongs to it.
     """
 
     sign: int
@@ -36,7 +36,9 @@ class Unit:
 
     def members(self, defocus: Tensor) -> Tensor:
         """(1, H, W) which pixels mainly belong to these layers."""
-        if self.sharp or self.hidden:
+        if self.hidden:
+            return torch.zeros_like(defocus, dtype=torch.bool)
+        if self.sharp:
             return defocus.abs() < 0.75
         knots = self.full or [knot for group in self.half for knot in group]
         low, high = 0.5 * (knots[0].below + knots[0].radius), 0.5 * (knots[-1].radius + knots[-1].above)
