@@ -1,0 +1,90 @@
+"""Every command of the README runs, in the order in which it stands there."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY, write_scene
+
+README = (REPOSITORY / "README.md").read_text()
+MAKE_TARGETS = re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def commands() -> list[str]:
+    lines = [line.strip() for block in blocks("bash") for line in block.splitlines()]
+    return [line for line in lines if line.startswith("python ")]
+
+
+def test_readme_commands_run_on_a_users_folder(tmp_path: Path):
+    write_scene(tmp_path / "data", "bear", 16)
+    write_scene(tmp_path / "data", "street", 16, seed=4)
+    (tmp_path / "scripts").symlink_to(REPOSITORY / "scripts")
+    assert len(commands()) >= 10
+    for command in commands():
+        argv = [sys.executable, *command.split()[1:]]
+        environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+        done = subprocess.run(argv, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+    assert (tmp_path / "output" / "report" / "index.html").exists()
+    assert (tmp_path / "output" / "bear" / "bokeh_renders" / "set_03" / "bokeh_0015.png").exists()
+
+
+def test_readme_python_runs():
+    for block in blocks("python"):
+        scope: dict[str, object] = {}
+        exec(compile(block, "README.md", "exec"), scope)
+        assert tuple(scope["photograph"].shape) == (1, 3, 96, 160)
+
+
+@pytest.mark.parametrize("page", [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))], ids=lambda p: p.name)
+def test_links_lead_somewhere(page: Path):
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+        assert (page.parent / target).exists(), target
+
+
+def test_make_targets_named_in_the_readme_exist():
+    for target in re.findall(r"make ([a-z-]+)", README):
+        assert target in MAKE_TARGETS, target
+
+
+def test_files_named_in_the_readme_exist():
+    for name in re.findall(r"`((?:scripts|docs|benchmarks)/[\w./]+)`", README):
+        assert (REPOSITORY / name).exists(), name
+
+
+def test_setup_script_is_idempotent_and_says_what_it_found():
+    """On this machine's finished environment it only checks."""
+    stamp = REPOSITORY / ".venv" / ".bokehflow"
+    if not stamp.exists():
+        pytest.skip("the environment was not made by scripts/00_setup_env.sh")
+    before = stamp.stat().st_mtime_ns
+    done = subprocess.run(
+        ["bash", "scripts/00_setup_env.sh", "--venv"], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "torch" in done.stdout and "ready" in done.stdout
+    assert stamp.stat().st_mtime_ns == before
+
+
+def test_setup_script_refuses_an_unknown_flag():
+    done = subprocess.run(
+        ["bash", "scripts/00_setup_env.sh", "--docker"], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2 and "usage" in done.stderr
+
+
+def test_constraints_pin_every_dependency():
+    import tomllib
+
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    wanted = project["dependencies"] + project["optional-dependencies"]["dev"]
+    pinned = {line.split("==")[0].lower() for line in (REPOSITORY / "constraints.txt").read_text().splitlines()}
+    for requirement in wanted:
+        assert re.split(r"[<>=]", requirement)[0].lower() in pinned, requirement
