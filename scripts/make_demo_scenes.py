@@ -12,6 +12,8 @@ from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
+import torch
+
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
@@ -43,7 +45,8 @@ def main(argv: list[str] | None = None) -> int:
             print(f"{args.raw_root / one.scene_id}: {one.num_frames} frames {one.width}x{one.height}, seed {one.seed}")
         return 0
     written, failed = 0, 0
-    with ProcessPoolExecutor(min(args.workers, len(requests)), mp_context=get_context("spawn")) as pool:
+    workers = min(args.workers, len(requests))
+    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)) as pool:
         for ok, made, message in pool.map(partial(make_scene, args.raw_root), requests):
             print(message, flush=True)
             written, failed = written + made, failed + (not ok)

@@ -100,7 +100,6 @@ class Camera:
         shapes: Frozen,
         lens_box: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0),
         focus_m: float = 1.0,
-        window: tuple[int, int, int, int] | None = None,
     ) -> NDArray[np.int64]:
         """The pixels that each shape may cover for any lens point in a box.
 
@@ -108,10 +107,9 @@ class Camera:
             shapes: P shapes.
             lens_box: x_min, x_max, y_min, y_max of the lens points, metres.
             focus_m: focus distance, metres.
-            window: y0, y1, x0, x1 in pixels; the rectangles are clipped to it and relative to its corner.
 
         Returns:
-            (P, 4) y0, y1, x0, x1; the whole window for planes and shapes that reach behind the camera.
+            (P, 4) y0, y1, x0, x1; the whole frame for planes and shapes that reach behind the camera.
         """
         local = (shapes.corners - self.pose.position) @ np.stack([self.pose.right, self.pose.up, self.pose.forward], 1)
         z = local[..., 2]
@@ -127,18 +125,17 @@ class Camera:
 
         left, right = bounds(0, lens_box[0], lens_box[1])
         bottom, top = bounds(1, lens_box[2], lens_box[3])
-        f, (y0, y1, x0, x1) = self.focal_px, window or (0, self.height, 0, self.width)
+        f = self.focal_px
         pixel = np.stack(
             [
-                np.floor(self.height / 2 - top * f) - 1 - y0,
-                np.ceil(self.height / 2 - bottom * f) + 1 - y0,
-                np.floor(self.width / 2 + left * f) - 1 - x0,
-                np.ceil(self.width / 2 + right * f) + 1 - x0,
+                np.floor(self.height / 2 - top * f) - 1,
+                np.ceil(self.height / 2 - bottom * f) + 1,
+                np.floor(self.width / 2 + left * f) - 1,
+                np.ceil(self.width / 2 + right * f) + 1,
             ],
             axis=1,
         )
-        limit = np.array([y1 - y0, y1 - y0, x1 - x0, x1 - x0])
-        rects = np.clip(pixel, 0, limit).astype(np.int64)
-        rects[everywhere] = (0, y1 - y0, 0, x1 - x0)
+        rects = np.clip(pixel, 0, (self.height, self.height, self.width, self.width)).astype(np.int64)
+        rects[everywhere] = (0, self.height, 0, self.width)
         rects[behind & (shapes.kind != PLANE)] = 0
         return rects

@@ -121,17 +121,17 @@ def trace_nearest(
         t_min: hits nearer than this do not count.
     """
     origin, direction = rays.origin, rays.direction
-    start = _by_shape(shapes.inverse, origin.constant - shapes.centre)
-    heading = _by_shape(shapes.inverse, np.broadcast_to(direction.constant, shapes.centre.shape))
-    start_basis = [(shapes.inverse @ vector).tolist() for vector in origin.basis]
-    heading_basis = [(shapes.inverse @ vector).tolist() for vector in direction.basis]
-    kinds = shapes.kind.tolist()
+    active = np.flatnonzero((rects[:, 1] > rects[:, 0]) & (rects[:, 3] > rects[:, 2]))
+    inverse, centre, kinds = shapes.inverse[active], shapes.centre[active], shapes.kind[active].tolist()
+    start = _by_shape(inverse, origin.constant - centre)
+    heading = _by_shape(inverse, np.broadcast_to(direction.constant, centre.shape))
+    start_basis = [(inverse @ vector).tolist() for vector in origin.basis]
+    heading_basis = [(inverse @ vector).tolist() for vector in direction.basis]
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-        for p in np.flatnonzero((rects[:, 1] > rects[:, 0]) & (rects[:, 3] > rects[:, 2])).tolist():
-            y0, y1, x0, x1 = rects[p].tolist()
-            o = _combine(start[p], [b[p] for b in start_basis], _cut(origin.values, y0, y1, x0, x1))
-            d = _combine(heading[p], [b[p] for b in heading_basis], _cut(direction.values, y0, y1, x0, x1))
-            t, valid = _hit_parameter(kinds[p], o, d)
+        for i, (p, (y0, y1, x0, x1)) in enumerate(zip(active.tolist(), rects[active].tolist(), strict=True)):
+            o = _combine(start[i], [b[i] for b in start_basis], _cut(origin.values, y0, y1, x0, x1))
+            d = _combine(heading[i], [b[i] for b in heading_basis], _cut(direction.values, y0, y1, x0, x1))
+            t, valid = _hit_parameter(kinds[i], o, d)
             before = depth[:, y0:y1, x0:x1]
             closer = (t > t_min) & (t < before)
             if valid is not None:

@@ -61,7 +61,7 @@ def add_lamps(
             if not weight.any():
                 continue
         rays = camera.rays(qx, qy, points, focus_m)
-        rects = camera.rects(world.shapes, box, focus_m, window)
+        rects = np.clip(full - np.array([y0, y0, x0, x0]), 0, np.array([y1 - y0, y1 - y0, x1 - x0, x1 - x0]))
         rects[(nearest > nearest[p] + 2 * world.shapes.half[p].max()) & (world.shapes.kind != PLANE)] = 0
         depth = np.full(rays.shape, SKY_DEPTH_M, np.float32)
         ids = np.full(rays.shape, -1, np.int16)

@@ -13,7 +13,7 @@ from pipeline.raytrace.geometry import F32, F64, PLANE, Frozen
 from pipeline.raytrace.hits import Rays, VectorField, trace_nearest
 
 RGB = tuple[float, float, float]
-SKY_GROUPS, SKY_PER_GROUP = 9, 3
+SKY_GROUPS, SKY_PER_GROUP = 9, 2
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -115,7 +115,7 @@ class ShadowMap:
 def sky_directions() -> F64:
     """(SKY_GROUPS * SKY_PER_GROUP, 3) unit vectors over the upper half, spread evenly; rows of one group lie apart.
 
-    A golden-angle spiral in height; consecutive thirds make a group of one low, one middle and one high direction.
+    A golden-angle spiral in height; a group is one low and one high direction.
     """
     count = SKY_GROUPS * SKY_PER_GROUP
     i = np.arange(count)

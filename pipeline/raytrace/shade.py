@@ -2,7 +2,7 @@
 
 Works on one sample per pixel at a time (H x W rays), as flat arrays. Sky light is computed without shadow and multiplied
 with the share of it that nothing hides; sample k of a pixel looks at one group of sky directions, so that a pixel's nine
-samples together see all of them for the price of three lookups each.
+samples together see all of them for the price of two lookups each.
 """
 
 from dataclasses import dataclass
