@@ -17,7 +17,7 @@ from pipeline.optics.aperture import Aperture
 # Half-resolution layers are reduced and enlarged with the taps 1 3 3 1, whose variance is 3/4 px^2 each way and axis.
 RESAMPLING_VARIANCE_PX2 = 1.5
 # How much of the softening is sharpened away again; the rest is taken from the radius. More rings beside bright discs.
-SHARPENING = 0.75
+SHARPENING = 0.65
 
 
 def fast_length(n: int) -> int:
