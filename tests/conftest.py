@@ -11,6 +11,8 @@ import cv2
 import numpy as np
 import pytest
 
+import pipeline  # noqa: F401  before PyTorch, since it decides how PyTorch's threads wait
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 VOLATILE = ("wall_s", "host", "job_id", "versions")  # of a .done: what two runs of the same work may differ in
 SIZE = (72, 48)  # of raw frames; phase 2 makes 80x48 of them
