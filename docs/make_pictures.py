@@ -1,0 +1,84 @@
+"""The pictures in README.md and docs/, from the ray-traced scenes and the project's own lens. Some minutes on 2 cores.
+
+python docs/make_pictures.py
+"""
+
+from pathlib import Path
+
+import cv2
+import matplotlib
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+from pipeline.optics import Lens, defocus_px, focus_map, px_per_mm, render_lens_blur
+from pipeline.raytrace import build_scene, render_frame, render_photograph, to_srgb8
+
+IMAGES = Path(__file__).parent / "images"
+WIDTH, HEIGHT, GAP = 640, 384, 8
+Panel = tuple[str, npt.NDArray[np.uint8]]
+
+
+def photograph(linear: npt.NDArray[np.float32], depth_m: npt.NDArray[np.float32], lens: Lens) -> npt.NDArray[np.uint8]:
+    """The lens renderer on linear light, encoded for display."""
+    depth = torch.from_numpy(depth_m)[None, None]
+    image = torch.from_numpy(linear).permute(2, 0, 1)[None]
+    radius = defocus_px(depth, lens, px_per_mm(WIDTH))
+    with torch.inference_mode():
+        rendered = render_lens_blur(image, radius, order=depth, encoding="linear")
+    return to_srgb8(rendered[0].permute(1, 2, 0).numpy())
+
+
+def coloured(values: npt.NDArray[np.float32], name: str) -> npt.NDArray[np.uint8]:
+    """Values in [0, 1] through a matplotlib colour map."""
+    return (matplotlib.colormaps[name](values)[..., :3] * 255).astype(np.uint8)
+
+
+def sheet(panels: list[Panel], columns: int, path: Path) -> None:
+    """Panels with their titles in a grid."""
+    rows = -(-len(panels) // columns)
+    canvas = Image.new("RGB", (columns * (WIDTH + GAP) - GAP, rows * (HEIGHT + GAP) - GAP), "white")
+    font = ImageFont.load_default(size=19)
+    draw = ImageDraw.Draw(canvas)
+    for number, (title, panel) in enumerate(panels):
+        x, y = number % columns * (WIDTH + GAP), number // columns * (HEIGHT + GAP)
+        canvas.paste(Image.fromarray(cv2.resize(panel, (WIDTH, HEIGHT))), (x, y))
+        box = draw.textbbox((x + 14, y + 10), title, font=font)
+        draw.rounded_rectangle((box[0] - 8, box[1] - 6, box[2] + 8, box[3] + 7), 6, fill=(20, 24, 30))
+        draw.text((x + 14, y + 10), title, font=font, fill="white")
+    canvas.save(path, quality=88, optimize=True)
+    print(path)
+
+
+def main() -> None:
+    IMAGES.mkdir(exist_ok=True)
+    scene, f_m = build_scene("bear"), 0.05
+    frame = render_frame(scene, 11, width=WIDTH, height=HEIGHT, f_m=f_m)
+    lens = Lens(f_m=f_m, f_number=1.4, focus_m=4.0)
+    label = focus_map(torch.from_numpy(frame.depth_m), lens, 3.5e-4).numpy()
+    nearness = np.clip(np.log(60 / frame.depth_m) / np.log(60 / 1.2), 0, 1)
+    panels = [
+        ("all in focus", frame.srgb),
+        ("depth (near is bright)", coloured(nearness, "magma")),
+        ("focus map", coloured(label, "gray")),
+        ("50 mm, f/1.4, focus 4.0 m", photograph(frame.linear, frame.depth_m, lens)),
+    ]
+    sheet(panels, 2, IMAGES / "overview.jpg")
+
+    panels = []
+    for name, focus_m, f_number in (("fence", 6.0, 1.8), ("night", 2.6, 1.8)):
+        scene = build_scene(name)
+        frame = render_frame(scene, 10, width=WIDTH, height=HEIGHT, f_m=f_m)
+        lens = scene.lens(f_number, focus_m, f_m)
+        words = f"f/{f_number}, focus {focus_m} m"
+        truth = render_photograph(scene, 10, lens, width=WIDTH, height=HEIGHT, samples=196, f_m=f_m)
+        panels += [
+            (f"lens renderer, {words}", photograph(frame.linear, frame.depth_m, lens)),
+            ("ray-traced photograph", to_srgb8(truth)),
+        ]
+    sheet(panels, 2, IMAGES / "renderer.jpg")
+
+
+if __name__ == "__main__":
+    main()
