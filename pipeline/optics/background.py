@@ -11,12 +11,11 @@ Shape letters: H, W = picture; h, w = half-resolution grid.
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from pipeline.optics.edges import edge_strength
+from pipeline.optics.edges import Surface, edge_strength
 
 # Gap in px below which nothing is added. Two half-resolution pixels of a surface at slope 1 differ by up to 2.
 GAP_PX = 1.0
@@ -24,26 +23,7 @@ SLACK_PX = 2.0  # blocks are 2 px wide: the edge may be that much closer than th
 FAR_PX = 1e4  # larger than any distance
 
 
-@dataclass(frozen=True)
-class Plate:
-    """Hidden surface at half resolution.
-
-    Args:
-        light: (3, h, w) linear colour.
-        defocus: (1, h, w) its signed radius, full-resolution pixels.
-        weight: (1, h, w) in [0, 1], 0 where nothing is hidden.
-    """
-
-    light: Tensor
-    defocus: Tensor
-    weight: Tensor
-
-    def planes(self) -> Tensor:
-        """(5, h, w): weight, light * weight, defocus."""
-        return torch.cat([self.weight, self.light * self.weight, self.defocus])
-
-
-def hidden_background(light: Tensor, defocus: Tensor, farness: Tensor) -> Plate:
+def hidden_background(light: Tensor, defocus: Tensor, farness: Tensor) -> Surface:
     """Extend the farther surfaces under the nearer ones, as far as the lens can look.
 
     Args:
@@ -52,7 +32,7 @@ def hidden_background(light: Tensor, defocus: Tensor, farness: Tensor) -> Plate:
         farness: (1, H, W) the defocus itself, or another measure in px that is larger for farther surfaces.
 
     Returns:
-        The plate, at (ceil(H/2), ceil(W/2)).
+        The hidden surface at (ceil(H/2), ceil(W/2)); its weight is 0 where nothing is hidden.
     """
     # Averages of compressed light: one bulb must not outshine everything that is filled from its neighbourhood.
     compressed = light / (1 + light.amax(0, keepdim=True))
@@ -73,6 +53,8 @@ def hidden_background(light: Tensor, defocus: Tensor, farness: Tensor) -> Plate:
     reach = torch.cat([far, *around]).amax(0, keepdim=True)
     weight = (reach - near - GAP_PX).clamp(0, 1)
 
+    if not bool((weight > 0).any()):
+        return Surface(blocks[:3].mean(1), blocks[3:4].mean(1), weight)
     # Every block starts as its own source; one that hides something waits for a source that it can hide.
     hole = (weight > 0).to(far.dtype)
     # A block on the edge holds a source itself, unless something much farther can be seen there.
@@ -81,7 +63,7 @@ def hidden_background(light: Tensor, defocus: Tensor, farness: Tensor) -> Plate:
         path, payload = _fill(path, payload, near, hole, stride)
     weight = weight * (path < FAR_PX / 2)  # a source may turn out to hide something itself
     fill = payload[:3] / (1 - payload[:3].amax(0, keepdim=True)).clamp(min=1e-3)
-    return Plate(light=fill, defocus=payload[3:4], weight=weight)
+    return Surface(fill, payload[3:4], weight)
 
 
 def _blocks(planes: Tensor) -> Tensor:

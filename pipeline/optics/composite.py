@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 
 from pipeline.optics.aperture import Aperture
-from pipeline.optics.background import Plate
 from pipeline.optics.edges import Surface
 from pipeline.optics.kernels import aperture_kernel, fast_length, kernel_spectrum
-from pipeline.optics.layers import FULL_HALO, FULL_TILE, HALF_TILE, HIDDEN_GRID_PX, Knot, Tiles, halve, mirror
+from pipeline.optics.layers import FULL_HALO, FULL_TILE, HALF_TILE, Grid, Knot, Tiles, halve, hat, mirror
 
 TINY = 1e-6  # coverage below this is FFT rounding
 
@@ -45,11 +44,11 @@ class Stack:
         return torch.cat([1 - self.free, self.light])
 
 
-def blur_full(tiles: list[Tiles], knots: list[Knot], sign: int, aperture: Aperture) -> Tensor | None:
+def blur_full(tiles: Tiles, knots: list[Knot], sign: int, aperture: Aperture) -> Tensor | None:
     """Blur some layers of one sign on the full grid and sum them.
 
     Args:
-        tiles: of (weight, light * weight, signed radius) per surface, from `full_tiles`.
+        tiles: visible surfaces, `FULL_TILE` and `FULL_HALO`.
         knots: the layers.
         sign: +1 behind the focus plane, -1 in front.
         aperture: shape of the opening.
@@ -58,102 +57,96 @@ def blur_full(tiles: list[Tiles], knots: list[Knot], sign: int, aperture: Apertu
         (4, rows*t, columns*t) spread, or None if no pixel has such a radius.
     """
     edge = FULL_TILE + 2 * FULL_HALO
-    touched = [one.touching(knots, sign) for one in tiles]
-    parts = [index for one in touched for index in one.values()]
-    if not parts:
+    touched = tiles.touching(knots, sign)
+    active = torch.unique(torch.cat([index for surfaces in touched for index in surfaces]))
+    if not len(active):
         return None
-    active = torch.unique(torch.cat(parts))
-    slot = torch.zeros(len(tiles[0].data), dtype=torch.long, device=active.device)
-    slot[active] = torch.arange(len(active), device=active.device)
     total: Tensor | None = None
-    for one, layers in zip(tiles, touched, strict=True):
-        for knot, index in layers.items():
-            cut = one.data[index]
-            spectrum = torch.fft.rfft2(knot.weight(sign * cut[:, 4:]) * cut[:, :4])
-            kernel = kernel_spectrum(aperture_kernel(aperture, sign * knot.radius, 1, 1.0), (edge, edge), cut)
-            if total is None:
-                total = spectrum.new_zeros((len(active), *spectrum.shape[1:]))
-            total.index_add_(0, slot[index], spectrum.mul_(kernel))  # backward needs nothing that this overwrites
+    for knot, surfaces in zip(knots, touched, strict=True):
+        if not any(len(index) for index in surfaces):
+            continue
+        index, layer = tiles.layer(knot, sign, surfaces)
+        kernel = kernel_spectrum(aperture_kernel(aperture, sign * knot.radius, 1, 1.0), (edge, edge), layer)
+        spectrum = torch.fft.rfft2(layer).mul_(kernel)  # in place: backward needs nothing that this overwrites
+        if len(index) == len(active):
+            total = spectrum if total is None else total.add_(spectrum)
+            continue
+        if total is None:
+            total = spectrum.new_zeros((len(active), *spectrum.shape[1:]))
+        total.index_add_(0, torch.searchsorted(active, index), spectrum)
+    assert total is not None, "an active tile belongs to a layer"
     blurred = torch.fft.irfft2(total, s=(edge, edge))[..., FULL_HALO:-FULL_HALO, FULL_HALO:-FULL_HALO]
-    return tiles[0].assemble(blurred, active)
+    return tiles.assemble(blurred, active)
 
 
 class HalfGrid:
     """The half-resolution grid of one picture, continued beyond its border as far as the lens looks.
 
     Args:
-        surfaces: visible samples.
+        surfaces: (5, H, W) visible samples: weight, light * weight, position on the ladder.
         plate: hidden samples.
-        max_radius_px: largest kernel radius, full-resolution pixels.
+        layers: the layers.
     """
 
-    def __init__(self, surfaces: list[Surface], plate: Plate, max_radius_px: float) -> None:
+    def __init__(self, surfaces: list[Tensor], plate: Surface, layers: Grid) -> None:
         self.size = (plate.weight.shape[-2], plate.weight.shape[-1])
-        self.room = int(max_radius_px / 2) + 4  # half the soft edge and the sharpening
+        self.room = int(layers.half[-1][-1].radius / 2) + 4  # half the soft edge and the sharpening
         self.fft_size = (fast_length(self.size[0] + 2 * self.room), fast_length(self.size[1] + 2 * self.room))
-        self.tiles = []
-        for surface in surfaces:
-            height, width = surface.weight.shape[-2:]
-            below, right = 2 * self.fft_size[0] - 2 * self.room - height, 2 * self.fft_size[1] - 2 * self.room - width
-            padded = mirror(surface.planes(), (2 * self.room, below), (2 * self.room, right))
-            self.tiles.append(Tiles(padded, HALF_TILE, 1))
+        height, width = surfaces[0].shape[-2:]
+        below, right = 2 * self.fft_size[0] - 2 * self.room - height, 2 * self.fft_size[1] - 2 * self.room - width
+        padded = [mirror(planes, (2 * self.room, below), (2 * self.room, right)) for planes in surfaces]
+        self.tiles = Tiles(padded, HALF_TILE, 1)
         below, right = (self.fft_size[k] - self.room - self.size[k] for k in range(2))
-        hidden = mirror(plate.planes(), (self.room, below), (self.room, right))
-        self.hidden_weight, self.hidden_planes, self.hidden_defocus = hidden[:1], hidden[:4], hidden[4:]
-        radius = self.hidden_defocus[self.hidden_weight > 0].detach()
-        low, high = (float(radius.min()), float(radius.max())) if radius.numel() else (0.0, 0.0)
-        self.hidden_range = {1: (low, high), -1: (-high, -low)}
+        hidden = mirror(torch.cat(plate.samples(layers.hidden)), (self.room, below), (self.room, right))
+        self.hidden, self.position = hidden[:4], hidden[4:]
+        used = self.position[self.hidden[:1] > 0].detach()
+        self.hidden_range = (float(used.min()), float(used.max())) if used.numel() else None
 
-    def blur(
-        self, groups: list[list[Knot]], sign: int, aperture: Aperture, *, hidden_only: bool = False
-    ) -> Tensor | None:
+    def blur(self, groups: list[list[Knot]], sign: int, aperture: Aperture) -> Tensor | None:
         """Blur the layers of one sign and stack them by themselves, nearest first.
 
         Args:
             groups: the layers, by increasing radius.
             sign: +1 behind the focus plane, -1 in front.
             aperture: shape of the opening.
-            hidden_only: leave out what is visible.
 
         Returns:
             (4, h, w) spread, or None if all layers are empty.
         """
-        stack = Stack(self.hidden_weight[:, : self.size[0], : self.size[1]])
+        stack = Stack(self._crop(self.hidden))
         empty = True
         for group in groups[::sign]:
-            spread = self._blur_group(group, sign, aperture, hidden_only)
+            spread = self._blur_group(group, sign, aperture)
             empty = empty and spread is None
             stack.add(spread)
         return None if empty else stack.spread()
 
-    def _blur_group(self, knots: list[Knot], sign: int, aperture: Aperture, hidden_only: bool) -> Tensor | None:
-        """Blur some layers of one sign and sum them: (4, h, w), or None if all are empty."""
-        visible = [] if hidden_only else [(tiles, tiles.touching(knots, sign)) for tiles in self.tiles]
+    def hidden_in_focus(self) -> Tensor | None:
+        """(4, h, w) spread of the hidden surfaces that are hardly out of focus, or None if nothing is hidden."""
+        return None if self.hidden_range is None else self._crop(hat(self.position, 0) * self.hidden)
+
+    def _blur_group(self, knots: list[Knot], sign: int, aperture: Aperture) -> Tensor | None:
+        touched = self.tiles.touching(knots, sign)
         total: Tensor | None = None
-        for knot in knots:
-            parts = [
-                self._visible_layer(tiles, touched[knot], knot, sign) for tiles, touched in visible if knot in touched
-            ]
-            if self.hidden_range[sign][0] < knot.above and self.hidden_range[sign][1] > knot.below:
-                parts.append(knot.weight(sign * self.hidden_defocus) * self.hidden_planes)
-            if parts:
-                layer = parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
+        for knot, surfaces in zip(knots, touched, strict=True):
+            layer: Tensor | None = None
+            if knot.step >= 0 and any(len(index) for index in surfaces):
+                index, pixels = self.tiles.layer(knot, sign, surfaces)
+                layer = self.tiles.assemble(halve(pixels), index)[:, : self.fft_size[0], : self.fft_size[1]]
+            if self._hides(knot, sign):
+                hidden = hat(sign * self.position, knot.hidden_step) * self.hidden
+                layer = hidden if layer is None else layer + hidden
+            if layer is not None:
                 kernel = aperture_kernel(aperture, sign * knot.radius, 2, 2.0)
                 spectrum = torch.fft.rfft2(layer).mul_(kernel_spectrum(kernel, self.fft_size, layer))
                 total = spectrum if total is None else total.add_(spectrum)
         return None if total is None else self._inverse(total)
 
-    def hidden_in_focus(self) -> Tensor:
-        """(4, h, w) spread of the hidden surfaces that are too little out of focus for `HIDDEN_GRID_PX`."""
-        fade = (self.hidden_defocus.abs() - 1) / (HIDDEN_GRID_PX[0] - 1)
-        return self._crop((1 - fade.clamp(0, 1)) * self.hidden_planes)
-
-    def _visible_layer(self, tiles: Tiles, index: Tensor, knot: Knot, sign: int) -> Tensor:
-        cut = tiles.data[index]
-        return self._place(halve(knot.weight(sign * cut[:, 4:]) * cut[:, :4]), index)
-
-    def _place(self, tiles: Tensor, index: Tensor | None = None) -> Tensor:
-        return self.tiles[0].assemble(tiles, index)[:, : self.fft_size[0], : self.fft_size[1]]
+    def _hides(self, knot: Knot, sign: int) -> bool:
+        if self.hidden_range is None or knot.hidden_step < 0:
+            return False
+        low, high = self.hidden_range if sign > 0 else (-self.hidden_range[1], -self.hidden_range[0])
+        return low < knot.hidden_step + 1 and high > knot.hidden_step - 1
 
     def _inverse(self, spectrum: Tensor) -> Tensor:
         blurred: Tensor = torch.fft.irfft2(spectrum, s=self.fft_size)
@@ -162,8 +155,3 @@ class HalfGrid:
     def _crop(self, planes: Tensor) -> Tensor:
         top = left = self.room
         return planes[..., top : top + self.size[0], left : left + self.size[1]]
-
-
-def full_tiles(surface: Surface) -> Tiles:
-    """Tiles for `blur_full`."""
-    return Tiles(surface.planes(), FULL_TILE, FULL_HALO)

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pipeline.optics.layers import Ladder
+
 WINDOW = 2  # clean pixels lie one step beyond the mixed ones; a wider window measured no better
 # Second difference of defocus across a pixel, 0 on a slanted plane: below the first a surface, above the second an edge.
 STEP_PX = (0.5, 1.5)
@@ -32,9 +34,9 @@ class Surface:
     defocus: Tensor
     weight: Tensor
 
-    def planes(self) -> Tensor:
-        """(5, H, W): weight, light * weight, defocus."""
-        return torch.cat([self.weight, self.light * self.weight, self.defocus])
+    def samples(self, ladder: Ladder) -> tuple[Tensor, Tensor, Tensor]:
+        """Weight (1, H, W), light * weight (3, H, W) and position on the ladder (1, H, W): what a layer is made from."""
+        return self.weight, self.light * self.weight, ladder.climb(self.defocus)
 
 
 def split_mixed(light: Tensor, defocus: Tensor) -> tuple[Surface, Surface | None]:

@@ -7,6 +7,7 @@ radii live on the full grid in tiles, large ones on a half-resolution grid; both
 Shape letters: H, W = picture; h, w = half-resolution grid; N = tiles; C = channels.
 """
 
+import itertools
 from dataclasses import dataclass
 
 import torch
@@ -16,35 +17,55 @@ SHARP_PX = 0.5  # radii up to this are not blurred at all
 # Layers on the full grid. Nearer layers hide farther ones between the groups, not within them.
 FULL_GRID_PX = ((1.0, 1.5, 2.0), (2.5, 3.0, 4.0), (5.0, 6.0), (7.0, 8.0))
 HIDDEN_GRID_PX = (2.0, 4.0, 6.0, 8.0)  # hidden surfaces are a smooth guess and stay on the half grid
+HIDDEN_SHARP_PX = 1.0
 HALF_GROUP = 3  # layers of the half grid that share an inverse FFT
 HALF_TILE = 32  # full-resolution pixels; small enough that a tile of a slanted surface touches few layers
 FULL_TILE = 64
 FULL_HALO = 10  # at least the reach of the largest full-grid kernel, and 64 + 20 = 84 suits the FFT
 
 
+class Ladder:
+    """Increasing radii as steps 0, 1, 2, ..., and where a radius lies between them.
+
+    Args:
+        radii: px; everything up to the first is step 0.
+    """
+
+    def __init__(self, radii: list[float]) -> None:
+        self.radii = radii
+
+    def climb(self, defocus: Tensor) -> Tensor:
+        """Signed radius -> signed position on the ladder, same shape, differentiable.
+
+        Between two steps the position is linear in the brightness of the discs, not in their energy: then half the height
+        of the mixture of both moves evenly from one edge to the other.
+        """
+        steps = torch.tensor(self.radii, dtype=defocus.dtype, device=defocus.device)
+        radius = defocus.abs().clamp(self.radii[0], self.radii[-1])
+        upper = torch.bucketize(radius.detach(), steps).clamp(min=1)
+        low, high = steps[upper - 1], steps[upper]
+        t = (radius - low) / (high - low)
+        return torch.sign(defocus) * (upper - 1 + t * high**2 / (low**2 + t * (high**2 - low**2)))
+
+
+def hat(position: Tensor, step: int) -> Tensor:
+    """Weight of the layer at a step for pixels at these positions: 1 on it, 0 from the next step on."""
+    return (1 - (position - step).abs()).clamp(min=0)
+
+
 @dataclass(frozen=True)
 class Knot:
-    """One layer: its radius and the neighbouring radii where its weight has fallen to zero."""
+    """One layer.
 
-    below: float
+    Args:
+        radius: px.
+        step: its place on the ladder of visible pixels, or -1 if it holds hidden ones only.
+        hidden_step: its place on the ladder of hidden pixels, or -1.
+    """
+
     radius: float
-    above: float
-
-    def weight(self, radius_px: Tensor) -> Tensor:
-        """Linear hat over unsigned or sign-corrected radii, any shape; 1 at `radius`, 0 outside (below, above)."""
-        rising = self._share(radius_px, self.below, self.radius)
-        falling = 1 - self._share(radius_px, self.radius, self.above)
-        return torch.where(radius_px < self.radius, rising, falling)
-
-    @staticmethod
-    def _share(radius_px: Tensor, low: float, high: float) -> Tensor:
-        """How much of a radius in [low, high] the larger disc gets.
-
-        Linear in the brightness of the discs, not in their energy: then half the height of the mixture moves evenly from
-        one edge to the other. Clamped to [0, 1] outside.
-        """
-        t = ((radius_px - low) / (high - low)).clamp(0, 1)
-        return t * high**2 / (low**2 + t * (high**2 - low**2))
+    step: int
+    hidden_step: int
 
 
 @dataclass(frozen=True)
@@ -54,19 +75,23 @@ class Grid:
     Args:
         full: groups of layers on the full grid, by increasing radius.
         half: groups of layers on the half grid.
-        hidden: on the half grid, for hidden surfaces whose visible part is on the full grid; one group.
+        coarse: one group on the half grid, for hidden surfaces whose visible part is on the full grid.
+        visible: where visible pixels lie between the layers.
+        hidden: where hidden pixels do; they are a guess, and need fewer small radii.
     """
 
     full: list[list[Knot]]
     half: list[list[Knot]]
-    hidden: list[list[Knot]]
+    coarse: list[list[Knot]]
+    visible: Ladder
+    hidden: Ladder
 
 
 def radius_grid(max_radius_px: float) -> Grid:
     """Layers up to a radius; a larger maximum only appends.
 
     The step is 1 px to r = 12, then r/12 up to 2 px. With edges as soft as the step, the half height of a mixed disc lies
-    within 0.2 px of the requested radius.
+    within 0.25 px of the requested radius.
 
     Args:
         max_radius_px: largest unsigned radius that occurs.
@@ -75,54 +100,75 @@ def radius_grid(max_radius_px: float) -> Grid:
         >>> [knot.radius for knot in radius_grid(10.0).half[0]]
         [8.5, 9.5, 10.5]
     """
-    fixed = [radius for group in FULL_GRID_PX for radius in group]
-    radii = [SHARP_PX, *fixed, fixed[-1] + 0.5]  # half a step where the softer half grid takes over
-    while radii[-1] < max_radius_px or len(radii) < len(fixed) + 3:
-        radii.append(radii[-1] + min(2.0, max(1.0, radii[-1] / 12)))
-    radii.append(radii[-1] + 2.0)
-    knots = [Knot(*radii[i : i + 3]) for i in range(len(radii) - 2)]
-    full, start = [], 0
-    for group in FULL_GRID_PX:
-        full.append(knots[start : start + len(group)])
-        start += len(group)
-    coarse = [1.0, *HIDDEN_GRID_PX, knots[start].radius]
-    hidden = [Knot(*coarse[i : i + 3]) for i in range(len(coarse) - 2)]
-    rest = knots[start:]
-    half = [rest[i : i + HALF_GROUP] for i in range(0, len(rest), HALF_GROUP)]
-    return Grid(full=full, half=half, hidden=[hidden])
+    small = [radius for group in FULL_GRID_PX for radius in group]
+    large = [small[-1] + 0.5]  # half a step where the softer half grid takes over
+    while large[-1] < max_radius_px or len(large) < HALF_GROUP:
+        large.append(large[-1] + min(2.0, max(1.0, large[-1] / 12)))
+    hidden_start = 1 + len(HIDDEN_GRID_PX)
+    half = [Knot(radius, 1 + len(small) + i, hidden_start + i) for i, radius in enumerate(large)]
+    step = itertools.count(1)
+    return Grid(
+        full=[[Knot(radius, next(step), -1) for radius in group] for group in FULL_GRID_PX],
+        half=[half[i : i + HALF_GROUP] for i in range(0, len(half), HALF_GROUP)],
+        coarse=[[Knot(radius, -1, 1 + i) for i, radius in enumerate(HIDDEN_GRID_PX)]],
+        visible=Ladder([SHARP_PX, *small, *large]),
+        hidden=Ladder([HIDDEN_SHARP_PX, *HIDDEN_GRID_PX, *large]),
+    )
 
 
 class Tiles:
-    """A picture cut into overlapping tiles, with the range of a map per tile so that layers can skip tiles.
+    """Surfaces cut into overlapping tiles, so that a layer can skip the tiles it does not touch.
 
     Args:
-        planes: (C, H, W) values; the last channel is the signed radius.
+        surfaces: (5, H, W) each: weight, light * weight, signed position on the ladder.
         tile: edge of a tile in pixels.
         halo: how far tiles reach over each other.
     """
 
-    def __init__(self, planes: Tensor, tile: int, halo: int) -> None:
-        height, width = planes.shape[-2:]
+    def __init__(self, surfaces: list[Tensor], tile: int, halo: int) -> None:
+        height, width = surfaces[0].shape[-2:]
         self.rows, self.columns = -(-height // tile), -(-width // tile)
         below, right = self.rows * tile - height, self.columns * tile - width
-        padded = mirror(planes, (halo, below + halo), (halo, right + halo))
-        windows = padded.unfold(1, tile + 2 * halo, tile).unfold(2, tile + 2 * halo, tile)
-        self.data = windows.permute(1, 2, 0, 3, 4).reshape(-1, planes.shape[0], tile + 2 * halo, tile + 2 * halo)
-        radius = self.data[:, -1].detach().flatten(1)
-        self.low, self.high = radius.amin(1), radius.amax(1)
+        edge = tile + 2 * halo
+        self.data, self.low, self.high = [], [], []
+        for planes in surfaces:
+            padded = mirror(planes, (halo, below + halo), (halo, right + halo))
+            windows = padded.unfold(1, edge, tile).unfold(2, edge, tile)
+            cut = windows.permute(1, 2, 0, 3, 4).reshape(-1, planes.shape[0], edge, edge)
+            empty = (cut[:, :1] == 0) * 1e6  # pixels without weight stretch no range
+            self.data.append(cut)
+            self.low.append((cut[:, -1:] + empty).detach().flatten(1).amin(1))
+            self.high.append((cut[:, -1:] - empty).detach().flatten(1).amax(1))
 
-    def touching(self, knots: list[Knot], sign: int) -> dict[Knot, Tensor]:
-        """The layers of one sign that have any pixel, each with the indices of its tiles; one device sync in all."""
-        low, high = (self.low, self.high) if sign > 0 else (-self.high, -self.low)
-        bounds = self.low.new_tensor([[knot.below, knot.above] for knot in knots])
-        mask = (high[None] > bounds[:, :1]) & (low[None] < bounds[:, 1:])
-        rows = zip(knots, mask.cpu(), strict=True)
-        return {knot: row.nonzero()[:, 0].to(self.low.device) for knot, row in rows if bool(row.any())}
+    def touching(self, knots: list[Knot], sign: int) -> list[list[Tensor]]:
+        """Indices of the tiles that hold pixels of a layer, per layer and surface; one device sync in all."""
+        steps = torch.tensor([knot.step for knot in knots], device=self.low[0].device)[:, None]
+        masks = []
+        for low, high in zip(self.low, self.high, strict=True):
+            near, far = (low, high) if sign > 0 else (-high, -low)
+            masks.append((far[None] > steps - 1) & (near[None] < steps + 1))
+        found = torch.stack(masks, 1).cpu()
+        return [[row.nonzero()[:, 0].to(self.low[0].device) for row in surfaces] for surfaces in found]
 
-    def assemble(self, tiles: Tensor, index: Tensor | None = None) -> Tensor:
-        """(N, C, t, t) tiles without halo, or those at `index` with zeros elsewhere -> (C, rows*t, columns*t)."""
+    def layer(self, knot: Knot, sign: int, touched: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Weighted pixels of one layer, summed over the surfaces: tile indices (n) and (n, 4, edge, edge)."""
+        parts = []
+        for data, index in zip(self.data, touched, strict=True):
+            cut = data[index] if len(index) < len(data) else data
+            parts.append(hat(sign * cut[:, 4:], knot.step) * cut[:, :4] if len(index) else cut[:, :4])
+        filled = [k for k, index in enumerate(touched) if len(index)]
+        if len(filled) == 1:
+            return touched[filled[0]], parts[filled[0]]
+        index, place = torch.unique(torch.cat(touched), return_inverse=True)
+        total = parts[0].new_zeros((len(index), *parts[0].shape[1:]))
+        for part, at in zip(parts, place.split([len(one) for one in touched]), strict=True):
+            total = total.index_add(0, at, part)
+        return index, total
+
+    def assemble(self, tiles: Tensor, index: Tensor) -> Tensor:
+        """(n, C, t, t) tiles without halo at `index`, zeros elsewhere -> (C, rows*t, columns*t)."""
         _, channels, edge, _ = tiles.shape
-        if index is not None and len(index) < self.rows * self.columns:
+        if len(index) < self.rows * self.columns:
             tiles = tiles.new_zeros((self.rows * self.columns, channels, edge, edge)).index_copy_(0, index, tiles)
         grid = tiles.reshape(self.rows, self.columns, channels, edge, edge)
         return grid.permute(2, 0, 3, 1, 4).reshape(channels, self.rows * edge, self.columns * edge)

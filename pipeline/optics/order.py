@@ -34,23 +34,23 @@ class Unit:
     half: list[list[Knot]] = field(default_factory=list)
     hidden: bool = False
 
-    def members(self, defocus: Tensor) -> Tensor:
-        """(1, H, W) which pixels mainly belong to these layers."""
+    def members(self, position: Tensor) -> Tensor:
+        """(1, H, W) which pixels mainly belong to these layers, from their positions on the ladder."""
         if self.hidden:
-            return torch.zeros_like(defocus, dtype=torch.bool)
+            return torch.zeros_like(position, dtype=torch.bool)
         if self.sharp:
-            return defocus.abs() < 0.75
+            return position.abs() < 0.5
         knots = self.full or [knot for group in self.half for knot in group]
-        low, high = 0.5 * (knots[0].below + knots[0].radius), 0.5 * (knots[-1].radius + knots[-1].above)
-        return (self.sign * defocus >= low) & (self.sign * defocus < high)
+        position = self.sign * position
+        return (position >= knots[0].step - 0.5) & (position < knots[-1].step + 0.5)
 
 
-def sort_by_order(units: list[Unit], defocus: Tensor, order: Tensor) -> tuple[list[Unit], bool]:
+def sort_by_order(units: list[Unit], position: Tensor, order: Tensor) -> tuple[list[Unit], bool]:
     """Sort units by the mean order of their pixels; units without pixels stay behind the one before them.
 
     Args:
         units: front to back along the signed defocus.
-        defocus: (1, H, W) signed radius, px.
+        position: (1, H, W) signed position on the ladder of visible pixels.
         order: (1, H, W) grows with depth.
 
     Returns:
@@ -61,7 +61,7 @@ def sort_by_order(units: list[Unit], defocus: Tensor, order: Tensor) -> tuple[li
     ranks = ranks.clamp(float(finite.min()) - 1, float(finite.max()) + 1)
     keys: list[float] = []
     for unit in units:
-        inside = unit.members(defocus.detach())
+        inside = unit.members(position)
         count = int(inside.sum())
         keys.append(float((ranks * inside).sum()) / count if count else keys[-1] if keys else float("-inf"))
     agrees = all(first <= second for first, second in pairwise(keys))

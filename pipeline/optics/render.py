@@ -16,9 +16,9 @@ from pipeline.optics.aperture import Aperture
 from pipeline.optics.background import hidden_background
 from pipeline.optics.coc import OpticsError
 from pipeline.optics.color import linear_to_srgb, srgb_to_linear
-from pipeline.optics.composite import HalfGrid, Stack, blur_full, full_tiles
-from pipeline.optics.edges import Surface, split_mixed
-from pipeline.optics.layers import FULL_GRID_PX, SHARP_PX, Grid, double, radius_grid
+from pipeline.optics.composite import HalfGrid, Stack, blur_full
+from pipeline.optics.edges import split_mixed
+from pipeline.optics.layers import FULL_HALO, FULL_TILE, SHARP_PX, Grid, Tiles, double, hat, radius_grid
 from pipeline.optics.order import Unit, order_as_defocus, sort_by_order
 
 Encoding = Literal["srgb", "linear"]
@@ -89,26 +89,25 @@ def _render(light: Tensor, defocus: Tensor, order: Tensor | None, aperture: Aper
     units = _units(layers)
     farness = defocus
     if order is not None:
-        units, agrees = sort_by_order(units, defocus, order)
+        units, agrees = sort_by_order(units, layers.visible.climb(defocus.detach()), order)
         farness = defocus if agrees else order_as_defocus(order, defocus)
 
     own, other = split_mixed(light, defocus)
-    surfaces = [own] if other is None else [own, other]
     plate = hidden_background(own.light, defocus, farness)
-    half = HalfGrid(surfaces, plate, layers.half[-1][-1].radius)
-    tiles = [full_tiles(surface) for surface in surfaces]
+    surfaces = [torch.cat(one.samples(layers.visible)) for one in (own, other) if one is not None]
+    half = HalfGrid(surfaces, plate, layers)
+    tiles = Tiles(surfaces, FULL_TILE, FULL_HALO)
 
     stack = Stack(light)
     for unit in units:
-        for surface in surfaces if unit.sharp else []:
-            stack.add(_sharp(surface))
+        for planes in surfaces if unit.sharp else []:
+            stack.add(hat(planes[4:], 0) * planes[:4])
         if unit.full:
             stack.add(blur_full(tiles, unit.full, unit.sign, aperture))
-        if unit.half:
-            spread = half.blur(unit.half, unit.sign, aperture, hidden_only=unit.hidden)
-            stack.add(None if spread is None else double(spread, height, width))
         if unit.hidden and unit.sign > 0:
-            stack.add(double(half.hidden_in_focus(), height, width))
+            stack.add(_enlarge(half.hidden_in_focus(), height, width))
+        if unit.half:
+            stack.add(_enlarge(half.blur(unit.half, unit.sign, aperture), height, width))
     # A pixel that nothing reached keeps a trace of its own colour, so that the division always has something to divide.
     covered = 1 - stack.free
     return (stack.light + TRACE * light) / (covered + TRACE)
@@ -120,18 +119,16 @@ def _units(layers: Grid) -> list[Unit]:
     return [
         Unit(sign=-1, half=layers.half),
         *near[::-1],
-        Unit(sign=-1, half=layers.hidden, hidden=True),
+        Unit(sign=-1, half=layers.coarse, hidden=True),
         Unit(sign=1, sharp=True),
         *far,
-        Unit(sign=1, half=layers.hidden, hidden=True),
+        Unit(sign=1, half=layers.coarse, hidden=True),
         Unit(sign=1, half=layers.half),
     ]
 
 
-def _sharp(surface: Surface) -> Tensor:
-    """(4, H, W) spread of the pixels in focus."""
-    fade = (surface.defocus.abs() - SHARP_PX) / (FULL_GRID_PX[0][0] - SHARP_PX)
-    return (1 - fade.clamp(0, 1)) * surface.planes()[:4]
+def _enlarge(spread: Tensor | None, height: int, width: int) -> Tensor | None:
+    return None if spread is None else double(spread, height, width)
 
 
 def _validate(image: Tensor, defocus_px: Tensor, order: Tensor | None, aperture: Aperture, encoding: str) -> None:
