@@ -17,7 +17,7 @@ demo: env
 	@$(RUN)/04_calibrate_coc.py
 	@$(RUN)/04_calibrate_coc.py --confirm --keep_confirmed
 	@$(RUN)/05_render_and_labels.py --num_sets 2
-	@$(RUN)/06_validate_outputs.py
+	@$(RUN)/06_validate_outputs.py --if_changed
 	@echo "The report: file://$(CURDIR)/output/report/index.html"
 
 lint: env

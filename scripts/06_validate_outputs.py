@@ -15,6 +15,7 @@ from pipeline.runner import ExitCode
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = cli.parser(__doc__)
     parser.add_argument("--workers", type=int, default=2, help="scenes checked at once")
+    parser.add_argument("--if_changed", action="store_true", help="nothing to do when a passing report is still good")
     return parser.parse_args(argv)
 
 
@@ -22,7 +23,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
 
     def body() -> ExitCode:
-        return run_validate(cli.run_settings(args), args.workers)
+        return run_validate(cli.run_settings(args), args.workers, args.if_changed)
 
     return cli.main(body)
 

@@ -206,3 +206,15 @@ def test_phase_6_recomputes_labels_with_the_lens_of_metadata(scene_project: Proj
     scene.metadata_path.write_text(json.dumps(metadata))
     assert scene_project.run(6) == 3
     assert "labels" in scene_project.text and "set_01" in scene_project.text
+
+
+def test_validation_can_be_skipped_while_nothing_changed(scene_project: Project):
+    scene_project.run_upto(5)
+    assert scene_project.run(6, "--if_changed") == 0
+    report = scene_project.out / "validation_report.json"
+    stamp = report.stat().st_mtime_ns
+    assert scene_project.run(6, "--if_changed") == 0
+    assert "nothing changed" in scene_project.text and report.stat().st_mtime_ns == stamp
+    Scene(scene_project.out, "tiny").bokeh_path(0, 3).unlink()
+    assert scene_project.run(6, "--if_changed") == 3, "a removed file is noticed"
+    assert scene_project.run(6, "--if_changed") == 3, "and a failing report is no reason to skip"

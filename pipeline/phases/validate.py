@@ -55,11 +55,39 @@ def page_path(out_root: Path) -> Path:
     return out_root / "report" / "index.html"
 
 
-def run_validate(run: RunSettings, workers: int) -> ExitCode:
-    """Check the chosen scenes, write validation_report.json and the report page."""
+def nothing_changed(run: RunSettings, entries: list[SceneEntry]) -> bool:
+    """Whether a passing report is younger than every file and folder it covers (a removed file touches its folder)."""
+    try:
+        report = validation_path(run.out_root)
+        written = min(report.stat().st_mtime_ns, page_path(run.out_root).stat().st_mtime_ns)
+        stored = read_json(report, "the validation report")["scenes"]
+        if any(not stored[entry.scene_id]["passed"] for entry in entries) or len(stored) != len(entries):
+            return False
+    except (OSError, InputError, KeyError, TypeError):
+        return False
+    covered = [run.index_path, run.out_root / "coc_stats.json"]
+    for entry in entries:
+        for folder, folders, names in os.walk(run.out_root / entry.scene_id):
+            covered += [Path(folder), *(Path(folder) / name for name in [*folders, *names])]
+    return all(path.stat().st_mtime_ns <= written for path in covered if path.exists())
+
+
+def run_validate(run: RunSettings, workers: int, if_changed: bool = False) -> ExitCode:
+    """Check the chosen scenes, write validation_report.json and the report page.
+
+    Args:
+        run: the shared flags.
+        workers: scenes checked at once.
+        if_changed: do nothing when a passing report is younger than all outputs.
+    """
     index = SceneIndex.load(run.index_path)
     entries = run.chosen(index)
     with StopSignals() as signals, Reporter("validate", None if run.dry_run else run.logs) as reporter:
+        if if_changed and entries and nothing_changed(run, entries):
+            reporter.info(
+                f"validate: nothing changed since all {len(entries)} scenes passed; see {page_path(run.out_root)}"
+            )
+            return ExitCode.DONE
         if run.dry_run:
             reporter.info(f"validate: would check {len(entries)} scenes. Nothing was written")
             return ExitCode.DONE
