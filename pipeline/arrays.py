@@ -20,7 +20,8 @@ from pipeline.frames import natural_key
 
 Depth = npt.NDArray[np.float32]  # (H, W), metres, NaN where unknown
 _FIXED_DATE = (1980, 1, 1, 0, 0, 0)
-_LEVEL = 1  # ray-traced depth at 640x384: 4.2 ms and 89 KiB; level 6 took 8.0 ms for 76 KiB, and noisy depth 5 times as long
+# Ray-traced depth at 640x384: 4.2 ms and 89 KiB; level 6 took 8.0 ms for 76 KiB, and 5 times as long on noisy depth.
+_LEVEL = 1
 DELIVERED_KINDS = ("depth", "disparity")
 
 
