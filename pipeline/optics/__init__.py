@@ -1,6 +1,7 @@
 """The one physical model: circle of confusion, focus maps, lens draws, apertures and the lens renderer.
 
-Nothing here imports the rest of the project, so calibration, labels, renderers, ray tracer and network can all share it.
+Nothing here imports the rest of the project, so calibration, labels, renderers, ray tracer and network can all share
+it.
 """
 
 from pipeline.optics.aperture import Aperture

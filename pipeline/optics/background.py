@@ -1,10 +1,10 @@
 """What a blurred foreground hides: for every pixel the farther surface that some lens point would see around the edge.
 
-Special: whether something is hidden follows from the lens alone. From the edge of the opening, a surface at defocus s is
-displaced by s pixels, so a pixel is uncovered if a farther one lies at a distance d with s_far - s > d. That is a grey
-dilation with a cone of slope 1, and a continuous surface whose defocus changes by less than a pixel per pixel (every
-surface that does not hide itself) gets no hidden layer at all. Not a matting or inpainting network: colours are averages
-of the visible farther surface nearest to the edge.
+Special: whether something is hidden follows from the lens alone. From the edge of the opening, a surface at defocus s
+is displaced by s pixels, so a pixel is uncovered if a farther one lies at a distance d with s_far - s > d. That is a
+grey dilation with a cone of slope 1, and a continuous surface whose defocus changes by less than a pixel per pixel
+(every surface that does not hide itself) gets no hidden layer at all. Not a matting or inpainting network: colours
+are averages of the visible farther surface nearest to the edge.
 
 Shape letters: H, W = picture; h, w = half-resolution grid.
 """

@@ -1,10 +1,11 @@
 """From layers to a photograph: blur every layer, then stack them from front to back.
 
 Special: coverages *add up* and saturate instead of multiplying. The layers of one continuous surface share every pixel
-exactly (their coverages sum to 1), which 'over' with products of (1 - coverage) gets wrong; for a single silhouette both
-agree. What is left uncovered at the end is normalised away.
+exactly (their coverages sum to 1), which 'over' with products of (1 - coverage) gets wrong; for a single silhouette
+both agree. What is left uncovered at the end is normalised away.
 
-Shape letters: H, W = picture; h, w = half-resolution grid; N = tiles; a "spread" is (4, ...): coverage, then light * coverage.
+Shape letters: H, W = picture; h, w = half-resolution grid; t = tile edge.
+A "spread" is (4, ...): coverage, then light * coverage.
 """
 
 import torch
@@ -30,7 +31,7 @@ class Stack:
         self.free = like.new_ones((1, *like.shape[-2:]))
 
     def add(self, spread: Tensor | None) -> None:
-        """Put a spread behind what is there; it fills at most what is still free. None, an empty layer, does nothing."""
+        """Put a spread behind what is there, filling at most what is still free; None is an empty layer."""
         if spread is None:
             return
         spread = spread[:, : self.free.shape[-2], : self.free.shape[-1]]

@@ -15,7 +15,7 @@ from torch import Tensor
 from pipeline.optics.layers import Ladder
 
 WINDOW = 2  # clean pixels lie one step beyond the mixed ones; a wider window measured no better
-# Second difference of defocus across a pixel, 0 on a slanted plane: below the first a surface, above the second an edge.
+# Second difference of defocus across a pixel, px: a surface below the first, an edge above the second.
 STEP_PX = (0.5, 1.5)
 NOISE = 0.05  # contrast, as a share of the brighter colour, that texture alone can have
 
@@ -35,23 +35,24 @@ class Surface:
     weight: Tensor
 
     def samples(self, ladder: Ladder) -> tuple[Tensor, Tensor, Tensor]:
-        """Weight (1, H, W), light * weight (3, H, W) and position on the ladder (1, H, W): what a layer is made from."""
+        """What layers are made from: weight (1, H, W), light * weight (3, H, W), ladder position (1, H, W)."""
         return self.weight, self.light * self.weight, ladder.climb(self.defocus)
 
 
 def split_mixed(light: Tensor, defocus: Tensor) -> tuple[Surface, Surface | None]:
     """Separate the light of the two surfaces that meet in a pixel.
 
-    The share of the near surface follows from where the pixel's colour lies between the clean colours on both sides; the
-    side that holds the pixel's centre has at least half of it. Where the two colours do not differ, the pixel stays whole.
+    The share of the near surface follows from where the pixel's colour lies between the clean colours on both sides;
+    the side that holds the pixel's centre has at least half of it. Where the two colours do not differ, the pixel
+    stays whole.
 
     Args:
         light: (3, H, W) linear light.
         defocus: (1, H, W) signed radius, px.
 
     Returns:
-        The surface at the pixel's own depth, and the rest of the mixed pixels at the depth of the other surface, or None
-        if no pixel is mixed. weight * light of both add up to `light`.
+        The surface at the pixel's own depth, and the rest of the mixed pixels at the depth of the other surface, or
+        None if no pixel is mixed. weight * light of both add up to `light`.
     """
     whole = Surface(light, defocus, torch.ones_like(defocus))
     near = -torch.nn.functional.max_pool2d(-defocus[None], 3, stride=1, padding=1)[0]

@@ -1,8 +1,9 @@
 """Front to back when the caller says so: an order that contradicts the signed defocus rearranges the stack.
 
-Special: for one lens the defocus grows with depth, clamped or not, and then nothing here has any effect. Layers of equal
-defocus blur alike, so their order does not show. What remains are edited maps (a near object given the defocus of a far
-one, or radii without a sign), for which whole units of layers are sorted by their mean order. Not a sort per pixel.
+Special: for one lens the defocus grows with depth, clamped or not, and then nothing here has any effect. Layers of
+equal defocus blur alike, so their order does not show. What remains are edited maps (a near object given the defocus
+of a far one, or radii without a sign), for which whole units of layers are sorted by their mean order. Not a sort per
+pixel.
 
 Shape letters: H, W = picture.
 """
@@ -71,7 +72,7 @@ def sort_by_order(units: list[Unit], position: Tensor, order: Tensor) -> tuple[l
 
 
 def order_as_defocus(order: Tensor, defocus: Tensor) -> Tensor:
-    """Order stretched to the range of the defocus, (1, H, W): how far behind its surroundings a surface may be sought."""
+    """Order stretched to the range of the defocus, (1, H, W), to measure how far apart two surfaces lie."""
     low, high = torch.aminmax(order.detach().clamp(-1e6, 1e6))
     span = (defocus.detach().amax() - defocus.detach().amin()).clamp(min=1)
     return ((order.detach().clamp(-1e6, 1e6) - low) / (high - low).clamp(min=1e-12) * span).to(defocus.dtype)

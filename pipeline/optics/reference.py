@@ -1,7 +1,7 @@
 """The lens renderer once more, to be read: every layer on the full grid, convolved pixel by pixel.
 
-Special: the same layers, surfaces and stacking as `render`, without tiles, half resolution or FFT. Slow; tests compare the
-fast path with it. Not the truth: that is the ray tracer.
+Special: the same layers, surfaces and stacking as `render`, without tiles, half resolution or FFT. Slow; tests
+compare the fast path with it. Not the truth: that is the ray tracer.
 
 Shape letters: H, W = picture.
 """

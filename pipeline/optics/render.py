@@ -1,8 +1,9 @@
 """The lens renderer: an all-in-focus picture and its signed defocus become the photograph of a real opening.
 
-Special: works in linear light on layers at fixed radii, with coverages that add up and a background that is extended under
-whatever hides it (see `layers`, `composite`, `background`). Cost grows with the number of layers, not with the radius
-squared. Not a ray tracer: a single picture does not hold what nearer surfaces hide; that part is filled, not known.
+Special: works in linear light on layers at fixed radii, with coverages that add up and a background that is extended
+under whatever hides it (see `layers`, `composite`, `background`). Cost grows with the number of layers, not with the
+radius squared. Not a ray tracer: a single picture does not hold what nearer surfaces hide; that part is filled, not
+known.
 
 Shape letters: B = samples; H, W = picture.
 """
@@ -39,18 +40,18 @@ def render_lens_blur(
     """Photograph an all-in-focus picture through a lens.
 
     Args:
-        image: (B, 3, H, W) all-in-focus picture: sRGB in [0, 1], or linear light >= 0 without upper bound. Half precision
-            is computed in float32.
+        image: (B, 3, H, W) all-in-focus picture: sRGB in [0, 1], or linear light >= 0 without upper bound. Half
+            precision is computed in float32.
         defocus_px: (B, 1, H, W) signed radius of the circle of confusion in pixels of this picture, < 0 in front of the
             focus plane, > 0 behind it (`pipeline.optics.defocus_px`).
-        order: (B, 1, H, W) anything that grows with depth. It changes nothing where defocus already grows with depth or is
-            clamped; where it contradicts defocus, it decides what lies in front.
+        order: (B, 1, H, W) anything that grows with depth. It changes nothing where defocus already grows with depth
+            or is clamped; where it contradicts defocus, it decides what lies in front.
         aperture: shape of the opening.
         encoding: "srgb" or "linear", of input and output alike.
 
     Returns:
-        (B, 3, H, W) photograph in the encoding, dtype and device of `image`. A sample without any radius above 0.5 px is
-        returned as it is, bit for bit.
+        (B, 3, H, W) photograph in the encoding, dtype and device of `image`. A sample without any radius above 0.5 px
+        is returned as it is, bit for bit.
 
     Raises:
         OpticsError: a shape, dtype, device, encoding or value is not allowed; the message names it and what is.
