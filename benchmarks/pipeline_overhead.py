@@ -33,7 +33,8 @@ from pipeline.cli import OPENCV_THREADS, TORCH_THREADS
 from pipeline.engines import load_engine
 from pipeline.engines.base import BokehRequest, Deblurrer, DepthEstimator, EngineInfo, SafePoint
 from pipeline.frames import Picture, encode_png, multiple_of_16, read_sharp, resize_picture
-from pipeline.phases.calibrate import CalibrateSettings, Calibration, confirm, run_calibrate
+from pipeline.phases.calibrate import run_calibrate
+from pipeline.phases.calibration import CalibrateSettings, Calibration, confirm
 from pipeline.phases.deblur import DeblurPhase, DeblurSettings
 from pipeline.phases.depth import DepthPhase, DepthSettings, read_depth
 from pipeline.phases.index import IndexSettings, run_index

@@ -6,23 +6,21 @@ A scene that fails is a result, not a crash: its reason is printed, logged with 
 
 import contextlib
 import errno
-import signal
 import time
 import traceback
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
-from types import FrameType
-from typing import Any, ClassVar, Literal
+from typing import Literal
 
 from pipeline.completion import Assessment, DoneRecord, Fields, Journal, State, as_stored, assess, fingerprint
-from pipeline.errors import LeaseHeld, PipelineError, SceneError, StaleError, Stopped, UsageError
+from pipeline.errors import LeaseHeld, SceneError, StaleError, Stopped, UsageError
 from pipeline.files import names_in, remove_leftovers, write_json
 from pipeline.lease import Lease, current_job_id
 from pipeline.reporter import Reporter
 from pipeline.scene import Scene, SceneEntry, SceneIndex
+from pipeline.scene_phase import ScenePhase, Work, failure_path
+from pipeline.signals import StopSignals
 
 OnStale = Literal["stop", "redo", "keep"]
 
@@ -68,118 +66,6 @@ class RunSettings:
         return [entry for name, entry in sorted(index.accepted.items()) if name in names]
 
 
-class StopSignals:
-    """Turns SIGTERM, SIGINT, SIGUSR1 and SIGUSR2 into a request that `safe_point` obeys. A second SIGINT is immediate."""
-
-    SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
-
-    def __init__(self) -> None:
-        self.received: str | None = None
-        self._previous: dict[int, Any] = {}
-
-    def safe_point(self) -> None:
-        """Raise Stopped when a signal has come."""
-        if self.received:
-            raise Stopped(self.received)
-
-    def __enter__(self) -> "StopSignals":
-        for number in self.SIGNALS:
-            self._previous[number] = signal.signal(number, self._receive)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def _receive(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and self.received:
-            raise KeyboardInterrupt
-        self.received = signal.Signals(number).name
-
-
-@dataclass(kw_only=True)
-class Work:
-    """What a phase gets to do one scene: what is missing, where to note facts, and how to stop and report."""
-
-    journal: Journal
-    lease: Lease
-    signals: StopSignals
-    reporter: Reporter
-
-    def safe_point(self) -> None:
-        """Between frames, and inside engines between steps: stop here when asked to, or when the lease is lost."""
-        self.lease.check()
-        self.signals.safe_point()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Result:
-    """What a phase says of a finished scene; goes into `.done`."""
-
-    summary: dict[str, Any] = field(default_factory=dict)
-    fallbacks: int = 0
-    repairs: int = 0
-    warnings: tuple[str, ...] = ()
-
-
-class ScenePhase(ABC):
-    """A phase that works scene by scene. It opens other phases' files through Scene only."""
-
-    name: ClassVar[str]
-    script: ClassVar[str]
-    next_step: ClassVar[str]
-
-    @property
-    @abstractmethod
-    def engine(self) -> str: ...
-
-    @property
-    @abstractmethod
-    def licence(self) -> str: ...
-
-    @abstractmethod
-    def fields(self, scene: Scene, entry: SceneEntry) -> Fields:
-        """Everything that changes this scene's output, "upstream" fingerprints included.
-
-        Raises:
-            SceneError: what this phase reads is not there or is stale.
-        """
-
-    def ready(self, scene: Scene, entry: SceneEntry) -> None:
-        """Raise SceneError when `run` could not begin. Called before anything old is removed."""
-        return
-
-    @abstractmethod
-    def folders(self, scene: Scene) -> list[Path]:
-        """The modality folders that get a `.done`, in the order in which it is written."""
-
-    @abstractmethod
-    def outputs(self, scene: Scene, entry: SceneEntry) -> list[Path]:
-        """Every file that must exist when the scene is done."""
-
-    @abstractmethod
-    def run(self, scene: Scene, entry: SceneEntry, work: Work) -> Result:
-        """Make the outputs that are missing. Finished ones are never written again."""
-
-    def after(self, settings: RunSettings) -> None:
-        """Once per command, after the last scene: merge logs and the like. Not called for a dry run."""
-        return
-
-    def journal(self, scene: Scene) -> Journal:
-        return Journal(scene.private_dir / f"{self.name}.jsonl")
-
-    def lease_path(self, scene: Scene) -> Path:
-        return lease_path(scene, self.name)
-
-
-def lease_path(scene: Scene, phase: str) -> Path:
-    return scene.private_dir / f"{phase}.lease"
-
-
-def failure_path(scene: Scene, phase: str) -> Path:
-    return scene.private_dir / f"{phase}.failed.json"
-
-
 @dataclass(kw_only=True)
 class Tally:
     """Scene ids by what became of them."""
@@ -214,7 +100,7 @@ def run_scenes(phase: ScenePhase, settings: RunSettings) -> ExitCode:
             stopped = stop
         if not settings.dry_run:
             try:
-                phase.after(settings)
+                phase.after()
             except OSError as error:
                 reporter.warning(f"the logs were not merged: {explain_error(error)}")
         if not entries:
@@ -353,8 +239,8 @@ def _finish(phase: ScenePhase, scene: Scene, entry: SceneEntry, fields: Fields, 
             fields=fields,
             upstream=fields.get("upstream", {}),
             outputs=sum(1 for path in outputs if folder in path.parents),
-            engine=phase.engine,
-            licence=phase.licence,
+            engine=phase.info.name,
+            licence=phase.info.licence,
             fallbacks=result.fallbacks,
             repairs=result.repairs,
             warnings=result.warnings,
@@ -382,12 +268,3 @@ def _remember_failure(scene: Scene, phase: str, reason: str) -> None:
     with contextlib.suppress(OSError):  # the reason was printed; a full disk must not hide it behind another error
         scene.private_dir.mkdir(parents=True, exist_ok=True)
         write_json(failure_path(scene, phase), {"phase": phase, "reason": reason, "at": at})
-
-
-def ordered_missing(outputs: Sequence[Path]) -> list[int]:
-    """Positions of the outputs that do not exist yet."""
-    present = {folder: names_in(folder) for folder in {path.parent for path in outputs}}
-    return [number for number, path in enumerate(outputs) if path.name not in present[path.parent]]
-
-
-__all__ = ["ExitCode", "PipelineError", "Result", "RunSettings", "ScenePhase", "Work", "run_scenes"]

@@ -8,10 +8,11 @@ from pipeline.completion import DoneRecord, Journal, first_difference, flatten
 from pipeline.errors import InputError, PipelineError
 from pipeline.files import names_in, read_json
 from pipeline.lease import held
-from pipeline.phases.calibrate import confirmed_calibration, stats_path
+from pipeline.phases.calibration import confirmed_calibration, stats_path
 from pipeline.phases.upstream import record_folder, stale_upstream
-from pipeline.runner import RunSettings, failure_path, lease_path
+from pipeline.runner import RunSettings
 from pipeline.scene import Scene, SceneEntry, SceneIndex
+from pipeline.scene_phase import failure_path, lease_path
 
 PHASES = ("deblur", "depth", "render")
 STATES = ("done", "running", "partial", "stale", "incomplete", "failed", "foreign", "waiting")

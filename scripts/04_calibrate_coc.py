@@ -10,7 +10,8 @@ import sys
 
 from pipeline import cli
 from pipeline.optics import SENSOR_WIDTH_MM
-from pipeline.phases.calibrate import CalibrateSettings, confirm, run_calibrate
+from pipeline.phases.calibrate import run_calibrate
+from pipeline.phases.calibration import CalibrateSettings, confirm
 from pipeline.runner import ExitCode
 
 RECOMMENDATION = "the recommendation"

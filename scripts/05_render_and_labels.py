@@ -10,7 +10,7 @@ import sys
 from pipeline import cli
 from pipeline.engines import DEFAULTS, load_engine
 from pipeline.engines.base import BokehRenderer
-from pipeline.phases.calibrate import confirmed_calibration
+from pipeline.phases.calibration import confirmed_calibration
 from pipeline.phases.render import RenderPhase, RenderSettings
 from pipeline.runner import ExitCode, run_scenes
 from pipeline.scene import SceneIndex

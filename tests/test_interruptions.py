@@ -15,8 +15,8 @@ from conftest import SCRIPTS, Project, load_script, tree, write_scene
 from pipeline import files
 from pipeline.completion import DoneRecord
 from pipeline.lease import Lease, abandoned, current_job_id
-from pipeline.runner import failure_path, lease_path
 from pipeline.scene import Scene
+from pipeline.scene_phase import failure_path, lease_path
 
 PHASES = {2: "deblur", 3: "depth", 5: "render"}
 EXTRA = {2: (), 3: (), 5: ("--num_sets", "2")}

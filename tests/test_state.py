@@ -19,8 +19,8 @@ from pipeline.errors import InputError
 from pipeline.files import append_line, read_json, remove_leftovers, write_bytes, write_json
 from pipeline.lease import Lease
 from pipeline.queues import WriteBehind, map_ahead, map_processes, prefetch
-from pipeline.runner import lease_path
 from pipeline.scene import Scene
+from pipeline.scene_phase import lease_path
 
 # --- files -------------------------------------------------------------------------------------------------------------
 

@@ -11,18 +11,26 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 
 from pipeline.completion import DoneRecord, Fields
-from pipeline.engines.base import Deblurrer
+from pipeline.engines.base import Deblurrer, EngineInfo
 from pipeline.errors import InputError, UsageError
 from pipeline.files import write_bytes
 from pipeline.frames import Picture, encode_png, multiple_of_16, read_sharp, resize_picture
 from pipeline.optics import stable_seed
 from pipeline.phases.upstream import check_raw, open_raw
 from pipeline.queues import WriteBehind
-from pipeline.runner import Result, RunSettings, ScenePhase, Work, ordered_missing
+from pipeline.runner import RunSettings
 from pipeline.scene import Scene, SceneEntry, scene_folders
+from pipeline.scene_phase import (
+    OUT_OF_MEMORY,
+    Result,
+    ScenePhase,
+    Work,
+    engine_fields,
+    ordered_missing,
+    with_less_memory,
+)
 from pipeline.temporal import (
     STRIDE,
     WINDOW,
@@ -84,12 +92,8 @@ class DeblurPhase(ScenePhase):
         self.settings, self._engine, self._run = settings, engine, run
 
     @property
-    def engine(self) -> str:
-        return self._engine.info.name
-
-    @property
-    def licence(self) -> str:
-        return self._engine.info.licence
+    def info(self) -> EngineInfo:
+        return self._engine.info
 
     def fields(self, scene: Scene, entry: SceneEntry) -> Fields:
         check_raw(self._run.raw_root, entry, may_be_gone=True)
@@ -111,9 +115,6 @@ class DeblurPhase(ScenePhase):
 
     def folders(self, scene: Scene) -> list[Path]:
         return [scene.sharp_dir]
-
-    def outputs(self, scene: Scene, entry: SceneEntry) -> list[Path]:
-        return scene.outputs(self.name, entry.num_frames)
 
     def run(self, scene: Scene, entry: SceneEntry, work: Work) -> Result:
         missing = ordered_missing(self.outputs(scene, entry))
@@ -148,13 +149,8 @@ class DeblurPhase(ScenePhase):
         per_frame = [fact.get("psnr_db") for fact in facts]
         return Result(summary=summary | {"psnr_db_per_frame": per_frame}, fallbacks=fallbacks, warnings=tuple(warnings))
 
-    def after(self, settings: RunSettings) -> None:
-        merge_psnr(settings)
-
-
-def engine_fields(engine: Any) -> Fields:
-    """An engine's part of a fingerprint."""
-    return {"name": engine.info.name, "version": engine.info.version, "options": asdict(engine.options)}
+    def after(self) -> None:
+        merge_psnr(self._run)
 
 
 def _mean(values: list[float]) -> float | None:
@@ -224,17 +220,17 @@ class SceneDeblur:
         return self._infer(frame, stable_seed("deblur", scene_id, seed))
 
     def _infer(self, frame: int, seed: int) -> Picture:
-        raw = self._raw[frame]
-        while True:
-            try:
-                return self._engine.deblur(raw, seed, self._work.safe_point)
-            except (torch.OutOfMemoryError, MemoryError) as error:
-                name = f"{self._scene.scene_id} frame {frame}"
-                if not self._engine.shrink():
-                    self._work.reporter.warning(f"{name}: out of memory ({error}); the raw frame takes its place")
-                    self._fallback.add(frame)
-                    return raw
-                self._work.reporter.warning(f"{name}: out of memory ({error}); trying again with less")
+        raw, safe_point = self._raw[frame], self._work.safe_point
+
+        def warn(text: str) -> None:
+            self._work.reporter.warning(f"{self._scene.scene_id} frame {frame}: {text}")
+
+        try:
+            return with_less_memory(self._engine, lambda: self._engine.deblur(raw, seed, safe_point), warn)
+        except OUT_OF_MEMORY as error:
+            warn(f"out of memory ({error}); the raw frame takes its place")
+            self._fallback.add(frame)
+            return raw
 
     def _flow(self, start: int, end: int) -> Flow:
         pair = self._flows[min(start, end), max(start, end)].result()

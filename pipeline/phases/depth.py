@@ -12,19 +12,18 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from pipeline.arrays import Depth, encode_npz, find_delivered_depth, read_npz, resize_depth
 from pipeline.completion import Fields
-from pipeline.engines.base import Clip, DepthEstimator
+from pipeline.engines.base import Clip, DepthEstimator, EngineInfo
 from pipeline.errors import InputError, SceneError, UsageError
 from pipeline.files import write_bytes, write_json
 from pipeline.frames import multiple_of_16, read_sharp
-from pipeline.phases.deblur import engine_fields
 from pipeline.phases.upstream import check_raw, require
 from pipeline.queues import WriteBehind
-from pipeline.runner import Result, RunSettings, ScenePhase, Work, ordered_missing
+from pipeline.runner import RunSettings
 from pipeline.scene import Scene, SceneEntry
+from pipeline.scene_phase import Result, ScenePhase, Work, engine_fields, ordered_missing, with_less_memory
 from pipeline.temporal import crossfade_chunks
 
 VERSION = 1
@@ -60,16 +59,12 @@ class DepthPhase(ScenePhase):
         self.settings, self._engine, self._run = settings, engine, run
 
     @property
-    def engine(self) -> str:
-        return self._engine.info.name
-
-    @property
-    def licence(self) -> str:
-        return self._engine.info.licence
+    def info(self) -> EngineInfo:
+        return self._engine.info
 
     def fields(self, scene: Scene, entry: SceneEntry) -> Fields:
         upstream = {"deblur": require(scene, entry, "deblur").fingerprint}
-        if self.engine == "given":
+        if self.info.name == "given":
             upstream["delivered_depth"] = entry.depth_hash
         return {
             "phase": self.name,
@@ -80,7 +75,7 @@ class DepthPhase(ScenePhase):
         }
 
     def ready(self, scene: Scene, entry: SceneEntry) -> None:
-        if self.engine == "given":
+        if self.info.name == "given":
             check_raw(self._run.raw_root, entry)
             if entry.depth_kind is None:
                 raise InputError(
@@ -90,9 +85,6 @@ class DepthPhase(ScenePhase):
 
     def folders(self, scene: Scene) -> list[Path]:
         return [scene.depth_dir]
-
-    def outputs(self, scene: Scene, entry: SceneEntry) -> list[Path]:
-        return scene.outputs(self.name, entry.num_frames)
 
     def run(self, scene: Scene, entry: SceneEntry, work: Work) -> Result:
         missing = [number for number in ordered_missing(self.outputs(scene, entry)) if number < entry.num_frames]
@@ -117,10 +109,14 @@ class DepthPhase(ScenePhase):
 
         def estimate(frames: range) -> npt.NDArray[np.float32]:
             clip = Clip(frames, lambda frame: read_sharp(scene.sharp_path(frame)), delivered)
-            maps = self._infer(clip, scene, work)
+            maps = with_less_memory(
+                self._engine,
+                lambda: self._engine.estimate(clip, work.safe_point),
+                lambda text: work.reporter.warning(f"{scene.scene_id}: {text}"),
+            )
             expected = (len(frames), size[1], size[0])
             if maps.shape != expected:
-                raise SceneError(f"engine {self.engine!r} returned depth of shape {maps.shape}, needs {expected}")
+                raise SceneError(f"engine {self.info.name!r} returned depth of shape {maps.shape}, needs {expected}")
             return maps
 
         if not missing:
@@ -133,7 +129,7 @@ class DepthPhase(ScenePhase):
     def _delivered(self, entry: SceneEntry, size: tuple[int, int]) -> Callable[[int], Depth] | None:
         """Reads the depth delivered for a frame, resized with it; None where there is none to read."""
         found = None
-        if self.engine == "given":
+        if self.info.name == "given":
             found = find_delivered_depth(self._run.raw_root / entry.source, entry.num_frames)
         if found is None:
             return None
@@ -147,15 +143,6 @@ class DepthPhase(ScenePhase):
             return resize_depth(raw, size)
 
         return read
-
-    def _infer(self, clip: Clip, scene: Scene, work: Work) -> npt.NDArray[np.float32]:
-        while True:
-            try:
-                return self._engine.estimate(clip, work.safe_point)
-            except (torch.OutOfMemoryError, MemoryError) as error:
-                if not self._engine.shrink():
-                    raise
-                work.reporter.warning(f"{scene.scene_id}: out of memory ({error}); trying again with less")
 
     @staticmethod
     def _write(scene: Scene, frame: int, depth: Depth, work: Work) -> None:

@@ -17,8 +17,9 @@ from pipeline.frames import VIDEO_SUFFIXES, open_source
 from pipeline.optics import stable_seed
 from pipeline.queues import map_processes
 from pipeline.reporter import Reporter
-from pipeline.runner import ExitCode, RunSettings, StopSignals
+from pipeline.runner import ExitCode, RunSettings
 from pipeline.scene import SPLITS, Scene, SceneEntry, SceneIndex, Split, unsafe_id_reason
+from pipeline.signals import StopSignals
 
 SHARES: dict[Split, float] = {"train": 0.8, "val": 0.1, "test": 0.1}
 VERSION = 1

@@ -16,18 +16,17 @@ import torch
 
 from pipeline.arrays import decode_npz, encode_npz
 from pipeline.completion import DoneRecord, Fields
-from pipeline.engines.base import BokehRenderer, BokehRequest
+from pipeline.engines.base import BokehRenderer, BokehRequest, EngineInfo
 from pipeline.errors import InputError, UsageError
 from pipeline.files import dump_json, write_bytes
 from pipeline.frames import Picture, encode_png, multiple_of_16, read_sharp
 from pipeline.optics import Lens, OpticsError, coc_to_radius_px, focus_map, px_per_mm, stable_seed
-from pipeline.phases.calibrate import Calibration, read_statistics, scene_lens
-from pipeline.phases.deblur import engine_fields
+from pipeline.phases.calibration import Calibration, read_statistics, scene_lens
 from pipeline.phases.depth import read_depth
 from pipeline.phases.upstream import require
 from pipeline.queues import WriteBehind, map_ahead
-from pipeline.runner import Result, ScenePhase, Work, ordered_missing
 from pipeline.scene import LensSet, Scene, SceneEntry, lens_set_to_json
+from pipeline.scene_phase import Result, ScenePhase, Work, engine_fields, ordered_missing, with_less_memory
 
 VERSION = 1
 MEAN_FOCUS_RANGE = (0.2, 0.8)  # a set whose mean focus lies outside is nearly all blur or nearly none
@@ -62,14 +61,11 @@ class RenderPhase(ScenePhase):
 
     def __init__(self, settings: RenderSettings, engine: BokehRenderer, calibration: Calibration) -> None:
         self.settings, self._engine, self._calibration = settings, engine, calibration
+        self.num_sets = settings.num_sets
 
     @property
-    def engine(self) -> str:
-        return self._engine.info.name
-
-    @property
-    def licence(self) -> str:
-        return self._engine.info.licence
+    def info(self) -> EngineInfo:
+        return self._engine.info
 
     def fields(self, scene: Scene, entry: SceneEntry) -> Fields:
         return {
@@ -84,9 +80,6 @@ class RenderPhase(ScenePhase):
 
     def folders(self, scene: Scene) -> list[Path]:
         return [scene.focus_dir, scene.bokeh_dir]
-
-    def outputs(self, scene: Scene, entry: SceneEntry) -> list[Path]:
-        return scene.outputs(self.name, entry.num_frames, self.settings.num_sets)
 
     def _pairs(self, entry: SceneEntry) -> list[tuple[int, int]]:
         return [(frame, number) for frame in range(entry.num_frames) for number in range(self.settings.num_sets)]
@@ -128,7 +121,7 @@ class RenderPhase(ScenePhase):
     def _write_metadata(self, scene: Scene, entry: SceneEntry, sets: list[LensSet]) -> None:
         width, height = multiple_of_16((entry.width, entry.height))
         per_mm = self._px_per_mm(entry)
-        licences = {"bokeh": self.licence}
+        licences = {"bokeh": self.info.licence}
         for phase, folder in (("deblur", scene.sharp_dir), ("depth", scene.depth_dir)):
             record = DoneRecord.read(folder)
             licences[phase] = record.licence if record else "unknown"
@@ -183,13 +176,11 @@ class RenderPhase(ScenePhase):
             px_per_mm=self._px_per_mm(entry),
             seed=stable_seed("bokeh", scene.scene_id, self._calibration.settings.seed),
         )
-        while True:
-            try:
-                return self._engine.render(request, work.safe_point)
-            except (torch.OutOfMemoryError, MemoryError) as error:
-                if not self._engine.shrink():
-                    raise
-                work.reporter.warning(f"{scene.scene_id}: out of memory ({error}); trying again with less")
+        return with_less_memory(
+            self._engine,
+            lambda: self._engine.render(request, work.safe_point),
+            lambda text: work.reporter.warning(f"{scene.scene_id} frame {loaded.frame}: {text}"),
+        )
 
     @staticmethod
     def _write(scene: Scene, set_index: int, frame: int, label: bytes, picture: Picture, work: Work) -> None:

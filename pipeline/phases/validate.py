@@ -22,8 +22,9 @@ from pipeline.phases.upstream import record_folder, require
 from pipeline.queues import map_processes
 from pipeline.report.page import write_page
 from pipeline.reporter import Reporter
-from pipeline.runner import ExitCode, RunSettings, StopSignals
+from pipeline.runner import ExitCode, RunSettings
 from pipeline.scene import SPLITS, LensSet, Scene, SceneEntry, SceneIndex
+from pipeline.signals import StopSignals
 
 SCHEMA = 1
 _METADATA_KEYS = ("sets", "sensor_width_mm", "px_per_mm", "max_radius_px", "coc_model", "engine", "seed", "licences")

@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.errors import InputError, PipelineError
 from pipeline.files import read_json
-from pipeline.phases.calibrate import confirmed_calibration, stats_path
+from pipeline.phases.calibration import confirmed_calibration, stats_path
 from pipeline.report.calibration import COMMAND, CalibrationFacts, read_calibration
 from pipeline.report.scene_facts import ROLES, PhaseFacts, SceneFacts, scene_facts
 from pipeline.report.words import is_free, is_restricted
