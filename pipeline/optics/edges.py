@@ -55,14 +55,13 @@ def split_mixed(light: Tensor, defocus: Tensor) -> tuple[Surface, Surface | None
         None if no pixel is mixed. weight * light of both add up to `light`.
     """
     whole = Surface(light, defocus, torch.ones_like(defocus))
-    near = -torch.nn.functional.max_pool2d(-defocus[None], 3, stride=1, padding=1)[0]
-    far = torch.nn.functional.max_pool2d(defocus[None], 3, stride=1, padding=1)[0]
     edge = edge_strength(defocus)
     at = edge.detach().flatten().nonzero()[:, 0]
     if not at.numel():
         return whole, None
 
-    low, high, own = (values.flatten()[at] for values in (near, far, defocus))
+    around = torch.stack([defocus.flatten()[_beside(at, defocus, y, x)] for y in (-1, 0, 1) for x in (-1, 0, 1)])
+    low, high, own = around.amin(0), around.amax(0), defocus.flatten()[at]
     near_light, far_light, clean = _clean_light(light, defocus, edge, low, high, at)
     mixed = light.flatten(1)[:, at]
     step = near_light - far_light
@@ -102,6 +101,12 @@ def edge_strength(defocus: Tensor) -> Tensor:
     return ((bend - STEP_PX[0]) / (STEP_PX[1] - STEP_PX[0])).clamp(0, 1)
 
 
+def _beside(at: Tensor, planes: Tensor, down: int, right: int) -> Tensor:
+    """Flat indices of the pixels that many rows and columns away from `at`, the border's own beyond the border."""
+    height, width = planes.shape[-2:]
+    return (at // width + down).clamp(0, height - 1) * width + (at % width + right).clamp(0, width - 1)
+
+
 def _clean_light(
     light: Tensor, defocus: Tensor, edge: Tensor, low: Tensor, high: Tensor, at: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -110,19 +115,16 @@ def _clean_light(
     Returns:
         (3, E) near colours, (3, E) far colours, and (E) confidence in [0, 1]: 0 where either side has no clean pixel.
     """
-    height, width = defocus.shape[-2:]
-    row, column = at // width, at % width
-    planes = torch.cat([1 - edge, light, defocus]).flatten(1)
+    # One row per pixel, so that a gathered pixel is one piece of memory: measured twice as fast as five planes.
+    pixels = torch.cat([1 - edge, defocus, torch.ones_like(edge), light]).flatten(1).T.contiguous()
     reach = 0.5 * (high - low)
-    sums = [light.new_zeros((4, len(at))) for _ in range(2)]
+    sums = [light.new_zeros((len(at), 4)) for _ in range(2)]
     for down in range(-WINDOW, WINDOW + 1):
         for right in range(-WINDOW, WINDOW + 1):
-            index = (row + down).clamp(0, height - 1) * width + (column + right).clamp(0, width - 1)
-            found = planes[:, index]
-            clean = found[0] / (1 + down * down + right * right)
-            values = torch.cat([torch.ones_like(found[:1]), found[1:4]])
+            found = pixels.index_select(0, _beside(at, defocus, down, right))
+            clean = found[:, 0] / (1 + down * down + right * right)
             for k, target in enumerate((low, high)):
-                share = clean * (1 - (found[4] - target).abs() / reach).clamp(min=0)
-                sums[k] = sums[k] + share * values
-    near, far = (total[1:] / total[:1].clamp(min=1e-6) for total in sums)
-    return near, far, (5 * torch.minimum(sums[0][0], sums[1][0])).clamp(max=1)
+                share = clean * (1 - (found[:, 1] - target).abs() / reach).clamp(min=0)
+                sums[k] = torch.addcmul(sums[k], share[:, None], found[:, 2:])
+    near, far = ((total[:, 1:] / total[:, :1].clamp(min=1e-6)).T for total in sums)
+    return near, far, (5 * torch.minimum(sums[0][:, 0], sums[1][:, 0])).clamp(max=1)

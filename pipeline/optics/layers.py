@@ -118,11 +118,35 @@ def radius_grid(max_radius_px: float) -> Grid:
     )
 
 
+@dataclass(frozen=True)
+class Scattered:
+    """The few samples of a sparse surface: tile, place within it (flat), and the five planes' values, (n), (n), (n, 5)."""
+
+    tile: Tensor
+    place: Tensor
+    values: Tensor
+
+    @classmethod
+    def of(cls, cut: Tensor) -> "Scattered":
+        tile, row, column = (cut[:, 0] != 0).nonzero().unbind(1)
+        return cls(tile, row * cut.shape[-1] + column, cut[tile, :, row, column])
+
+    def add_to(self, total: Tensor, union: Tensor, knot: Knot, sign: int) -> None:
+        """Add the samples of a layer, weighted, to its tiles: total (n, 4, edge, edge), tile indices union (n)."""
+        share = hat(sign * self.values[:, 4], knot.step)
+        at = (share > 0).nonzero()[:, 0]
+        channels, area = total.shape[1], total.shape[2] * total.shape[3]
+        first = torch.searchsorted(union, self.tile[at]) * channels * area + self.place[at]
+        index = first[:, None] + area * torch.arange(channels, device=at.device)
+        total.view(-1).index_add_(0, index.flatten(), (share[at, None] * self.values[at, :4]).flatten())
+
+
 class Tiles:
     """Surfaces cut into overlapping tiles, so that a layer can skip the tiles it does not touch.
 
     Args:
-        surfaces: (5, H, W) each: weight, light * weight, signed position on the ladder.
+        surfaces: (5, H, W) each: weight, light * weight, signed position on the ladder. The first is dense; of the others
+            only the samples with weight are kept.
         tile: edge of a tile in pixels.
         halo: how far tiles reach over each other.
     """
@@ -132,41 +156,47 @@ class Tiles:
         self.rows, self.columns = -(-height // tile), -(-width // tile)
         below, right = self.rows * tile - height, self.columns * tile - width
         edge = tile + 2 * halo
-        self.data, self.low, self.high = [], [], []
+        self.scattered: list[Scattered] = []
+        self.occupied: list[Tensor] = []
         for planes in surfaces:
             padded = mirror(planes, (halo, below + halo), (halo, right + halo))
             windows = padded.unfold(1, edge, tile).unfold(2, edge, tile)
-            cut = windows.permute(1, 2, 0, 3, 4).reshape(-1, planes.shape[0], edge, edge)
-            empty = (cut[:, :1] == 0) * 1e6  # pixels without weight stretch no range
-            self.data.append(cut)
-            self.low.append((cut[:, -1:] + empty).detach().flatten(1).amin(1))
-            self.high.append((cut[:, -1:] - empty).detach().flatten(1).amax(1))
+            cut = windows.permute(1, 2, 0, 3, 4).reshape(-1, planes.shape[0], edge, edge).contiguous()
+            if self.occupied:
+                samples = Scattered.of(cut)
+                self.scattered.append(samples)
+                self.occupied.append(_occupied(samples.tile, samples.values[:, 4], len(cut)))
+            else:
+                self.dense = cut
+                numbers = torch.arange(len(cut), device=cut.device).repeat_interleave(edge * edge)
+                self.occupied.append(_occupied(numbers, cut[:, 4].flatten(), len(cut)))
 
     def touching(self, knots: list[Knot], sign: int) -> list[list[Tensor]]:
-        """Indices of the tiles that hold pixels of a layer, per layer and surface; one device sync in all."""
-        steps = torch.tensor([knot.step for knot in knots], device=self.low[0].device)[:, None]
-        masks = []
-        for low, high in zip(self.low, self.high, strict=True):
-            near, far = (low, high) if sign > 0 else (-high, -low)
-            masks.append((far[None] > steps - 1) & (near[None] < steps + 1))
-        found = torch.stack(masks, 1).cpu()
-        return [[row.nonzero()[:, 0].to(self.low[0].device) for row in surfaces] for surfaces in found]
+        """Indices of the tiles that hold pixels of a layer, per layer and surface."""
+        side, device = int(sign < 0), self.dense.device
+        nothing = torch.empty(0, dtype=torch.long, device=device)
+        return [
+            [
+                held[:, side, knot.step].nonzero()[:, 0].to(device) if 0 <= knot.step < held.shape[2] else nothing
+                for held in self.occupied
+            ]
+            for knot in knots
+        ]
 
     def layer(self, knot: Knot, sign: int, touched: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Weighted pixels of one layer, summed over the surfaces: tile indices (n) and (n, 4, edge, edge)."""
-        parts = []
-        for data, index in zip(self.data, touched, strict=True):
-            cut = data[index] if len(index) < len(data) else data
-            if len(index):
-                parts.append((index, hat(sign * cut[:, 4:], knot.step) * cut[:, :4]))
-        union, total = parts[0]
-        for index, part in parts[1:]:
-            if not bool(torch.isin(index, union).all()):
-                wider = torch.unique(torch.cat([union, index]))
+        index = touched[0]
+        cut = self.dense if len(index) == len(self.dense) else self.dense[index]
+        total = hat(sign * cut[:, 4:], knot.step) * cut[:, :4]
+        for scattered, extra in zip(self.scattered, touched[1:], strict=True):
+            if not len(extra):
+                continue
+            if not bool(torch.isin(extra, index).all()):
+                wider = torch.unique(torch.cat([index, extra]))
                 padded = total.new_zeros((len(wider), *total.shape[1:]))
-                union, total = wider, padded.index_copy_(0, torch.searchsorted(wider, union), total)
-            total.index_add_(0, torch.searchsorted(union, index), part)  # a product: backward does not need its value
-        return union, total
+                index, total = wider, padded.index_copy_(0, torch.searchsorted(wider, index), total)
+            scattered.add_to(total, index, knot, sign)
+        return index, total
 
     def assemble(self, tiles: Tensor, index: Tensor) -> Tensor:
         """(n, C, t, t) tiles without halo at `index`, zeros elsewhere -> (C, rows*t, columns*t)."""
@@ -175,6 +205,30 @@ class Tiles:
             tiles = tiles.new_zeros((self.rows * self.columns, channels, edge, edge)).index_copy_(0, index, tiles)
         grid = tiles.reshape(self.rows, self.columns, channels, edge, edge)
         return grid.permute(2, 0, 3, 1, 4).reshape(channels, self.rows * edge, self.columns * edge)
+
+
+def _occupied(tile: Tensor, position: Tensor, num_tiles: int) -> Tensor:
+    """Which steps, behind (0) and in front (1) of the focus plane, the samples of each tile touch.
+
+    A range of positions would not do: a tile that holds a near blade and a far wall touches nothing in between.
+
+    Args:
+        tile: (n) which tile a sample lies in.
+        position: (n) its signed position on the ladder.
+        num_tiles: number of tiles.
+
+    Returns:
+        (num_tiles, 2, steps) bool, on the CPU.
+    """
+    if not len(tile):
+        return torch.zeros((num_tiles, 2, 1), dtype=torch.bool)
+    position = position.detach()
+    lower = position.abs().long()
+    steps = int(lower.max()) + 2
+    key = (tile * 2 + (position < 0)) * steps + lower
+    held = torch.bincount(key, minlength=num_tiles * 2 * steps).view(num_tiles, 2, steps).cpu() > 0
+    held[..., 1:] |= held[..., :-1].clone()  # a sample is shared by the step below it and the one above
+    return held
 
 
 def mirror(planes: Tensor, vertical: tuple[int, int], horizontal: tuple[int, int]) -> Tensor:
