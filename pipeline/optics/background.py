@@ -11,6 +11,7 @@ Shape letters: H, W = picture; h, w = half-resolution grid.
 
 import math
 from collections.abc import Iterator
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -47,10 +48,10 @@ def hidden_background(light: Tensor, defocus: Tensor, farness: Tensor) -> Surfac
     edge = _blocks(edge_strength(farness))[0].amax(0, keepdim=True)
     reach = far + SLACK_PX * edge
     for stride in strides:
-        reach = torch.cat([moved - cost for moved, cost in _neighbours(reach, stride)]).amax(0, keepdim=True)
+        reach = reduce(torch.maximum, [moved - cost for moved, cost in _neighbours(reach, stride)])
     # The slack is for what others see of a block, not for what it sees of itself: the last step leaves out the centre.
     around = [moved - cost for moved, cost in _neighbours(reach, 1) if cost > 0]
-    reach = torch.cat([far, *around]).amax(0, keepdim=True)
+    reach = reduce(torch.maximum, around, far)
     weight = (reach - near - GAP_PX).clamp(0, 1)
 
     if not bool((weight > 0).any()):

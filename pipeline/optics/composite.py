@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pipeline.optics.aperture import Aperture
 from pipeline.optics.edges import Surface
-from pipeline.optics.kernels import aperture_kernel, fast_length, kernel_spectrum
+from pipeline.optics.kernels import fast_length, kernel_spectrum
 from pipeline.optics.layers import FULL_HALO, FULL_TILE, HALF_TILE, Grid, Knot, Tiles, halve, hat, mirror
 
 TINY = 1e-6  # coverage below this is FFT rounding
@@ -67,7 +67,7 @@ def blur_full(tiles: Tiles, knots: list[Knot], sign: int, aperture: Aperture) ->
         if not any(len(index) for index in surfaces):
             continue
         index, layer = tiles.layer(knot, sign, surfaces)
-        kernel = kernel_spectrum(aperture_kernel(aperture, sign * knot.radius, 1, 1.0), (edge, edge), layer)
+        kernel = _kernel_on(layer, aperture, sign * knot.radius, 1, (edge, edge))
         spectrum = torch.fft.rfft2(layer).mul_(kernel)  # in place: backward needs nothing that this overwrites
         if len(index) == len(active):
             total = spectrum if total is None else total.add_(spectrum)
@@ -78,6 +78,13 @@ def blur_full(tiles: Tiles, knots: list[Knot], sign: int, aperture: Aperture) ->
     assert total is not None, "an active tile belongs to a layer"
     blurred = torch.fft.irfft2(total, s=(edge, edge))[..., FULL_HALO:-FULL_HALO, FULL_HALO:-FULL_HALO]
     return tiles.assemble(blurred, active)
+
+
+def _kernel_on(layer: Tensor, aperture: Aperture, signed_radius: float, step: int, size: tuple[int, int]) -> Tensor:
+    """The kernel's spectrum for a layer; its edge is as soft as the grid it lies on is coarse."""
+    return kernel_spectrum(
+        aperture, signed_radius, step, float(step), size=size, dtype=layer.dtype, device=layer.device
+    )
 
 
 class HalfGrid:
@@ -138,8 +145,8 @@ class HalfGrid:
                 hidden = hat(sign * self.position, knot.hidden_step) * self.hidden
                 layer = hidden if layer is None else layer + hidden
             if layer is not None:
-                kernel = aperture_kernel(aperture, sign * knot.radius, 2, 2.0)
-                spectrum = torch.fft.rfft2(layer).mul_(kernel_spectrum(kernel, self.fft_size, layer))
+                kernel = _kernel_on(layer, aperture, sign * knot.radius, 2, self.fft_size)
+                spectrum = torch.fft.rfft2(layer).mul_(kernel)
                 total = spectrum if total is None else total.add_(spectrum)
         return None if total is None else self._inverse(total)
 

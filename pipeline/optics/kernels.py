@@ -78,19 +78,34 @@ def aperture_kernel(aperture: Aperture, signed_radius: float, step: int, ramp: f
     return kernel
 
 
-def kernel_spectrum(kernel: Tensor, size: tuple[int, int], like: Tensor) -> Tensor:
-    """Spectrum of a kernel on an FFT grid of `size`, with the dtype and device of the real tensor `like`.
+@lru_cache(maxsize=96)  # two lenses' worth of layers; a half grid at 1080p is 2 MB a layer
+def kernel_spectrum(
+    aperture: Aperture,
+    signed_radius: float,
+    step: int,
+    ramp: float,
+    *,
+    size: tuple[int, int],
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Tensor:
+    """Spectrum of `aperture_kernel` on an FFT grid.
 
     Args:
-        kernel: (2m+1, 2m+1) weights.
-        size: (h, w), each >= 2m+1.
-        like: any real tensor.
+        aperture, signed_radius, step, ramp: as in `aperture_kernel`.
+        size: (h, w), each at least the kernel's width.
+        dtype: the real dtype to transform in.
+        device: where to.
 
     Returns:
-        (h, w//2+1) complex.
+        (h, w//2+1) complex. Shared by the cache: do not write.
     """
-    m = kernel.shape[-1] // 2
-    assert 2 * m + 1 <= min(size), f"kernel of {2 * m + 1} does not fit the FFT grid {size}"
-    padded = like.new_zeros(size)
-    padded[: 2 * m + 1, : 2 * m + 1] = kernel.to(like)
-    return torch.fft.rfft2(torch.roll(padded, (-m, -m), (0, 1)))
+    # What is kept must serve later calls with gradients too, which tensors made in inference mode cannot.
+    with torch.inference_mode(False), torch.no_grad():
+        kernel = aperture_kernel(aperture, signed_radius, step, ramp)
+        m = kernel.shape[-1] // 2
+        assert 2 * m + 1 <= min(size), f"kernel of {2 * m + 1} does not fit the FFT grid {size}"
+        padded = torch.zeros(size, dtype=dtype, device=device)
+        padded[: 2 * m + 1, : 2 * m + 1] = kernel.to(padded)
+        spectrum: Tensor = torch.fft.rfft2(torch.roll(padded, (-m, -m), (0, 1)))
+    return spectrum
