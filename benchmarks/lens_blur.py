@@ -1,7 +1,7 @@
 """Lens renderer against ray-traced photographs, side by side with plain scatter, and its speed.
 
     python benchmarks/lens_blur.py --quick              # a minute: small pictures, one lens per scene
-    python benchmarks/lens_blur.py --json lens.json     # the numbers of docs/optics.md; about half an hour on two cores
+    python benchmarks/lens_blur.py --json lens.json     # the numbers of docs/benchmarks.md; about half an hour on two cores
 
 Both renderers get the all-in-focus picture in linear light and the unclamped signed defocus, and return linear light. PSNR
 is taken after clipping to [0, 1] and sRGB encoding, as a viewer sees it; for the night scene too, whose bulbs lie far

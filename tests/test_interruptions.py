@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import random
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -132,13 +133,16 @@ def test_a_full_disk_at_each_write(phase: int, reference, tmp_path: Path, monkey
     _copy_before(original, project, phase)
     scene = Scene(project.out, "tiny")
     real = files._write_all
+    lock = threading.Lock()
     count = 0
     fail_at = 1
 
     def write(descriptor: int, data: bytes) -> None:
         nonlocal count
-        count += 1
-        if count == fail_at:
+        with lock:  # two threads write
+            count += 1
+            fails = count == fail_at
+        if fails:
             os.write(descriptor, data[: len(data) // 2])
             raise OSError(errno.ENOSPC, "No space left on device")
         real(descriptor, data)
