@@ -129,7 +129,8 @@ class Lease:
     def _beat(self) -> None:
         while not self._stop.wait(HEARTBEAT_S):
             try:
-                if (read_lease(self.path) or {}).get("token") != self._token:
+                holder = read_lease(self.path)
+                if holder is None or holder.get("token", self._token) != self._token:
                     self._lost = True
                     return
                 os.utime(self.path)
