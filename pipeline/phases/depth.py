@@ -17,7 +17,7 @@ from pipeline.arrays import Depth, encode_npz, find_delivered_depth, read_npz, r
 from pipeline.completion import Fields
 from pipeline.engines.base import Clip, DepthEstimator, EngineInfo
 from pipeline.errors import InputError, SceneError, UsageError
-from pipeline.files import write_bytes, write_json
+from pipeline.files import dump_json, write_bytes, write_if_changed
 from pipeline.frames import multiple_of_16, read_sharp
 from pipeline.phases.upstream import check_raw, require
 from pipeline.queues import WriteBehind
@@ -96,7 +96,7 @@ class DepthPhase(ScenePhase):
             work.journal.add("statistics", self._statistics(scene, entry, work))
         statistics = work.journal.facts["statistics"]
         filled = self._fill(scene, entry, work, statistics["d_median"])
-        write_json(scene.stats_path, statistics)
+        write_if_changed(scene.stats_path, dump_json(statistics).encode())
         return Result(
             summary=statistics,
             repairs=filled,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pipeline.arrays import find_delivered_depth
 from pipeline.errors import InputError, UsageError
-from pipeline.files import remove_leftovers, write_bytes
+from pipeline.files import remove_leftovers, write_if_changed
 from pipeline.frames import VIDEO_SUFFIXES, open_source
 from pipeline.optics import stable_seed
 from pipeline.queues import map_processes
@@ -89,9 +89,8 @@ def run_index(settings: IndexSettings, run: RunSettings) -> ExitCode:
 def _write(index: SceneIndex, old: SceneIndex | None, run: RunSettings) -> None:
     for entry in index.accepted.values():
         scene = Scene(run.out_root, entry.scene_id)
-        if scene.read_split() != entry.split:
-            scene.dir.mkdir(parents=True, exist_ok=True)
-            write_bytes(scene.split_path, f"{entry.split}\n".encode())
+        scene.dir.mkdir(parents=True, exist_ok=True)
+        write_if_changed(scene.split_path, f"{entry.split}\n".encode())
     if old != index:
         run.out_root.mkdir(parents=True, exist_ok=True)
         remove_leftovers(run.out_root)

@@ -18,7 +18,7 @@ from pipeline.arrays import decode_npz, encode_npz
 from pipeline.completion import DoneRecord, Fields
 from pipeline.engines.base import BokehRenderer, BokehRequest, EngineInfo
 from pipeline.errors import InputError, UsageError
-from pipeline.files import dump_json, write_bytes
+from pipeline.files import dump_json, write_bytes, write_if_changed
 from pipeline.frames import Picture, encode_png, multiple_of_16, read_sharp
 from pipeline.optics import Lens, OpticsError, coc_to_radius_px, focus_map, px_per_mm, stable_seed
 from pipeline.phases.calibration import Calibration, read_statistics, scene_lens
@@ -141,9 +141,7 @@ class RenderPhase(ScenePhase):
             "seed": self._calibration.settings.seed,
             "licences": licences,
         }
-        data = dump_json(metadata).encode()
-        if not scene.metadata_path.exists() or scene.metadata_path.read_bytes() != data:
-            write_bytes(scene.metadata_path, data)
+        write_if_changed(scene.metadata_path, dump_json(metadata).encode())
 
     def _load(self, scene: Scene, entry: SceneEntry, sets: list[LensSet], item: tuple[int, list[int]]) -> _Loaded:
         frame, set_indices = item
