@@ -80,7 +80,8 @@ def make_raw(root: Path, size: tuple[int, int], count: int) -> None:
     world = cv2.add(world // 2, rng.integers(0, 24, world.shape, np.uint8))
     folder = root / "scene"
     (folder / "depth").mkdir(parents=True)
-    ramp = np.linspace(12, 1, height, dtype=np.float32)[:, None] * (1 + 0.05 * rng.random((height, width), np.float32))
+    bumps = cv2.resize(rng.random((12, 20), np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
+    ramp = np.linspace(12, 1, height, dtype=np.float32)[:, None] * (1 + 0.3 * bumps)  # smooth, as estimated depth is
     for number in range(count):
         cv2.imwrite(str(folder / f"{number:04d}.jpg"), world[:, 2 * number : 2 * number + width])
         (folder / "depth" / f"{number:04d}.npz").write_bytes(encode_npz("depth", ramp.astype(np.float16)))

@@ -99,8 +99,11 @@ class RenderPhase(ScenePhase):
             for loaded in map_ahead(load, by_frame.items()):
                 for set_index, label in loaded.labels.items():
                     work.safe_point()
-                    picture = self._render(scene, entry, sets[set_index], loaded, label, work)
-                    writer.submit(partial(self._write, scene, set_index, loaded.frame, label, picture, work))
+                    # Read back from the very bytes that are stored: what a loader will see is what drives the picture.
+                    focus = decode_npz(label, "focus_map", f"{scene.scene_id} frame {loaded.frame}").astype(np.float16)
+                    picture = self._render(scene, entry, sets[set_index], loaded, focus, work)
+                    mean = round(float(focus.mean(dtype=np.float64)), 6)
+                    writer.submit(partial(self._write, scene, set_index, loaded.frame, label, picture, mean, work))
         return self._result(entry, sets, work)
 
     def _lens_sets(self, scene: Scene) -> list[LensSet]:
@@ -162,12 +165,11 @@ class RenderPhase(ScenePhase):
         return _Loaded(frame, sharp, stored.astype(np.float32), labels)
 
     def _render(
-        self, scene: Scene, entry: SceneEntry, lens_set: LensSet, loaded: _Loaded, label: bytes, work: Work
+        self, scene: Scene, entry: SceneEntry, lens_set: LensSet, loaded: _Loaded, focus: FocusMap, work: Work
     ) -> Picture:
-        stored = decode_npz(label, "focus_map", f"{scene.scene_id} frame {loaded.frame}")
         request = BokehRequest(
             sharp=loaded.sharp,
-            focus_map=stored.astype(np.float16, copy=False),
+            focus_map=focus,
             depth_m=loaded.depth_m,
             lens=lens_set.lens,
             max_coc_m=lens_set.max_coc_m,
@@ -181,10 +183,11 @@ class RenderPhase(ScenePhase):
         )
 
     @staticmethod
-    def _write(scene: Scene, set_index: int, frame: int, label: bytes, picture: Picture, work: Work) -> None:
+    def _write(
+        scene: Scene, set_index: int, frame: int, label: bytes, picture: Picture, mean_focus: float, work: Work
+    ) -> None:
         png = encode_png(picture)
-        focus = decode_npz(label, "focus_map", "label")
-        work.journal.add(f"{set_index:02d}/{frame:04d}", {"mean_focus": round(float(focus.mean(dtype=np.float64)), 6)})
+        work.journal.add(f"{set_index:02d}/{frame:04d}", {"mean_focus": mean_focus})
         write_bytes(scene.focus_path(set_index, frame), label)
         write_bytes(scene.bokeh_path(set_index, frame), png)
         work.reporter.advance()
