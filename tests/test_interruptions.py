@@ -222,7 +222,9 @@ def test_two_workers_on_one_scene(reference, spawner, tmp_path: Path, capsys):
     deadline = time.monotonic() + 60
     while not list(scene.bokeh_dir.glob("*/bokeh_*.png")) and time.monotonic() < deadline:
         time.sleep(0.002)
+    os.kill(process.pid, signal.SIGSTOP)  # at work, for as long as the second one looks
     code = project.run(5, *EXTRA[5])
+    os.kill(process.pid, signal.SIGCONT)
     assert code == 0, "the other worker does it: that is no failure"
     assert f"pid {process.pid}" in project.text and "in work by" in project.text and "1 held" in project.text
     process.join(60)
