@@ -184,6 +184,16 @@ def test_full_disk_names_the_reason(scene_project: Project, monkeypatch: pytest.
     assert "the disk is full" in scene_project.text and "finished frames are kept" in scene_project.text
 
 
+def _rendering(project: Project, scene: Scene, spawner):
+    """A worker process that has begun phase 5: its first picture is there."""
+    process = spawner.Process(target=_work, args=(5, project.args(*EXTRA[5])))
+    process.start()
+    deadline = time.monotonic() + 60
+    while not list(scene.bokeh_dir.glob("*/bokeh_*.png")) and time.monotonic() < deadline:
+        time.sleep(0.002)
+    return process
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2])
 def test_signal_stops_at_a_safe_point(number: int, reference, spawner, tmp_path: Path):
     original, expected = reference
@@ -191,11 +201,7 @@ def test_signal_stops_at_a_safe_point(number: int, reference, spawner, tmp_path:
     project.raw = original.raw
     _copy_before(original, project, 5)
     scene = Scene(project.out, "tiny")
-    process = spawner.Process(target=_work, args=(5, project.args(*EXTRA[5])))
-    process.start()
-    deadline = time.monotonic() + 60
-    while not list(scene.bokeh_dir.glob("*/bokeh_*.png")) and time.monotonic() < deadline:
-        time.sleep(0.002)
+    process = _rendering(project, scene, spawner)
     os.kill(process.pid, number)
     process.join(30)
     assert process.exitcode == 75
@@ -217,11 +223,7 @@ def test_two_workers_on_one_scene(reference, spawner, tmp_path: Path, capsys):
     project.raw = original.raw
     _copy_before(original, project, 5)
     scene = Scene(project.out, "tiny")
-    process = spawner.Process(target=_work, args=(5, project.args(*EXTRA[5])))
-    process.start()
-    deadline = time.monotonic() + 60
-    while not list(scene.bokeh_dir.glob("*/bokeh_*.png")) and time.monotonic() < deadline:
-        time.sleep(0.002)
+    process = _rendering(project, scene, spawner)
     os.kill(process.pid, signal.SIGSTOP)  # at work, for as long as the second one looks
     code = project.run(5, *EXTRA[5])
     os.kill(process.pid, signal.SIGCONT)
