@@ -4,6 +4,7 @@ python -m pipeline status            a table of scenes by phase
 python -m pipeline status --json     the same for programs
 python -m pipeline explain SCENE PHASE
 python -m pipeline check             device, architecture, versions
+python -m pipeline weights           which published weights are here; --download fetches what is missing
 """
 
 import argparse
@@ -19,6 +20,7 @@ from pipeline import cli
 from pipeline.environment import check
 from pipeline.runner import ExitCode, RunSettings
 from pipeline.status import PHASES, dataset_status, explain
+from pipeline.weights import command as weights_command
 
 _COLOURS = {"done": "green", "running": "cyan", "partial": "yellow", "stale": "magenta", "failed": "red"}
 
@@ -35,6 +37,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     explained.add_argument("scene", metavar="SCENE")
     explained.add_argument("phase", metavar="PHASE", choices=PHASES, help=", ".join(PHASES))
     commands.add_parser("check", help="what this machine computes on, and whether the environment fits")
+    weights_command.add_arguments(
+        commands.add_parser("weights", help="which published weights are here, and getting them")
+    )
     for command in (status, explained):
         command.add_argument("--raw_root", type=Path, default=Path("data"), help="folder of raw scenes (default: data)")
         command.add_argument("--out_root", type=Path, default=Path("output"), help="generated scenes (default: output)")
@@ -73,6 +78,9 @@ def main(argv: list[str] | None = None) -> int:
     def body() -> ExitCode:
         if args.command == "check":
             print("\n".join(check()))
+            return ExitCode.DONE
+        if args.command == "weights":
+            print(weights_command.run(args.names, args.weights, args.download))
             return ExitCode.DONE
         if args.command == "explain":
             print(explain(RunSettings(raw_root=args.raw_root, out_root=args.out_root), args.scene, args.phase))

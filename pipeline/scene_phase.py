@@ -2,14 +2,14 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import torch
 
 from pipeline.completion import Fields, Journal
-from pipeline.engines.base import Engine, EngineInfo
+from pipeline.engines.base import Engine, EngineInfo, recorded_options
 from pipeline.files import names_in
 from pipeline.lease import Lease
 from pipeline.reporter import Reporter
@@ -103,8 +103,12 @@ def failure_path(scene: Scene, phase: str) -> Path:
 
 
 def engine_fields(engine: Engine) -> Fields:
-    """An engine's part of a fingerprint."""
-    return {"name": engine.info.name, "version": engine.info.version, "options": asdict(engine.options)}
+    """An engine's part of a fingerprint: who, with which options, and what is in its weights, but not where they lie."""
+    fields: Fields = {"name": engine.info.name, "version": engine.info.version}
+    fields["options"] = recorded_options(engine.options)
+    if engine.info.weights:
+        fields["weights"] = dict(engine.info.weights)
+    return fields
 
 
 def with_less_memory(engine: Engine, call: Callable[[], T], warn: Callable[[str], None]) -> T:

@@ -1,0 +1,110 @@
+"""Which published weights the engines stand on: where they come from, what binds them, and what a whole file holds.
+
+Nothing here is a path on this machine; `pipeline/weights/files.py` looks for what is listed here. No checksum is known for
+certain for any of these files, so "intact" means that the header can be read and every tensor has a name that belongs
+there; the engine compares the shapes when it loads them. A checksum that is known can be entered as `sha256`.
+"""
+
+from dataclasses import dataclass
+
+from pipeline.errors import UsageError
+
+_FLUX_LICENCE = "FLUX.1 [dev] Non-Commercial License"
+_LORA_KEYS = r".+\.lora_[AB](\.\w+)?\.weight"
+_VDA_KEYS = r"(pretrained|head)\..+"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """One published file, or one folder in the layout of diffusers.
+
+    Args:
+        engines: who needs it.
+        name: where it lies below the weights folder; its last part names it everywhere else.
+        repo: on the Hugging Face hub.
+        licence: of the weights; what is made with them is bound by it.
+        about_bytes: size of the published file, to the precision that the number of parameters gives.
+        keys: pattern that each tensor's name matches; empty for a folder.
+        folders: sub-folders of a folder that must hold models (safetensors); empty for a file.
+        configs: sub-folders of a folder that must hold other files.
+        by_default: the engines' default options need it.
+        sha256: of the file, where it is known.
+    """
+
+    engines: tuple[str, ...]
+    name: str
+    repo: str
+    licence: str
+    about_bytes: float
+    keys: str = ""
+    folders: tuple[str, ...] = ()
+    configs: tuple[str, ...] = ()
+    by_default: bool = True
+    sha256: str | None = None
+
+    @property
+    def title(self) -> str:
+        """The name without folders, as tables, options and fingerprints spell it."""
+        return self.name.rpartition("/")[2]
+
+
+def _vda(encoder: str, repo: str, licence: str, about_bytes: float) -> Weights:
+    return Weights(
+        engines=("vda",),
+        name=f"checkpoints/metric_video_depth_anything_{encoder}.pth",
+        repo=f"depth-anything/Metric-Video-Depth-Anything-{repo}",
+        licence=licence,
+        about_bytes=about_bytes,
+        keys=_VDA_KEYS,
+        by_default=encoder == "vitl",
+    )
+
+
+def _lora(engine: str, name: str, by_default: bool = True) -> Weights:
+    return Weights(
+        engines=(engine,),
+        name=name,
+        repo="nycu-cplab/Genfocus-Model",
+        licence=_FLUX_LICENCE,  # a derivative of FLUX.1-dev
+        about_bytes=464e6,
+        keys=_LORA_KEYS,
+        by_default=by_default,
+    )
+
+
+REGISTRY = (
+    Weights(
+        engines=("genfocus", "bokehnet"),
+        name="FLUX.1-dev",
+        repo="black-forest-labs/FLUX.1-dev",
+        licence=_FLUX_LICENCE,
+        about_bytes=33.7e9,
+        folders=("transformer", "vae", "text_encoder", "text_encoder_2"),
+        configs=("tokenizer", "tokenizer_2", "scheduler"),
+    ),
+    _lora("genfocus", "deblurNet.safetensors"),
+    _lora("genfocus", "deblurNet_with_pre_deblur.safetensors", by_default=False),
+    _lora("bokehnet", "bokehNet.safetensors"),
+    _vda("vitl", "Large", "CC-BY-NC-4.0", 1.54e9),
+    _vda("vitb", "Base", "CC-BY-NC-4.0", 0.46e9),
+    _vda("vits", "Small", "Apache-2.0", 0.116e9),
+)
+
+
+def weights_named(title: str) -> Weights:
+    """The entry with that last part of its name, e.g. "bokehNet.safetensors" or "FLUX.1-dev"."""
+    return next(entry for entry in REGISTRY if entry.title == title)
+
+
+def select(names: list[str]) -> list[Weights]:
+    """The entries that engines or titles choose; all of them when nothing is named.
+
+    Raises:
+        UsageError: a name is neither; the message lists what is allowed.
+    """
+    chosen = [entry for entry in REGISTRY if not names or entry.title in names or set(entry.engines) & set(names)]
+    known = {entry.title for entry in REGISTRY} | {engine for entry in REGISTRY for engine in entry.engines}
+    for name in names:
+        if name not in known:
+            raise UsageError(f"there are no weights {name!r}; allowed are: {', '.join(sorted(known))}")
+    return chosen
