@@ -55,9 +55,7 @@ class NoOptions:
 class FreeRenderer:
     """Returns the sharp frame: a renderer that costs nothing."""
 
-    info: ClassVar[EngineInfo] = EngineInfo(
-        name="free", role="bokeh", version=1, licence="none needed", deterministic=True
-    )
+    info = EngineInfo(name="free", role="bokeh", version=1, licence="none needed", deterministic=True)
     Options: ClassVar[type] = NoOptions
 
     def __init__(self, options: Any, device: str) -> None:
