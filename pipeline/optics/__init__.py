@@ -7,6 +7,7 @@ it.
 from pipeline.optics.aperture import Aperture
 from pipeline.optics.coc import (
     SENSOR_WIDTH_MM,
+    AnyLens,
     CocModel,
     Lens,
     OpticsError,
@@ -16,6 +17,7 @@ from pipeline.optics.coc import (
     disparity_gain_px,
     focus_map,
     focus_map_to_defocus_px,
+    infinity_coc,
     px_per_mm,
 )
 from pipeline.optics.color import linear_to_srgb, srgb_to_linear
@@ -24,6 +26,7 @@ from pipeline.optics.sampling import draw_lens, stable_seed
 
 __all__ = [
     "SENSOR_WIDTH_MM",
+    "AnyLens",
     "Aperture",
     "CocModel",
     "Lens",
@@ -35,6 +38,7 @@ __all__ = [
     "draw_lens",
     "focus_map",
     "focus_map_to_defocus_px",
+    "infinity_coc",
     "linear_to_srgb",
     "px_per_mm",
     "render_lens_blur",

@@ -7,13 +7,16 @@ image plane when it focuses near; photographs such as RealBokeh follow it. The s
 
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, Protocol, TypeVar, get_args
 
 import torch
 from torch import Tensor
 
 SENSOR_WIDTH_MM = 36.0
 CocModel = Literal["contract", "thin_lens"]
+
+
+Number = TypeVar("Number", float, Tensor)
 
 
 class OpticsError(ValueError):
@@ -56,8 +59,23 @@ class Lens:
     @property
     def infinity_coc_m(self) -> float:
         """Diameter on the sensor that a point at infinity gets, metres: the factor before |d - S| / d."""
-        image_distance_term = self.focus_m if self.coc_model == "contract" else self.focus_m - self.f_m
-        return self.f_m**2 / (self.f_number * image_distance_term)
+        return infinity_coc(self.f_m, self.f_number, self.focus_m, self.coc_model)
+
+
+class AnyLens(Protocol):
+    """What the formulas need of a lens: a `Lens`, or tensors that broadcast against depth, one lens per sample."""
+
+    @property
+    def infinity_coc_m(self) -> float | Tensor: ...
+
+    @property
+    def focus_m(self) -> float | Tensor: ...
+
+
+def infinity_coc(f_m: Number, f_number: Number, focus_m: Number, coc_model: CocModel) -> Number:
+    """Diameter on the sensor that a point at infinity gets, metres, for one lens or tensors of lenses; unchecked."""
+    image_distance_term = focus_m if coc_model == "contract" else focus_m - f_m
+    return f_m**2 / (f_number * image_distance_term)
 
 
 def px_per_mm(full_width_px: int, sensor_width_mm: float = SENSOR_WIDTH_MM) -> float:
@@ -77,7 +95,7 @@ def px_per_mm(full_width_px: int, sensor_width_mm: float = SENSOR_WIDTH_MM) -> f
     return full_width_px / sensor_width_mm
 
 
-def _signed_coc(depth_m: Tensor, lens: Lens) -> Tensor:
+def _signed_coc(depth_m: Tensor, lens: AnyLens) -> Tensor:
     if not torch.is_floating_point(depth_m):
         raise OpticsError(f"depth_m must be a floating point tensor in metres, got {depth_m.dtype}")
     if depth_m.dtype == torch.float16:
@@ -111,21 +129,21 @@ def coc_diameter(depth_m: Tensor, lens: Lens) -> Tensor:
     return _signed_coc(depth_m, lens).abs()
 
 
-def coc_to_radius_px(coc_m: Tensor | float, px_per_mm: float) -> Tensor | float:
+def coc_to_radius_px(coc_m: Tensor | float, px_per_mm: float | Tensor) -> Tensor | float:
     """Diameter on the sensor in metres -> radius in pixels of the full frame."""
     return coc_m * (px_per_mm * 1000 / 2)
 
 
-def defocus_px(depth_m: Tensor, lens: Lens, px_per_mm: float) -> Tensor:
+def defocus_px(depth_m: Tensor, lens: AnyLens, px_per_mm: float | Tensor) -> Tensor:
     """Signed blur radius: positive behind the focus plane, negative in front of it. Not clamped.
 
     Args:
         depth_m: (..., H, W) z-depth, metres, > 0.
-        lens: the lens.
-        px_per_mm: of the full frame, see `px_per_mm`.
+        lens: the lens, or tensors of lenses that broadcast against depth, (B, 1, 1, 1) for one per sample.
+        px_per_mm: of the full frame, see `px_per_mm`; likewise.
 
     Returns:
-        (..., H, W) radius of the circle of confusion in pixels, increasing with depth.
+        (..., H, W) radius of the circle of confusion in pixels, increasing with depth. Differentiable in the lens too.
 
     Raises:
         OpticsError: a depth is not positive or is NaN.

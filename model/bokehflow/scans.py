@@ -1,0 +1,154 @@
+"""Four directed scans over a picture: the part of a block that sees all of it.
+
+Special: raster, reverse raster, column and reverse column are stacked in the batch of one recurrence call. Each has its own
+projections, gates and normalisation; a softmax per pixel weighs them.
+
+Shape letters: B = samples; h, w = tokens; C = channels; H = heads; D = head size; S = directions done together; L = h * w.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from model.bokehflow.config import BokehFlowConfig
+from model.bokehflow.recurrence import gated_delta_rule, unit_keys
+from model.bokehflow.temporal import DIRECTIONS
+
+# More tokens than this (a 720p frame has 57,600) are scanned one direction after the other when no gradients are needed:
+# four at once would hold most of the memory of 1080p inference.
+TOKENS_TOGETHER = 1 << 16
+ALPHA_LOGIT, BETA_LOGIT = 2.0, -2.0  # at the start a token is kept for some ten steps and written at 12 %
+FLOOR_LOGITS = (-2.0, 2.0)  # of the first and the last layer
+
+
+class DecayGate(nn.Module):
+    """log of the decay, with a floor that grows with the layer and with the mean blur (DAHG).
+
+    a = a_min + (1 - a_min) sigmoid(logit), a_min = sigmoid(a_l + lambda * mean blur): late layers, and all layers under a lens
+    that blurs much, look farther.
+
+    Args:
+        config: enable_dahg, dahg_lambda.
+        depth: of the layer, 0 first to 1 last.
+    """
+
+    def __init__(self, config: BokehFlowConfig, depth: float) -> None:
+        super().__init__()
+        self.weight = config.dahg_lambda
+        first, last = FLOOR_LOGITS
+        self.floor = nn.Parameter(torch.tensor(first + (last - first) * depth)) if config.enable_dahg else None
+
+    def forward(self, logits: Tensor, mean_blur: Tensor | None) -> Tensor:
+        """Logits (B, ..., H) and the mean blur over the largest (B,), None for a stream that has none -> log a, <= 0."""
+        if self.floor is None:
+            return F.logsigmoid(logits)
+        floor = self.floor.to(logits.dtype)
+        if mean_blur is not None:
+            floor = (floor + self.weight * mean_blur.to(logits.dtype)).reshape(-1, *[1] * (logits.dim() - 1))
+        # in logarithms: finite for any logits
+        return torch.logaddexp(F.logsigmoid(floor), F.logsigmoid(-floor) + F.logsigmoid(logits))
+
+
+class BiGDR(nn.Module):
+    """Bidirectional gated delta recurrence in rows and columns.
+
+    Args:
+        config: widths, backend.
+        depth: of the layer, 0 first to 1 last.
+    """
+
+    def __init__(self, config: BokehFlowConfig, depth: float) -> None:
+        super().__init__()
+        self.config = config
+        width, inner = config.channels, config.heads * config.head_dim
+        self.features = 3 * inner + 2 * config.heads  # q, k, v, logits of a and b
+        # Weights of all directions in one tensor, direction first.
+        self.project = nn.Parameter(torch.randn(DIRECTIONS, self.features, width) / math.sqrt(width))
+        self.gate_bias = nn.Parameter(
+            torch.tensor([ALPHA_LOGIT, BETA_LOGIT]).repeat_interleave(config.heads).repeat(4, 1)
+        )
+        self.out_gate = nn.Parameter(torch.randn(DIRECTIONS, inner, width) / math.sqrt(width))
+        self.out_gate_bias = nn.Parameter(torch.zeros(DIRECTIONS, inner))
+        self.out = nn.Parameter(0.1 * torch.randn(DIRECTIONS, inner, width) / math.sqrt(inner))
+        self.norm_weight = nn.Parameter(torch.ones(DIRECTIONS, width))
+        self.norm_bias = nn.Parameter(torch.zeros(DIRECTIONS, width))
+        self.direction_gate = nn.Linear(width, DIRECTIONS)
+        self.norm = nn.LayerNorm(width)
+        self.decay = DecayGate(config, depth)
+
+    def forward(self, x: Tensor, start: Tensor, mean_blur: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Scan.
+
+        Args:
+            x: (B, h, w, C), normalised.
+            start: (B, 4, H, D, D) states that the scans begin with.
+            mean_blur: (B,) or None, see `DecayGate`.
+
+        Returns:
+            (B, h, w, C), and the final states like `start`.
+        """
+        together = torch.is_grad_enabled() or x[..., 0].numel() <= TOKENS_TOGETHER
+        groups = [[0, 1, 2, 3]] if together else [[0], [1], [2], [3]]
+        share = torch.softmax(self.direction_gate(x).float(), dim=-1).to(x.dtype)
+        total, finals = None, []
+        for group in groups:
+            y, final = self._directions(x, start, mean_blur, group)
+            part = (y * share[..., group, None]).sum(-2)
+            total = part if total is None else total + part
+            finals.append(final)
+        assert total is not None
+        return self.norm(total), finals[0] if together else torch.cat(finals, dim=1)
+
+    def _directions(
+        self, x: Tensor, start: Tensor, mean_blur: Tensor | None, group: list[int]
+    ) -> tuple[Tensor, Tensor]:
+        """Some of the directions: (B, h, w, S, C) normalised outputs and (B, S, H, D, D) final states."""
+        batch, height, width, channels = x.shape
+        heads, size = self.config.heads, self.config.head_dim
+        part = slice(group[0], group[-1] + 1)
+        features = F.linear(x, self.project[part].flatten(0, 1)).view(batch, height, width, len(group), self.features)
+        q, k, v, gates = torch.split(to_scans(features, group), [heads * size] * 3 + [2 * heads], dim=-1)
+        bias = self.gate_bias[part].repeat_interleave(batch, dim=0)[:, None]
+        alpha_logit, beta_logit = (gates.float() if gates.dtype != torch.float64 else gates).add(bias).chunk(2, dim=-1)
+        blur = None if mean_blur is None else mean_blur.repeat(len(group))
+        q, k, v = (torch.unflatten(x, -1, (heads, size)) for x in (q, k, v))
+        out, final = gated_delta_rule(
+            q,
+            unit_keys(k),
+            v,
+            self.decay(alpha_logit, blur),
+            torch.sigmoid(beta_logit),
+            start[:, part].transpose(0, 1).flatten(0, 1),
+            chunk_size=self.config.chunk_size,
+            backend=self.config.backend,
+        )
+        y = from_scans(out.flatten(-2), group, height, width)  # (B, h, w, S, inner)
+        gate = F.linear(x, self.out_gate[part].flatten(0, 1), self.out_gate_bias[part].flatten())
+        y = torch.einsum("bhwsi,sic->bhwsc", y * torch.sigmoid(gate).view_as(y), self.out[part])
+        # Normalised before they are weighed: a direction must not win by being loud.
+        y = F.layer_norm(y, (channels,)) * self.norm_weight[part] + self.norm_bias[part]
+        return y, torch.unflatten(final, 0, (len(group), batch)).transpose(0, 1)
+
+
+def to_scans(x: Tensor, group: list[int]) -> Tensor:
+    """(B, h, w, S, F) -> (S*B, L, F): each direction's features in the order it meets the tokens."""
+    sequences = []
+    for s, direction in enumerate(group):
+        plane = x[..., s, :] if direction < 2 else x[..., s, :].transpose(1, 2)
+        tokens = plane.flatten(1, 2)
+        sequences.append(tokens.flip(1) if direction % 2 else tokens)
+    return torch.cat(sequences)
+
+
+def from_scans(x: Tensor, group: list[int], height: int, width: int) -> Tensor:
+    """(S*B, L, F) -> (B, h, w, S, F), the way back."""
+    planes = []
+    for direction, tokens in zip(group, x.chunk(len(group)), strict=True):
+        tokens = tokens.flip(1) if direction % 2 else tokens
+        if direction < 2:
+            planes.append(torch.unflatten(tokens, 1, (height, width)))
+        else:
+            planes.append(torch.unflatten(tokens, 1, (width, height)).transpose(1, 2))
+    return torch.stack(planes, dim=-2)
