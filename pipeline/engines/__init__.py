@@ -14,9 +14,7 @@ DEFAULTS: dict[Role, str] = {"deblur": "wiener", "depth": "given", "bokeh": "len
 
 # Names that belong to published networks whose adapters are not part of this version.
 RESERVED: dict[str, tuple[Role, str]] = {
-    "genfocus": ("deblur", "an adapter for DeblurNet, and the weights of FLUX.1-dev and deblurNet.safetensors"),
     "vda": ("depth", "an adapter for Video Depth Anything, and metric_video_depth_anything_vitl.pth"),
-    "bokehnet": ("bokeh", "an adapter for BokehNet, and the weights of FLUX.1-dev and bokehNet.safetensors"),
 }
 
 

@@ -1,0 +1,111 @@
+"""BokehNet: FLUX.1-dev that sees the sharp frame and a defocus map, and draws the photograph.
+
+The network reads its map as the radius of the circle of confusion in pixels / 100 (it was trained on a scatter renderer
+whose K times a difference of disparities is a radius). The stored label 1 - focus_map is a radius over max_coc instead, so
+"physical" guidance converts: the picture is then blurred as much as its label says. Nobody has published the calibration, hence
+`guidance_px`.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from pipeline.engines.base import BokehRequest, EngineInfo, SafePoint
+from pipeline.engines.genfocus.latents import Noise
+from pipeline.engines.genfocus.network import FluxNetwork, NetworkFiles, Sampling
+from pipeline.engines.genfocus.options import FluxOptions
+from pipeline.engines.genfocus.prompts import BOKEH_PROMPT
+from pipeline.errors import InputError
+from pipeline.frames import Picture
+from pipeline.optics import coc_to_radius_px, stable_seed
+from pipeline.weights import require, weights_folder, weights_named, with_weights
+
+GUIDANCE_SCALE = 1.0  # FLUX's embedded guidance, not the map
+AUTHOR_SEED, AUTHOR_POSTERIOR_SEED = 1234, 42
+LORA = "bokehNet.safetensors"
+
+
+class BokehNet:
+    """The initial latents depend on the seed alone, so all frames and sets of a scene share them."""
+
+    info = EngineInfo(
+        name="bokehnet", role="bokeh", version=1, licence="FLUX.1 [dev] Non-Commercial License", deterministic=False
+    )
+
+    @dataclass(frozen=True, kw_only=True)
+    class Options(FluxOptions):
+        """What the defocus map means.
+
+        Args:
+            guidance: "physical", radius in px / guidance_px; or "normalised", 1 - focus_map as it is.
+            guidance_px: radius that the network takes for 1, pixels.
+        """
+
+        steps: int = 30
+        guidance: str = "physical"
+        guidance_px: float = 100.0
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            if self.guidance not in ("physical", "normalised"):
+                raise ValueError(f"guidance must be physical or normalised, got {self.guidance!r}")
+            if not 1 <= self.guidance_px <= 10_000:
+                raise ValueError(f"guidance_px must be in [1, 10000], got {self.guidance_px}")
+
+    def __init__(self, options: Options, device: str) -> None:
+        self.options = options
+        flux, lora = require([weights_named("FLUX.1-dev"), weights_named(LORA)], weights_folder(options.weights))
+        self.info = replace(with_weights(type(self).info, [flux, lora]), deterministic=options.author_seeds)
+        files = NetworkFiles(flux=flux.path, flux_sha256=self.info.weights["FLUX.1-dev"], lora=lora.path)
+        self._network = FluxNetwork(files, BOKEH_PROMPT, options, device)
+        self._device = device
+
+    def shrink(self) -> bool:
+        return self._network.plan.shrink()
+
+    @property
+    def guidance(self) -> str:
+        """What the map means, for metadata."""
+        return str(self.options.guidance)
+
+    def guidance_factor(self, max_coc_m: float, px_per_mm: float) -> float:
+        """By what 1 - focus_map is multiplied.
+
+        Args:
+            max_coc_m: diameter at which the focus map saturates, metres.
+            px_per_mm: of the full frame.
+        """
+        if self.options.guidance == "normalised":
+            return 1.0
+        return float(coc_to_radius_px(max_coc_m, px_per_mm)) / self.options.guidance_px
+
+    def render(self, request: BokehRequest, safe_point: SafePoint) -> Picture:
+        safe_point()
+        if request.focus_map.shape != request.sharp.shape[:2]:
+            raise InputError(f"the focus map is {request.focus_map.shape}, its frame {request.sharp.shape[:2]}")
+        sharp = self._network.condition(request.sharp)
+        guide = defocus_map(request.focus_map, self.guidance_factor(request.max_coc_m, request.px_per_mm))
+        if not guide.any():  # all in focus: a network would only redraw the frame
+            return request.sharp
+        published, seed = self.options.author_seeds, request.seed
+        sampling = Sampling(
+            # The map enters the VAE in [0, 1], not in [-1, 1].
+            images=(sharp, torch.from_numpy(guide).to(self._device).expand(1, 3, -1, -1)),
+            deltas=((0, 0), (0, 0)),
+            guidance=GUIDANCE_SCALE,
+            noise=Noise(AUTHOR_SEED if published else seed, self._device, native=published),
+            posterior_noise=Noise(
+                AUTHOR_POSTERIOR_SEED if published else stable_seed("posterior", seed), self._device, native=published
+            ),
+        )
+        return self._network.generate(sampling, safe_point)
+
+
+def defocus_map(focus_map: npt.NDArray[np.float16], factor: float) -> npt.NDArray[np.float32]:
+    """(H, W) focus map in [0, 1] -> (H, W) float32 in [0, 1], 0 in focus: clamp((1 - focus_map) * factor)."""
+    return np.clip((1 - focus_map.astype(np.float32)) * np.float32(factor), 0, 1)
+
+
+ENGINE = BokehNet

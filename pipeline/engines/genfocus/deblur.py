@@ -1,0 +1,97 @@
+"""DeblurNet: FLUX.1-dev that sees the blurred frame and draws the sharp one."""
+
+import logging
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+
+from pipeline.engines.base import EngineInfo, SafePoint
+from pipeline.engines.genfocus.latents import Noise
+from pipeline.engines.genfocus.network import FluxNetwork, NetworkFiles, Sampling
+from pipeline.engines.genfocus.options import FluxOptions
+from pipeline.engines.genfocus.prompts import DEBLUR_PROMPT
+from pipeline.frames import Picture
+from pipeline.weights import require, weights_folder, weights_named, with_weights
+
+GUIDANCE = 3.5
+AUTHOR_SEED = 42
+# By the number of conditions: which file, and where the position ids of the conditions are moved (rows, columns).
+LORA = {1: "deblurNet.safetensors", 2: "deblurNet_with_pre_deblur.safetensors"}
+DELTAS = {1: ((0, 0),), 2: ((0, 32), (0, 0))}
+# On this day a network with one condition took the name of one with two.
+RENAMED = datetime(2026, 3, 11, tzinfo=UTC)
+
+_log = logging.getLogger(__name__)
+
+
+class GenfocusDeblur:
+    """One frame at a time; noise from the seed, so that `--temporal resample` has draws to average."""
+
+    info = EngineInfo(
+        name="genfocus", role="deblur", version=1, licence="FLUX.1 [dev] Non-Commercial License", deterministic=False
+    )
+
+    @dataclass(frozen=True, kw_only=True)
+    class Options(FluxOptions):
+        """conditions: 1, the blurred frame; or 2, a black picture (no frame deblurred by other means) before it."""
+
+        conditions: int = 1
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            if self.conditions not in LORA:
+                raise ValueError(f"conditions must be 1 or 2, got {self.conditions}")
+
+    def __init__(self, options: Options, device: str) -> None:
+        self.options = options
+        flux, lora = require(
+            [weights_named("FLUX.1-dev"), weights_named(LORA[options.conditions])], weights_folder(options.weights)
+        )
+        self.info = replace(with_weights(type(self).info, [flux, lora]), deterministic=options.author_seeds)
+        files = NetworkFiles(flux=flux.path, flux_sha256=self.info.weights["FLUX.1-dev"], lora=lora.path)
+        self._network = FluxNetwork(files, DEBLUR_PROMPT, options, device)
+        self._device = device
+        if options.conditions == 1:
+            warn_of_old_file(lora.path)
+
+    def shrink(self) -> bool:
+        return self._network.plan.shrink()
+
+    def deblur(self, frame: Picture, seed: int, safe_point: SafePoint) -> Picture:
+        safe_point()
+        published = self.options.author_seeds
+        noise = Noise(AUTHOR_SEED if published else seed, self._device, native=published)
+        blurred = self._network.condition(frame)
+        images = (blurred,) if self.options.conditions == 1 else (torch.full_like(blurred, -1), blurred)
+        sampling = Sampling(
+            images=images,
+            deltas=DELTAS[self.options.conditions],
+            guidance=GUIDANCE,
+            noise=noise,
+            posterior_noise=noise,  # one stream: first the latents, then a sample per condition
+        )
+        return self._network.generate(sampling, safe_point)
+
+
+def warn_of_old_file(path: Path) -> bool:
+    """Two networks were published as deblurNet.safetensors, with the same layers and sizes: nothing inside tells them apart.
+
+    Only a file that was here before the newer one came is known to be the older. Returns whether it is.
+    """
+    is_old = datetime.fromtimestamp(path.stat().st_mtime, UTC) < RENAMED
+    if is_old:
+        _log.warning(
+            "%s is from before %s, when files of this name expected 2 conditions; it is used with 1. Fetch it again, or "
+            "rename it to %s and set conditions=2",
+            path,
+            RENAMED.date(),
+            LORA[2],
+        )
+    else:
+        _log.info("%s is used with 1 condition, as published since %s", path.name, RENAMED.date())
+    return is_old
+
+
+ENGINE = GenfocusDeblur

@@ -1,0 +1,107 @@
+"""The two fixed prompts, embedded once per set of weights and kept as safetensors: no render node ever loads T5.
+
+They are embedded on the CPU, whatever the engine's device is, by diffusers' own pipeline (512 T5 tokens without a mask, CLIP's
+pooled vector). The file is named after, and says, what it was made from.
+"""
+
+import hashlib
+import importlib
+import logging
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from pipeline.engines.genfocus.forward import Prompt
+from pipeline.errors import UsageError
+from pipeline.files import write_bytes
+
+DEBLUR_PROMPT = "a sharp photo with everything in focus"
+BOKEH_PROMPT = "an excellent photo with a large aperture"
+PROMPTS = (DEBLUR_PROMPT, BOKEH_PROMPT)
+TOKENS = 512
+
+_log = logging.getLogger(__name__)
+
+
+def cache_folder(given: str = "") -> Path:
+    """The folder that was asked for, or bokehflow/prompts in the user's cache (XDG_CACHE_HOME, by default ~/.cache)."""
+    if given:
+        return Path(given)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bokehflow" / "prompts"
+
+
+def embedded_prompt(text: str, flux: Path, flux_sha256: str, dtype: torch.dtype, cache: Path) -> Prompt:
+    """An embedded prompt from the cache; where it is not there, both prompts are embedded and kept.
+
+    Args:
+        text: one of PROMPTS.
+        flux: the FLUX.1-dev folder; read only when the cache has nothing.
+        flux_sha256: of its content, text encoders and tokenizers included.
+        dtype: in which the encoders run and the result is kept.
+        cache: a folder; made when it is not there. One that cannot be written costs the embedding on every start.
+
+    Raises:
+        UsageError: the text encoders cannot be loaded.
+    """
+    origin = _origin(text, flux_sha256, dtype)
+    path = cache / _name(origin)
+    kept = _read(path, origin)
+    if kept is None:
+        made = _embed(PROMPTS, flux, dtype)
+        for other, prompt in made.items():
+            _keep(cache, _origin(other, flux_sha256, dtype), prompt)
+        kept = made[text]
+    return kept
+
+
+def _origin(text: str, flux_sha256: str, dtype: torch.dtype) -> dict[str, str]:
+    return {"prompt": text, "flux_sha256": flux_sha256, "dtype": str(dtype), "t5_tokens": str(TOKENS)}
+
+
+def _name(origin: dict[str, str]) -> str:
+    text = "\n".join(f"{key}={value}" for key, value in sorted(origin.items()))
+    return f"{hashlib.blake2b(text.encode(), digest_size=16).hexdigest()}.safetensors"
+
+
+def _read(path: Path, origin: dict[str, str]) -> Prompt | None:
+    try:
+        with safe_open(path, framework="pt") as file:
+            if file.metadata() == origin:
+                return Prompt(file.get_tensor("tokens"), file.get_tensor("pooled"))
+            reason = "it was made from something else"
+    except FileNotFoundError:
+        return None
+    except (SafetensorError, OSError) as error:
+        reason = str(error)
+    _log.warning("the embedded prompt %s is not used (%s); it is made again", path, reason)
+    return None
+
+
+def _keep(cache: Path, origin: dict[str, str], prompt: Prompt) -> None:
+    tensors = {"tokens": prompt.tokens.contiguous(), "pooled": prompt.pooled.contiguous()}
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        write_bytes(cache / _name(origin), save(tensors, metadata=origin))
+    except OSError as error:
+        _log.warning("embedded prompts cannot be kept in %s (%s); the next start embeds them again", cache, error)
+
+
+@torch.no_grad()
+def _embed(texts: Iterable[str], flux: Path, dtype: torch.dtype) -> dict[str, Prompt]:
+    diffusers: Any = importlib.import_module("diffusers")
+    try:
+        pipe = diffusers.FluxPipeline.from_pretrained(
+            flux, transformer=None, vae=None, dtype=dtype, local_files_only=True
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise UsageError(f"the text encoders in {flux} cannot be loaded ({error}); fetch FLUX.1-dev again") from None
+    embedded = {}
+    for text in texts:
+        tokens, pooled, _ = pipe.encode_prompt(text, device="cpu", max_sequence_length=TOKENS)
+        embedded[text] = Prompt(tokens.to(dtype), pooled.to(dtype))
+    return embedded
