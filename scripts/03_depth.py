@@ -1,7 +1,7 @@
 """Phase 3: metric depth for every sharp frame.
 
 python scripts/03_depth.py
-python scripts/03_depth.py --scene bear --engine given
+python scripts/03_depth.py --scene bear --engine vda --engine_opt encoder=vits
 """
 
 import argparse
@@ -16,7 +16,7 @@ from pipeline.runner import ExitCode, run_scenes
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = cli.parser(__doc__)
-    cli.add_engine_flags(parser, DEFAULTS["depth"], "given; reserved: vda")
+    cli.add_engine_flags(parser, DEFAULTS["depth"], "given, vda")
     parser.add_argument("--chunk", type=int, default=256, help="frames that an engine sees at once")
     parser.add_argument("--overlap", type=int, default=32, help="frames that consecutive chunks share and blend")
     return parser.parse_args(argv)

@@ -12,17 +12,12 @@ from pipeline.errors import UsageError
 
 DEFAULTS: dict[Role, str] = {"deblur": "wiener", "depth": "given", "bokeh": "lens"}
 
-# Names that belong to published networks whose adapters are not part of this version.
-RESERVED: dict[str, tuple[Role, str]] = {
-    "vda": ("depth", "an adapter for Video Depth Anything, and metric_video_depth_anything_vitl.pth"),
-}
-
 
 def engine_class(role: Role, name: str) -> type[Engine]:
     """The class of an engine.
 
     Raises:
-        UsageError: no such engine for this job; the message lists those there are, or what a reserved one lacks.
+        UsageError: no such engine for this job; the message lists those there are.
     """
     found: dict[str, type[Engine]] = {}
     for module in pkgutil.iter_modules(__path__):
@@ -34,8 +29,6 @@ def engine_class(role: Role, name: str) -> type[Engine]:
     if name in found:
         return found[name]
     allowed = ", ".join(sorted(found))
-    if name in RESERVED and RESERVED[name][0] == role:
-        raise UsageError(f"engine {name!r} is not available yet: missing is {RESERVED[name][1]}; use one of: {allowed}")
     raise UsageError(f"there is no {role} engine {name!r}; allowed are: {allowed}")
 
 
