@@ -36,4 +36,5 @@ bench: env
 	@$(PYTHON) benchmarks/pipeline_overhead.py
 
 clean-demo:
-	rm -rf data output logs
+	rm -rf data output
+	find logs -mindepth 1 -not -name .gitkeep -delete

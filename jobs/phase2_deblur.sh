@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+#SBATCH --job-name=phase2_deblur
+#SBATCH --output=logs/%x_%j.log
+#SBATCH --open-mode=append
+#SBATCH --time=00:15:00
+#SBATCH --cpus-per-task=2
+#SBATCH --mem=8G
+#
+#   sbatch jobs/phase2_deblur.sh                      phase 2 of every scene that lacks it, as an array
+#   sbatch jobs/phase2_deblur.sh --scene bear         flags of scripts/02_deblur.py follow as they are
+#   bash jobs/phase2_deblur.sh --dry_run
+set -euo pipefail
+. "${SLURM_SUBMIT_DIR:-$(dirname "$0")/..}/jobs/common.sh"
+exec python -m pipeline.cluster deblur "$@"

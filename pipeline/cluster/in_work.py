@@ -1,0 +1,103 @@
+"""Which scenes the queue holds: job names lead to runs, and runs to scenes. Also the hours that tasks have used."""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.cluster.plan import Plan, Run, StalePlan, all_runs, runs_folder
+from pipeline.cluster.profile import ARRAY_PHASES
+from pipeline.cluster.scheduler import QueuedTask
+from pipeline.cluster.worker import Records
+from pipeline.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueuedScene:
+    """A scene in a task that the scheduler still has."""
+
+    phase: str
+    scene: str
+    task: str
+    state: str
+    reason: str
+
+
+def _active_runs(logs: Path, out_root: Path, queue: Sequence[QueuedTask]) -> Iterator[Run]:
+    for run_id in sorted({task.name.rpartition(".")[2] for task in queue}):
+        folder = runs_folder(logs) / run_id
+        if (folder / "run.json").exists():
+            run = Run.load(folder)
+            if run.out_root == out_root:
+                yield run
+
+
+def active_scenes(logs: Path, out_root: Path, queue: Sequence[QueuedTask], phases: Sequence[str]) -> dict[str, str]:
+    """Scenes of runs that have any job queued or running and share a phase with `phases`: scene -> run id."""
+    taken = {}
+    for run in _active_runs(logs, out_root, queue):
+        if {stage.phase for stage in run.stages} & set(phases):
+            taken.update(dict.fromkeys(run.scenes, run.run_id))
+    return taken
+
+
+def queued_scenes(logs: Path, out_root: Path, queue: Sequence[QueuedTask]) -> list[QueuedScene]:
+    """Every scene in a queued or running array element."""
+    found = []
+    for run in _active_runs(logs, out_root, queue):
+        places = {}
+        for phase in ARRAY_PHASES:
+            for plan in run.plans(phase):
+                for job in plan.jobs():
+                    places[job["job"]] = (plan, int(job["first"]))
+        for task in queue:
+            if task.array in places:
+                plan, first = places[task.array]
+                for scene in plan.elements[first + (task.index or 0)]:
+                    found.append(
+                        QueuedScene(phase=plan.phase, scene=scene, task=task.job, state=task.state, reason=task.reason)
+                    )
+    return found
+
+
+def hours_used(logs: Path, out_root: Path, live: frozenset[str] = frozenset()) -> dict[str, dict[str, float]]:
+    """Task and GPU hours by phase, from the tasks' own records: {"deblur": {"task_hours", "gpu_hours"}}.
+
+    A task that was killed counts to its batch script's note, or until now while the scheduler has it; where neither is
+    known its time is unknown and counts nothing.
+
+    Args:
+        live: tasks that are queued or running.
+    """
+    hours: dict[str, dict[str, float]] = {}
+    for run in all_runs(logs):
+        if run.out_root != out_root:
+            continue
+        for phase in ARRAY_PHASES:
+            try:
+                plans = run.plans(phase)
+            except (InputError, StalePlan, KeyError):
+                continue
+            for plan in plans:
+                seconds, gpu_seconds = _plan_seconds(plan, live)
+                if seconds:
+                    sums = hours.setdefault(phase, {"task_hours": 0.0, "gpu_hours": 0.0})
+                    sums["task_hours"] += seconds / 3600
+                    sums["gpu_hours"] += gpu_seconds / 3600
+    return hours
+
+
+def _plan_seconds(plan: Plan, live: frozenset[str]) -> tuple[float, float]:
+    seconds = gpu_seconds = 0.0
+    for path in plan.records.glob("*.jsonl"):
+        start: dict[str, Any] | None = None
+        for event in [*Records(path).read(), {"event": "now", "at": time.time()}]:
+            if start is not None and (event["event"] in ("end", "step") or start.get("job") in live):
+                spent = max(0.0, float(event["at"]) - float(start["at"]))
+                seconds += spent
+                gpu_seconds += spent * start.get("gpus", 0)
+                start = None
+            if event["event"] == "start":
+                start = event
+    return seconds, gpu_seconds

@@ -1,0 +1,233 @@
+"""Every question put to SLURM, in one place: counted, bounded in time, and answered with "unknown" rather than by waiting.
+
+What this is not: the source of truth. Sentinels say what is done; the scheduler says what is queued, running or refused.
+"""
+
+import contextlib
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pipeline.cluster.profile import Profile
+from pipeline.errors import PipelineError, UsageError
+
+TIMEOUT_S = 60.0
+
+
+class SchedulerError(PipelineError):
+    """SLURM refused or did not answer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Partition:
+    """One partition, as far as a plan has to fit it.
+
+    Args:
+        gpus, cpus, mem_gb: the most that a single node of it has.
+        max_minutes: its time limit; None without one.
+    """
+
+    name: str
+    gpus: int
+    cpus: int
+    mem_gb: float
+    max_minutes: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueuedTask:
+    """A job or array element that the scheduler still has.
+
+    Args:
+        job: its id, `ARRAY_TASK` for array elements.
+        array: the array's job id, or the job's own.
+        index: the element; None outside arrays.
+        name: as it was submitted.
+        state: SLURM's word, such as PENDING or RUNNING.
+        reason: why it is pending, or where it runs.
+    """
+
+    job: str
+    array: str
+    index: int | None
+    name: str
+    state: str
+    reason: str
+
+
+class Slurm:
+    """SLURM's client commands. `questions` counts the calls, since a controller serves thousands of users."""
+
+    def __init__(self) -> None:
+        self.questions = 0
+
+    @staticmethod
+    def present() -> bool:
+        return shutil.which("sbatch") is not None and shutil.which("scontrol") is not None
+
+    def ask(self, *argv: str) -> str:
+        """The output of one command.
+
+        Raises:
+            SchedulerError: the command is missing, refused, or took more than TIMEOUT_S.
+        """
+        self.questions += 1
+        try:
+            done = subprocess.run(argv, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+        except FileNotFoundError:
+            raise SchedulerError(
+                f"there is no {argv[0]} here; run this on a login node, or add --local to use this machine's processes"
+            ) from None
+        except subprocess.TimeoutExpired:
+            raise SchedulerError(f"{argv[0]} did not answer within {TIMEOUT_S:.0f} s; try again later") from None
+        if done.returncode:
+            raise SchedulerError(f"{' '.join(argv)}: {done.stderr.strip() or f'exit code {done.returncode}'}")
+        return done.stdout
+
+    def max_array_size(self) -> int:
+        """How many elements one array may have: MaxArraySize caps the index, which starts at 0."""
+        found = re.search(r"^MaxArraySize\s*=\s*(\d+)", self.ask("scontrol", "show", "config"), re.MULTILINE)
+        if not found or int(found[1]) < 2:
+            raise SchedulerError(
+                f"this cluster allows no job arrays (MaxArraySize = {found[1] if found else 'unknown'}); "
+                f"ask its operators, or run single scenes with jobs/test_bear.sh"
+            )
+        return int(found[1])
+
+    def partitions(self) -> dict[str, Partition]:
+        """By name. One line per kind of node; the largest counts."""
+        found: dict[str, Partition] = {}
+        for line in self.ask("sinfo", "-h", "-o", "%R|%G|%c|%m|%l").splitlines():
+            name, gres, cpus, memory, limit = line.strip().split("|")
+            gpus = sum(int(count) for count in re.findall(r"gpu(?::[^:,()]+)?:(\d+)", gres))
+            known = found.get(name, Partition(name=name, gpus=0, cpus=0, mem_gb=0, max_minutes=minutes(limit)))
+            found[name] = Partition(
+                name=name,
+                gpus=max(known.gpus, gpus),
+                cpus=max(known.cpus, _number(cpus)),
+                mem_gb=max(known.mem_gb, _number(memory) / 1024),
+                max_minutes=known.max_minutes,
+            )
+        return found
+
+    def queue(self) -> list[QueuedTask]:
+        """This user's jobs, one entry per array element."""
+        tasks = []
+        for line in self.ask("squeue", "--me", "-h", "-r", "-o", "%F|%K|%T|%j|%R").splitlines():
+            array, index, state, name, reason = line.strip().split("|", 4)
+            number = int(index) if index.isdigit() else None
+            job = array if number is None else f"{array}_{number}"
+            tasks.append(QueuedTask(job=job, array=array, index=number, name=name, state=state, reason=reason))
+        return tasks
+
+    def job_facts(self, job: str) -> dict[str, dict[str, str]]:
+        """What the controller still remembers of a job or of all elements of an array: job -> field -> value.
+
+        A controller forgets finished jobs after MinJobAge; an empty answer is normal.
+        """
+        try:
+            text = self.ask("scontrol", "show", "job", job)
+        except SchedulerError:
+            return {}
+        found = {}
+        for block in text.split("\n\n"):
+            facts = dict(re.findall(r"(\w+)=(\S+)", block))
+            if "JobId" in facts:
+                array, task = facts.get("ArrayJobId"), facts.get("ArrayTaskId")
+                found[f"{array}_{task}" if array and task else facts["JobId"]] = facts
+        return found
+
+    def accounting(self, job: str) -> dict[str, str]:
+        """Final states from `sacct`, where the site has it: job -> state. Empty without accounting."""
+        if shutil.which("sacct") is None:
+            return {}
+        try:
+            text = self.ask("sacct", "-X", "-n", "-P", "-j", job, "-o", "JobID,State")
+        except SchedulerError:
+            return {}
+        rows = (line.split("|") for line in text.splitlines() if "|" in line)
+        return {row[0]: row[1].split()[0] for row in rows if row[1]}
+
+    def requeue(self, job: str) -> None:
+        """Put one job or array element back. The bare id of an array would requeue every element."""
+        self.ask("scontrol", "requeue", job)
+
+
+def check_fits(profile: Profile, partitions: dict[str, Partition], phases: tuple[str, ...]) -> None:
+    """Whether what a profile asks for exists on this cluster.
+
+    Raises:
+        UsageError: names the phase, what it asks for, what there is and what to change.
+    """
+    edit = f"choose another --profile or edit jobs/profiles/{profile.name}.toml"
+    for phase in phases:
+        wants = profile.phases[phase]
+        if not wants.partition:
+            continue
+        offers = partitions.get(wants.partition)
+        if offers is None:
+            there = ", ".join(sorted(partitions)) or "none"
+            raise UsageError(
+                f"profile {profile.name!r} sends {phase} to partition {wants.partition!r}, which this cluster does not "
+                f"have; its partitions: {there}; {edit}"
+            )
+        where = f"profile {profile.name!r}: {phase} asks partition {wants.partition!r} for"
+        if wants.gpus > offers.gpus:
+            has = f"no more than {offers.gpus}" if offers.gpus else "none"
+            raise UsageError(f"{where} {wants.gpus} GPU a task, and its nodes have {has}; {edit}")
+        if wants.cpus > offers.cpus:
+            raise UsageError(f"{where} {wants.cpus} CPUs a task, and its nodes have {offers.cpus}; {edit}")
+        if wants.mem_gb > offers.mem_gb:
+            raise UsageError(f"{where} {wants.mem_gb:g} GB a task, and its nodes have {offers.mem_gb:.0f} GB; {edit}")
+        if offers.max_minutes is not None and wants.minutes > offers.max_minutes:
+            raise UsageError(f"{where} {wants.hours:g} h, and its limit is {offers.max_minutes / 60:g} h; {edit}")
+
+
+def detect_profile(partitions: dict[str, Partition]) -> str:
+    """The shipped profile whose partitions this cluster has.
+
+    Raises:
+        UsageError: none fits.
+    """
+    if "workq" in partitions and "gpu" not in partitions:
+        return "isambard"
+    if {"gpu", "cpu"} <= set(partitions):
+        return "generic"
+    raise UsageError(
+        f"no profile fits this cluster's partitions ({', '.join(sorted(partitions)) or 'none'}): copy "
+        f"jobs/profiles/generic.toml, put your partitions in, and say --profile NAME or export BOKEHFLOW_PROFILE=NAME"
+    )
+
+
+def minutes(limit: str) -> int | None:
+    """SLURM's [days-]hours:minutes:seconds as minutes; None for infinite."""
+    found = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", limit)
+    if not found:
+        return None
+    days, hours, mins, _ = (int(part or 0) for part in found.groups())
+    return (days * 24 + hours) * 60 + mins
+
+
+def _number(text: str) -> int:
+    return int(re.match(r"\d+", text)[0]) if re.match(r"\d+", text) else 0  # type: ignore[index]
+
+
+# What a person exports for all their jobs, and where the cluster is.
+_KEPT = ("SLURM_CONF", "SBATCH_ACCOUNT", "SBATCH_QOS", "SBATCH_RESERVATION")
+
+
+@contextlib.contextmanager
+def outside_job() -> Iterator[None]:
+    """Hide this job's own SLURM variables, which sbatch would hand on to the new job, over what its file says."""
+    hidden = {
+        name: os.environ.pop(name)
+        for name in list(os.environ)
+        if name.startswith(("SLURM_", "SBATCH_", "SRUN_", "SUBMITIT_")) and name not in _KEPT
+    }
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)

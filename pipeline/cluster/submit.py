@@ -1,0 +1,203 @@
+"""From a plan to jobs, through submitit: its SLURM executor on a cluster, its local one on this machine.
+
+Three things submitit leaves to its caller: an array longer than MaxArraySize is refused (arrays are cut here, and every
+element knows its place in the plan), a refused array leaves pickles behind (removed here), and a step that was killed says
+nothing (the batch script notes its exit code in the element's records).
+"""
+
+import contextlib
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import submitit
+from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+from pipeline.cluster.plan import Plan, Run
+from pipeline.cluster.profile import CPU, REPOSITORY, Resources
+from pipeline.cluster.scheduler import SchedulerError, outside_job
+from pipeline.cluster.worker import run_element, run_gate
+
+GATE_RETRY_S = 600  # how long a gate waits for scenes that another run has in work
+
+
+class _Slurm(submitit.SlurmExecutor):
+    """submitit's executor, and the text that it would hand to sbatch."""
+
+    def preview(self, count: int) -> str:
+        self.parameters["map_count"] = count
+        try:
+            return str(self._make_submission_file_text(self._submitit_command_str, "preview"))
+        finally:
+            del self.parameters["map_count"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Submitted:
+    """What was handed over.
+
+    Args:
+        jobs: SLURM job ids, one per array.
+        handles: submitit's local jobs, to wait for.
+    """
+
+    jobs: list[str] = field(default_factory=list)
+    handles: list[Any] = field(default_factory=list)
+
+
+def chunks(count: int, limit: int) -> list[tuple[int, int]]:
+    """(first element, number of elements) of each array that `count` elements need."""
+    return [(first, min(limit, count - first)) for first in range(0, count, limit)]
+
+
+def submit_plan(run: Run, plan: Plan, max_array_size: int) -> Submitted:
+    """Submit every array of a plan.
+
+    With a limit on GPUs, one array follows the other, since `%N` throttles each by itself.
+
+    Raises:
+        SchedulerError: sbatch refused; the message says why, what is queued already and how to cancel it.
+    """
+    if run.local:
+        return _submit_local(run, plan)
+    jobs: list[str] = []
+    for first, count in chunks(len(plan.elements), max_array_size):
+        after = f"afterany:{jobs[-1]}" if jobs and run.profile.max_gpus else None
+        executor = _executor(run, plan, first, after)
+        try:
+            with outside_job():
+                made = executor.map_array(
+                    run_element, [str(plan.path)] * count, [plan.digest] * count, range(first, first + count)
+                )
+        except (FailedJobError, FailedSubmissionError, subprocess.SubprocessError) as error:
+            _remove_litter(plan.records)
+            queued = ", ".join(f"job {job}" for job in jobs)
+            state = f"already queued: {queued}; cancel with: scancel {' '.join(jobs)}" if jobs else "nothing was queued"
+            raise SchedulerError(
+                f"sbatch refused elements {first}-{first + count - 1} of {plan.path.name}: {_reason(error)}; {state}"
+            ) from None
+        job = str(made[0].job_id).partition("_")[0]
+        jobs.append(job)
+        plan.note_job(job, first, count)
+    return Submitted(jobs=jobs)
+
+
+def submit_gate(run: Run, jobs: list[str], delay_s: int = 0) -> str:
+    """Queue the gate that looks at what the arrays left; returns its job id.
+
+    Raises:
+        SchedulerError: sbatch refused; the arrays are queued and the message says so.
+    """
+    more: dict[str, Any] = {"requeue": True}
+    if jobs:
+        more |= {"dependency": f"afterany:{':'.join(jobs)}", "kill-on-invalid-dep": "yes"}
+    elif delay_s:
+        more["begin"] = f"now+{delay_s}"
+    executor = _Slurm(run.folder / "gate")
+    executor.update_parameters(**_parameters(run, run.profile.phases[CPU], f"gate.{run.run_id}", more, []))
+    try:
+        with outside_job():
+            return str(executor.submit(run_gate, str(run.folder)).job_id)
+    except (FailedJobError, FailedSubmissionError, subprocess.SubprocessError) as error:
+        _remove_litter(run.folder / "gate")
+        left = f"; queued without it: {', '.join(jobs)}. When they end: python -m pipeline resume" if jobs else ""
+        raise SchedulerError(f"sbatch refused the gate: {_reason(error)}{left}") from None
+
+
+def preview(run: Run, plan: Plan, first: int, count: int) -> str:
+    """The sbatch file of one array, as it would be submitted."""
+    if run.local:
+        return "\n".join(shlex.join(["python", *run.command(plan.phase, scenes)]) for scenes in plan.elements)
+    return _executor(run, plan, first, None).preview(count)
+
+
+def _executor(run: Run, plan: Plan, first: int, after: str | None) -> _Slurm:
+    executor = _Slurm(plan.records)
+    more: dict[str, Any] = {"requeue": True}
+    if after:
+        more["dependency"] = after
+    parameters = _parameters(run, plan.resources, plan.job_name, more, _note_exit(plan, first))
+    if run.profile.max_gpus:
+        parameters["array_parallelism"] = max(1, run.profile.max_gpus // max(1, plan.resources.gpus))
+    else:
+        parameters["array_parallelism"] = len(plan.elements)
+    executor.update_parameters(**parameters)
+    return executor
+
+
+def _parameters(run: Run, resources: Resources, name: str, more: dict[str, Any], record: list[str]) -> dict[str, Any]:
+    profile = run.profile
+    python = shlex.quote(sys.executable)
+    missing = (
+        f'echo "error: there is no {sys.executable} on $(hostname): the environment must be on a file system that all '
+        f'nodes see; make it with: bash scripts/00_setup_env.sh" >&2'
+    )
+    note = "note_exit 127; " if record else ""
+    setup = [*record, f"cd {shlex.quote(str(REPOSITORY))} || exit 1", *profile.setup]
+    setup.append(f"test -x {python} || {{ {missing}; {note}exit 127; }}")
+    teardown = ["code=$?", *(["note_exit $code"] if record else []), "exit $code"]
+    parameters: dict[str, Any] = {
+        "job_name": name,
+        "time": resources.minutes,
+        "signal_delay_s": profile.signal_s,
+        "stderr_to_stdout": True,
+        "setup": setup,
+        "teardown": teardown,
+        "wckey": None,
+        "additional_parameters": more,
+    }
+    if resources.partition:
+        parameters["partition"] = resources.partition
+    if resources.mem_gb:
+        parameters["mem"] = f"{round(resources.mem_gb * 1024)}MB"
+    if resources.cpus:
+        parameters["cpus_per_task"] = resources.cpus
+    if resources.gpus:
+        parameters["gpus_per_node"] = resources.gpus
+    for key, value in (("account", profile.account), ("qos", profile.qos), ("mail_user", profile.mail)):
+        if value:
+            parameters[key] = value
+    if profile.mail:
+        parameters["mail_type"] = "END,FAIL"
+    return parameters
+
+
+def _note_exit(plan: Plan, first: int) -> list[str]:
+    """A shell function for the batch script, which outlives a step that is killed for its memory."""
+    record = f"{shlex.quote(str(plan.records))}/$(({first} + ${{SLURM_ARRAY_TASK_ID:-0}})).jsonl"
+    line = '{"event": "step", "exit": %d, "at": %d, "job": "%s"}'
+    job = "${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"
+    return [f'note_exit() {{ printf \'{line}\\n\' "$1" "$(date +%s)" "{job}" >> {record}; }}']
+
+
+def _submit_local(run: Run, plan: Plan) -> Submitted:
+    plan.records.mkdir(parents=True, exist_ok=True)
+    executor = submitit.LocalExecutor(plan.records)
+    executor.update_parameters(
+        timeout_min=plan.resources.minutes, signal_delay_s=run.profile.signal_s, stderr_to_stdout=True
+    )
+    handles = []
+    for number in range(len(plan.elements)):
+        executor.update_parameters(visible_gpus=(number,), gpus_per_node=1)
+        handles.append(executor.submit(run_element, str(plan.path), plan.digest, number))
+    return Submitted(handles=handles)
+
+
+def _remove_litter(folder: Path) -> None:
+    for pattern in ("*.pkl", "submission_file_*.sh"):
+        for path in folder.glob(pattern):
+            if not path.name[0].isdigit() or "_submitted" not in path.name:
+                with contextlib.suppress(OSError):
+                    path.unlink()
+
+
+def _reason(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    reason = text.partition("sbatch: error: ")[2] or text
+    reason = reason.replace("sbatch: error: ", "")
+    if "account" in reason.lower():
+        reason += " (name yours with --account, or in the profile)"
+    return reason

@@ -1,0 +1,221 @@
+"""What an array task does: start one phase script on its scenes, pass signals on, and note how it ended.
+
+The script runs in a process of its own, the very command a person would type. So its death is seen from outside: a
+process killed for its memory cannot say so itself. submitit's own signal handlers are replaced, since they ignore SIGTERM
+and requeue in the middle of a frame.
+
+Light on purpose: nothing here imports PyTorch, so the watcher costs a few megabytes beside the work.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from pipeline.cluster.plan import Plan, Run, StalePlan
+from pipeline.cluster.profile import REPOSITORY
+from pipeline.cluster.scheduler import SchedulerError, Slurm
+from pipeline.errors import InputError, PipelineError
+from pipeline.files import append_line, names_in, read_json
+
+STOPPED = 75
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+MAX_IDLE_RESTARTS = 3  # attempts in a row that finished nothing before a task stops putting itself back
+_FOLDERS = {"deblur": ("frames_sharp",), "depth": ("depth_maps",), "render": ("focus_maps", "bokeh_renders")}
+
+
+def run_element(plan_path: str, digest: str, element: int) -> None:
+    """Run one element of a plan and exit as its script did (0, 1, 2, 3, or 75 when it was stopped and put back)."""
+    try:
+        plan = Plan.load(Path(plan_path), digest)
+        run = Run.load(plan.path.parent)
+        scenes = still_indexed(run, plan.elements[element])
+    except (StalePlan, InputError) as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        _exit(2)
+    records = Records(plan.records / f"{element}.jsonl")
+    code = _attempt(run, plan, scenes, records)
+    _exit(code)
+
+
+def still_indexed(run: Run, scenes: tuple[str, ...]) -> tuple[str, ...]:
+    """The scenes of an element, all of which the index must still accept.
+
+    Raises:
+        StalePlan: the index changed since; names the scenes.
+    """
+    path = run.out_root / "scene_index.json"
+    try:
+        index = read_json(path, "the scene index")["scenes"]
+    except FileNotFoundError:
+        raise StalePlan(f"there is no {path} any more; run: python scripts/01_validate_dataset.py") from None
+    gone = [scene for scene in scenes if not index.get(scene, {}).get("accepted")]
+    if gone:
+        raise StalePlan(
+            f"the plan is older than {path}, which no longer accepts {', '.join(gone)}; "
+            f"python -m pipeline resume plans again with the scenes there are"
+        )
+    return scenes
+
+
+class Records:
+    """What happened to one element, a JSON line an event: "start" and "end" by the task, "step" by its batch script."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def read(self) -> list[dict[str, Any]]:
+        try:
+            lines = self.path.read_text().splitlines()
+        except FileNotFoundError:
+            return []
+        return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
+
+    def note(self, event: str, **facts: Any) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        append_line(self.path, json.dumps({"event": event, "at": round(time.time(), 3), **facts}, sort_keys=True))
+
+
+def progress_of(run: Run, phase: str, scenes: tuple[str, ...]) -> list[int]:
+    """Finished files and journal bytes of an element's scenes: what an attempt must add to."""
+    files = journal = 0
+    for scene in scenes:
+        for name in _FOLDERS[phase]:
+            folder = run.out_root / scene / name
+            files += sum(len(names_in(inner)) for inner in (folder, *folder.glob("set_*")))
+        path = run.out_root / scene / ".pipeline" / f"{phase}.jsonl"
+        journal += path.stat().st_size if path.exists() else 0
+    return [files, journal]
+
+
+def task_id() -> str | None:
+    """`ARRAY_TASK` or the job's id; None outside SLURM."""
+    array = os.environ.get("SLURM_ARRAY_JOB_ID")
+    return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ.get("SLURM_JOB_ID")
+
+
+def _attempt(run: Run, plan: Plan, scenes: tuple[str, ...], records: Records) -> int:
+    job, restart = (None if run.local else task_id()), int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+    before = progress_of(run, plan.phase, scenes)
+    records.note(
+        "start",
+        job=job,
+        restart=restart,
+        host=os.environ.get("SLURMD_NODENAME", socket.gethostname()),
+        gpus=plan.resources.gpus,
+        progress=before,
+    )
+    command = [sys.executable, *run.command(plan.phase, scenes)]
+    print(f"attempt {restart} of {job or 'a local task'} on {socket.gethostname()}: {' '.join(command)}", flush=True)
+    code, received = _watch(command, own_session=run.local)
+    died_of = signal.Signals(-code) if code < 0 else None
+    if code in (0, 3):
+        records.note("end", cause="done" if code == 0 else "scenes_failed", exit=code)
+        return code
+    if code == STOPPED or died_of in STOP_SIGNALS:
+        return _stopped(run, plan, scenes, records, received)
+    if died_of == signal.SIGKILL or code == 128 + signal.SIGKILL:
+        records.note("end", cause="memory", exit=137)
+        print("error: the script was killed, most likely for its memory", file=sys.stderr, flush=True)
+        return 137
+    records.note("end", cause="error", exit=code)
+    return code if code > 0 else 128 - code
+
+
+def _watch(command: list[str], own_session: bool) -> tuple[int, set[int]]:
+    """Run a command; returns its exit code (negative: the signal it died of) and the signals that came meanwhile."""
+    received: set[int] = set()
+    process: subprocess.Popen[bytes] | None = None
+
+    def forward(number: int, frame: FrameType | None) -> None:
+        received.add(number)
+        if process is not None and process.poll() is None:
+            # Always SIGTERM: a second SIGINT would not wait for the safe point. srun signals the script too; twice is fine.
+            process.send_signal(signal.SIGTERM)
+
+    for number in STOP_SIGNALS:
+        signal.signal(number, forward)
+    # A terminal's Ctrl-C must reach the script once, through us. Under SLURM a session of its own could escape tracking.
+    process = subprocess.Popen(command, cwd=REPOSITORY, start_new_session=own_session)
+    if received:
+        process.send_signal(signal.SIGTERM)
+    while True:
+        try:
+            return process.wait(), received
+        except InterruptedError:
+            continue
+
+
+def _stopped(run: Run, plan: Plan, scenes: tuple[str, ...], records: Records, received: set[int]) -> int:
+    """After a stop at a safe point: back into the queue, unless the operator cancelled or nothing moves any more."""
+    job = None if run.local else task_id()
+    if job is None:
+        records.note("end", cause="stopped", exit=STOPPED)
+        return STOPPED
+    idle = _idle_attempts(records.read(), progress_of(run, plan.phase, scenes))
+    if idle >= MAX_IDLE_RESTARTS:
+        records.note("end", cause="no_progress", exit=STOPPED)
+        print(
+            f"error: {idle} attempts in a row finished nothing; not put back. One frame must fit into the time limit "
+            f"and the time between the scheduler's warning and the limit (signal_s of the profile)",
+            file=sys.stderr,
+            flush=True,
+        )
+        return STOPPED
+    slurm = Slurm()
+    if signal.SIGTERM in received and _cancelled(slurm.job_facts(job).get(job, {})):
+        records.note("end", cause="cancelled", exit=STOPPED)
+        return STOPPED
+    records.note("end", cause="requeued", exit=STOPPED)  # before the request, which ends this process
+    try:
+        slurm.requeue(job)
+        print(f"stopped at a safe point; {job} is back in the queue", flush=True)
+    except SchedulerError as error:  # preempted: the scheduler has put it back already
+        print(f"stopped at a safe point; not put back by this task: {error}", flush=True)
+    return STOPPED
+
+
+def _idle_attempts(events: list[dict[str, Any]], now: list[int]) -> int:
+    """How many attempts up to this one added nothing."""
+    marks = [event["progress"] for event in events if event["event"] == "start"] + [now]
+    idle = 0
+    for before, after in zip(reversed(marks[:-1]), reversed(marks[1:]), strict=True):
+        if before != after:
+            break
+        idle += 1
+    return idle
+
+
+def _cancelled(facts: dict[str, str]) -> bool:
+    """Whether a job that is being ended was cancelled by a person, rather than preempted or out of time."""
+    ending = "COMPLETING" in facts.get("JobState", "") or "CANCELLED" in facts.get("JobState", "")
+    preempted = facts.get("PreemptTime", "None") not in ("None", "(null)", "Unknown")
+    return ending and not preempted and facts.get("Reason") not in ("TimeLimit", "Preempted")
+
+
+def run_gate(folder: str) -> None:
+    """The job after an array; the work is in gate.py, whose imports are heavier."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
+    code = subprocess.run(
+        [sys.executable, "-m", "pipeline.cluster.gate", folder], cwd=REPOSITORY, check=False
+    ).returncode
+    _exit(code if code >= 0 else 128 - code)
+
+
+def _exit(code: int) -> None:
+    """End the task with this exit code. Not for submitit to handle: what is true is on disk already."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if code == 0:
+        return
+    raise SystemExit(code)
+
+
+__all__ = ["PipelineError", "Records", "progress_of", "run_element", "run_gate", "still_indexed", "task_id"]
