@@ -2,6 +2,7 @@
 
 python scripts/05_render_and_labels.py
 python scripts/05_render_and_labels.py --scene bear --num_sets 2 --engine_opt blades=6
+python scripts/05_render_and_labels.py --engine bokehnet --guidance physical --device cuda
 """
 
 import argparse
@@ -18,8 +19,17 @@ from pipeline.scene import SceneIndex
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = cli.parser(__doc__)
-    cli.add_engine_flags(parser, DEFAULTS["bokeh"], "lens; reserved: bokehnet")
+    cli.add_engine_flags(parser, DEFAULTS["bokeh"], "lens, bokehnet")
     parser.add_argument("--num_sets", type=int, default=4, help="lens sets per scene")
+    parser.add_argument("--steps", default=argparse.SUPPRESS, help="denoising steps of bokehnet; 30 unless given")
+    parser.add_argument(
+        "--guidance",
+        default=argparse.SUPPRESS,
+        help="of bokehnet: physical (default), radius in px / guidance_px; or normalised, 1 - focus_map",
+    )
+    parser.add_argument(
+        "--guidance_px", default=argparse.SUPPRESS, help="radius that bokehnet takes for 1, px; 100 unless given"
+    )
     return parser.parse_args(argv)
 
 
@@ -28,7 +38,8 @@ def main(argv: list[str] | None = None) -> int:
 
     def body() -> ExitCode:
         run = cli.run_settings(args)
-        engine = load_engine("bokeh", args.engine, cli.engine_options(args), args.device, BokehRenderer)
+        options = {flag: vars(args)[flag] for flag in ("steps", "guidance", "guidance_px") if flag in args}
+        engine = load_engine("bokeh", args.engine, cli.engine_options(args) | options, args.device, BokehRenderer)
         calibration = confirmed_calibration(run, SceneIndex.load(run.index_path))
         return run_scenes(RenderPhase(RenderSettings(num_sets=args.num_sets), engine, calibration), run)
 

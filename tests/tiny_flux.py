@@ -25,6 +25,7 @@ TRANSFORMER = {
     "guidance_embeds": True,
 }
 RANK = 3
+SHARPER = 2.5
 WORDS = ["a", "an", "and", "photo", "sharp", "with", "everything", "in", "focus", "excellent", "large", "aperture"]
 
 
@@ -43,7 +44,12 @@ def transformer(seed: int = 0, **changes: Any) -> Any:
     """A small FluxTransformer2DModel, float32."""
     from diffusers import FluxTransformer2DModel
 
-    return randomise(FluxTransformer2DModel(**(TRANSFORMER | changes)), seed)
+    made = randomise(FluxTransformer2DModel(**(TRANSFORMER | changes)), seed)
+    with torch.no_grad():  # attention that prefers some tokens: 512 words would drown a few conditions otherwise
+        for name, weight in made.named_parameters():
+            if ".norm_q." in name or ".norm_k." in name or ".norm_added_" in name:
+                weight *= SHARPER
+    return made
 
 
 def vae(seed: int = 1) -> Any:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -42,6 +42,20 @@ class RenderSettings:
     def __post_init__(self) -> None:
         if not 1 <= self.num_sets <= 100:
             raise UsageError(f"num_sets must be in [1, 100], got {self.num_sets}")
+
+
+@runtime_checkable
+class GuidedRenderer(Protocol):
+    """A renderer that a defocus map guides, (1 - focus_map) * guidance_factor."""
+
+    @property
+    def guidance(self) -> str:
+        """What the map means."""
+        ...
+
+    def guidance_factor(self, max_coc_m: float, px_per_mm: float) -> float:
+        """For a map that saturates at a circle of max_coc_m metres, in frames of px_per_mm."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -140,11 +154,20 @@ class RenderPhase(ScenePhase):
             "coc_model": self._calibration.settings.coc_model,
             "focus_range": self._calibration.settings.focus_range,
             "engine": engine_fields(self._engine),
-            "guidance_factor": None,  # of networks that are guided by a map; the lens engine takes radii
+            **self._guidance(sets, per_mm),
             "seed": self._calibration.settings.seed,
             "licences": licences,
         }
         write_if_changed(scene.metadata_path, dump_json(metadata).encode())
+
+    def _guidance(self, sets: list[LensSet], per_mm: float) -> dict[str, Any]:
+        """What 1 - focus_map was multiplied with, for engines that are guided by a map; the lens engine takes radii."""
+        if not isinstance(self._engine, GuidedRenderer):
+            return {"guidance": None, "guidance_factor": None}
+        return {
+            "guidance": self._engine.guidance,
+            "guidance_factor": self._engine.guidance_factor(sets[0].max_coc_m, per_mm),  # one max_coc for all sets
+        }
 
     def _load(self, scene: Scene, entry: SceneEntry, sets: list[LensSet], item: tuple[int, list[int]]) -> _Loaded:
         frame, set_indices = item
