@@ -99,8 +99,8 @@ def tiny_state(seed: int = 0) -> dict[str, torch.Tensor]:
         state[name] = 1 + value if is_norm or name.endswith(".gamma") else value
     for name in ("pretrained.pos_embed", "pretrained.cls_token"):
         state[name] = torch.randn(state[name].shape, generator=random)
-    state["head.scratch.output_conv2.2.weight"] *= 4
-    state["head.scratch.output_conv2.2.bias"] += 6.0
+    state["head.scratch.output_conv2.2.weight"] *= 3
+    state["head.scratch.output_conv2.2.bias"] += 15.0
     return state
 
 
