@@ -3,6 +3,7 @@
 python -m pipeline status            a table of scenes by phase
 python -m pipeline status --json     the same for programs
 python -m pipeline explain SCENE PHASE
+python -m pipeline resume            submit again what is missing, failed or stale; --dry_run, --local
 python -m pipeline check             device, architecture, versions
 python -m pipeline weights           which published weights are here; --download fetches what is missing
 """
@@ -10,6 +11,9 @@ python -m pipeline weights           which published weights are here; --downloa
 import argparse
 import json
 import sys
+from collections import Counter
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +21,23 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline import cli
+from pipeline.cluster import commands as cluster_commands
+from pipeline.cluster import overview
+from pipeline.cluster.resume import resume
 from pipeline.environment import check
 from pipeline.runner import ExitCode, RunSettings
 from pipeline.status import PHASES, dataset_status, explain
 from pipeline.weights import command as weights_command
 
-_COLOURS = {"done": "green", "running": "cyan", "partial": "yellow", "stale": "magenta", "failed": "red"}
+_COLOURS = {
+    "done": "green",
+    "running": "cyan",
+    "queued": "blue",
+    "partial": "yellow",
+    "stale": "magenta",
+    "failed": "red",
+}
+_FULL_TABLE = 100  # scenes
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -40,19 +55,30 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     weights_command.add_arguments(
         commands.add_parser("weights", help="which published weights are here, and getting them")
     )
-    for command in (status, explained):
+    resumed = commands.add_parser("resume", help="submit again what is missing, failed or stale")
+    resumed.add_argument(
+        "--scene", action="append", default=[], metavar="NAME", help="only this scene; may be repeated"
+    )
+    resumed.add_argument("--dry_run", action="store_true", help="the plan and the sbatch files; submits nothing")
+    cluster_commands.add_flags(resumed)
+    for command in (status, resumed):
+        command.add_argument("--logs", type=Path, default=Path("logs"), help="folder of log files (default: logs)")
+    for command in (status, explained, resumed):
         command.add_argument("--raw_root", type=Path, default=Path("data"), help="folder of raw scenes (default: data)")
         command.add_argument("--out_root", type=Path, default=Path("output"), help="generated scenes (default: output)")
     return parser.parse_args(argv)
 
 
 def show(found: dict[str, Any], console: Console) -> None:
-    """The status table."""
+    """The status table; of many scenes only those with something left, and the counts of all."""
+    shown = found["scenes"]
+    if len(shown) > _FULL_TABLE:
+        shown = {name: row for name, row in shown.items() if any(row[phase]["state"] != "done" for phase in PHASES)}
     table = Table(box=None, pad_edge=False)
     for heading in ("scene", "split", "frames", *PHASES):
         table.add_column(heading)
     notes = []
-    for name, row in found["scenes"].items():
+    for name, row in islice(shown.items(), _FULL_TABLE):
         cells = []
         for phase in PHASES:
             state, detail = row[phase]["state"], row[phase]["detail"]
@@ -63,9 +89,18 @@ def show(found: dict[str, Any], console: Console) -> None:
                 notes.append(f"{name} {phase}: {detail}")
         table.add_row(name, row["split"], str(row["frames"]), *cells)
     console.print(table)
+    if len(found["scenes"]) > len(table.rows):
+        console.print(
+            f"{len(table.rows)} of {len(found['scenes'])} scenes shown, those with work left first; --json has all"
+        )
+    for phase in PHASES:
+        counts = Counter(row[phase]["state"] for row in found["scenes"].values())
+        console.print(f"{phase}: " + ", ".join(f"{count} {state}" for state, count in counts.most_common()))
     calibration = found["calibration"]
     value = f", max_coc {calibration['max_coc'] * 1e6:.1f} um" if "max_coc" in calibration else ""
     console.print(f"\ncalibration: {calibration['state']}{value}")
+    for line in overview.lines(found["cluster"]) if "cluster" in found else []:
+        console.print(line, markup=False, soft_wrap=True)
     for note in notes:
         console.print(note, markup=False, soft_wrap=True)
     for name, reasons in found["rejected"].items():
@@ -85,7 +120,11 @@ def main(argv: list[str] | None = None) -> int:
         if args.command == "explain":
             print(explain(RunSettings(raw_root=args.raw_root, out_root=args.out_root), args.scene, args.phase))
             return ExitCode.DONE
-        found = dataset_status(RunSettings(raw_root=args.raw_root, out_root=args.out_root, scenes=tuple(args.scene)))
+        settings = RunSettings(raw_root=args.raw_root, out_root=args.out_root, logs=args.logs, scenes=tuple(args.scene))
+        if args.command == "resume":
+            return resume(replace(settings, dry_run=args.dry_run), cluster_commands.cluster_flags(args))
+        found = dataset_status(settings)
+        overview.add_cluster(found, settings)
         if args.json:
             print(json.dumps(found, indent=2, sort_keys=True))
         else:

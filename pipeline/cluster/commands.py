@@ -18,6 +18,7 @@ import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from pipeline.cluster.estimate import seconds_per_frame
 from pipeline.cluster.gate import advance, judge, make_plans
@@ -109,10 +110,13 @@ def parse(argv: list[str] | None = None) -> Request:
     given[phases[0]] = (*given[phases[0]], *rest)
     if "confirm" in phases:
         given["confirm"] = ("--confirm", "--keep_confirmed", *given["confirm"])
+    return Request(phases=phases, args=given, settings=cli.run_settings(args), **cluster_flags(args))
+
+
+def cluster_flags(args: argparse.Namespace) -> dict[str, Any]:
+    """What `add_flags` added."""
     names = ("profile", "account", "qos", "mail", "local", "workers", "min_yield", "scenes_per_task")
-    return Request(
-        phases=phases, args=given, settings=cli.run_settings(args), **{name: getattr(args, name) for name in names}
-    )
+    return {name: getattr(args, name) for name in names}
 
 
 def submit(request: Request, why: dict[str, str] | None = None) -> ExitCode:

@@ -46,7 +46,11 @@ class Resources:
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """A cluster as its TOML file describes it; see jobs/profiles/generic.toml for what each setting means."""
+    """A cluster as its TOML file describes it; see jobs/profiles/generic.toml for what each setting means.
+
+    Args:
+        name: of a file in jobs/profiles, or the path of a .toml file.
+    """
 
     name: str
     phases: dict[str, Resources]
@@ -69,6 +73,11 @@ class Profile:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
         if self.max_gpus < 0:
             raise ValueError(f"max_gpus must not be negative, got {self.max_gpus}")
+
+    @property
+    def file(self) -> str:
+        """How a person finds it."""
+        return self.name if self.name.endswith(".toml") else f"jobs/profiles/{self.name}.toml"
 
     def to_json(self) -> dict[str, Any]:
         plain = {item.name: getattr(self, item.name) for item in fields(self)}
@@ -101,7 +110,7 @@ def load_profile(name: str) -> Profile:
         cluster = stored.pop("cluster", {})
         if stored:
             raise ValueError(f"unknown section {sorted(stored)[0]!r}; sections are cluster and phase.NAME")
-        return Profile(name=path.stem, phases=phases, **{**cluster, "setup": tuple(cluster.get("setup", ()))})
+        return Profile(name=name, phases=phases, **{**cluster, "setup": tuple(cluster.get("setup", ()))})
     except FileNotFoundError:
         raise UsageError(
             f"there is no profile {name!r} ({path}); there are: {', '.join(known_profiles())}, or give the path of a .toml file"

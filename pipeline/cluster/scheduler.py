@@ -162,7 +162,7 @@ def check_fits(profile: Profile, partitions: dict[str, Partition], phases: tuple
     Raises:
         UsageError: names the phase, what it asks for, what there is and what to change.
     """
-    edit = f"choose another --profile or edit jobs/profiles/{profile.name}.toml"
+    edit = f"choose another --profile or edit {profile.file}"
     for phase in phases:
         wants = profile.phases[phase]
         if not wants.partition:

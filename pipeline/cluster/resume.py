@@ -1,0 +1,85 @@
+"""`python -m pipeline resume`: submit again what is missing, failed or stale, and say why for every scene.
+
+It looks at the dataset, not at what earlier runs meant to do: the first half of the pipeline where any scene lacks it,
+else the second. Flags of the scripts are those of the newest run that had the phase.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pipeline.cluster.commands import Request, submit
+from pipeline.cluster.plan import Run, all_runs
+from pipeline.phases.calibration import stats_path
+from pipeline.runner import ExitCode, RunSettings
+from pipeline.status import dataset_status
+
+
+@dataclass(frozen=True, kw_only=True)
+class Missing:
+    """What a resume would submit: phases in order, and why each scene is in it."""
+
+    phases: tuple[str, ...]
+    why: dict[str, str]
+    stale: bool
+
+
+def what_is_missing(settings: RunSettings) -> Missing | None:
+    """The half of the pipeline that is unfinished; None when every scene is done."""
+    found = dataset_status(settings)["scenes"]
+    for phases in (("deblur", "depth"), ("render",)):
+        why: dict[str, str] = {}
+        stale = False
+        for scene, row in found.items():
+            for phase in phases:
+                state, detail = row[phase]["state"], row[phase]["detail"]
+                if state != "done":
+                    why[scene] = f"{phase} is {state}" + (f": {detail}" if detail else "")
+                    stale = stale or state in ("stale", "foreign")
+                    break
+        if why:
+            calibrate = phases[0] == "deblur" and not stats_path(settings.out_root).exists()
+            after = ("calibrate",) if calibrate else ("validate",) if phases[0] == "render" else ()
+            return Missing(phases=(*phases, *after), why=why, stale=stale)
+    return None
+
+
+def resume(settings: RunSettings, flags: dict[str, Any]) -> ExitCode:
+    """Submit what is missing.
+
+    Args:
+        settings: roots, logs, scenes and --dry_run.
+        flags: as `commands.add_flags` gives them.
+
+    Raises:
+        PipelineError: as `submit`.
+    """
+    missing = what_is_missing(settings)
+    if missing is None:
+        print("every scene is done; nothing to resume")
+        return ExitCode.DONE
+    last = _last_runs(settings, missing.phases)
+    if not flags["profile"] and last and not flags["local"]:
+        newest = next(iter(last.values()))
+        flags = {**flags, "profile": "" if newest.local else newest.profile.name}
+    scenes = tuple(settings.scenes) or tuple(sorted(missing.why))
+    on_stale = "redo" if missing.stale and settings.on_stale == "stop" else settings.on_stale
+    if on_stale != settings.on_stale:
+        print("stale scenes are made again (--on_stale redo)")
+    request = Request(
+        phases=missing.phases,
+        args={phase: run.stage(phase).args for phase, run in last.items()},
+        settings=replace(settings, scenes=scenes, on_stale=on_stale),
+        **flags,
+    )
+    return submit(request, why={scene: missing.why[scene] for scene in scenes if scene in missing.why})
+
+
+def _last_runs(settings: RunSettings, phases: tuple[str, ...]) -> dict[str, Run]:
+    """For each phase the newest run on this output root that had it."""
+    found: dict[str, Run] = {}
+    for run in all_runs(settings.logs.resolve()):
+        if run.out_root == settings.out_root.resolve():
+            for stage in run.stages:
+                if stage.phase in phases:
+                    found.setdefault(stage.phase, run)
+    return found
