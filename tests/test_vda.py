@@ -21,7 +21,7 @@ from pipeline.engines.base import Clip, DepthEstimator
 from pipeline.engines.vda import VideoDepthAnything
 from pipeline.engines.vda.architecture import PUBLISHED
 from pipeline.engines.vda.network import VideoDepthNetwork, load_network, read_state
-from pipeline.engines.vda.preprocess import network_size, prepare
+from pipeline.engines.vda.preprocess import network_size, normalise, resize_frame
 from pipeline.engines.vda.temporal import sinusoids
 from pipeline.engines.vda.windows import stream_depth
 from pipeline.errors import InputError, UsageError
@@ -238,12 +238,16 @@ def test_network_size_of_odd_pictures_is_a_multiple_of_14():
             assert all(side >= 14 and side % 14 == 0 for side in network_size(*frame, input_size))
 
 
+def prepare(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    return normalise(resize_frame(frame, size)[None])[0].double().numpy()
+
+
 def test_frames_are_resized_with_unclamped_cubics():
     frame = texture(40, 60)
     frame[:, 30:] = 255  # an edge, so that the cubic overshoots
     frame[:, 20:30] = 0
     for size in ((84, 56), (42, 28)):
-        prepared = prepare(frame, size).numpy()
+        prepared = prepare(frame, size)
         values = frame.transpose(2, 0, 1).astype(np.float64) / 255
         resized = reference.bicubic(values, size[::-1], (size[1] / 40, size[0] / 60))
         mean, spread = (np.array(values)[:, None, None] for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
@@ -316,7 +320,7 @@ def test_engine_on_a_video_equals_the_reference(tiny: Path):
     assert depth.shape == (34, 32, 48) and depth.dtype == np.float32
     assert sorted(read) == [2, *range(2, 36)], "each once, and the first once more for its size"
     state = as_arrays(tiny_state())
-    inputs = [prepare(frame, network_size(48, 32, 28)).double().numpy() for frame in frames[2:]]
+    inputs = [prepare(frame, network_size(48, 32, 28)) for frame in frames[2:]]
     maps = reference.whole_video(inputs, lambda window: reference.network(state, window))
     expected = np.stack([reference.bilinear(depth_map[None], (32, 48), True)[0] for depth_map in maps])
     assert np.abs(depth - expected).max() / expected.max() < 1e-4, "float32 against float64"

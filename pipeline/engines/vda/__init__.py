@@ -19,7 +19,7 @@ from pipeline.engines.base import Clip, EngineInfo, SafePoint, unrecorded
 from pipeline.engines.vda.architecture import PATCH_PX
 from pipeline.engines.vda.head import resize
 from pipeline.engines.vda.network import VideoDepthNetwork, load_network, read_state
-from pipeline.engines.vda.preprocess import network_size, prepare
+from pipeline.engines.vda.preprocess import network_size, normalise, resize_frame
 from pipeline.engines.vda.windows import stream_depth
 from pipeline.errors import InputError, UsageError
 from pipeline.queues import map_ahead
@@ -109,9 +109,9 @@ class VideoDepthAnything:
             frame = clip.frames(index)
             if frame.shape[:2] != (height, width):
                 raise InputError(f"frame {index} is {frame.shape[1]}x{frame.shape[0]}, the first is {width}x{height}")
-            return prepare(frame, size)
+            return resize_frame(frame, size)
 
-        frames = map_ahead(load, clip.indices)
+        frames = map_ahead(load, clip.indices, workers=4, depth=8)
 
         def encode(new: range) -> list[Tensor]:
             batches = []
@@ -119,7 +119,7 @@ class VideoDepthAnything:
                 safe_point()
                 batch = torch.stack(list(islice(frames, min(self._micro_batch, len(new) - start)))).to(self._device)
                 with self._autocast():
-                    levels = network.encode(batch)
+                    levels = network.encode(normalise(batch))
                 # What reads them under autocast would narrow them anyway; a window's levels are what memory goes to.
                 batches.append([level.half() for level in levels] if self._half else levels)
             return [torch.cat(level) for level in zip(*batches, strict=True)]

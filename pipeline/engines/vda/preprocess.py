@@ -8,8 +8,8 @@ from torch import Tensor
 from pipeline.engines.vda.architecture import PATCH_PX
 from pipeline.frames import Picture
 
-_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
-_STD = np.array([0.229, 0.224, 0.225], np.float32)
+_MEAN = (0.485, 0.456, 0.406)
+_STD = (0.229, 0.224, 0.225)
 _LONGEST_RATIO = 1.78  # pictures longer than 16:9 get a smaller short side, so that memory stays what it is at 16:9
 _RATIO = 1.777
 
@@ -32,7 +32,12 @@ def network_size(width: int, height: int, input_size: int = 518) -> tuple[int, i
     return side(width), side(height)
 
 
-def prepare(frame: Picture, size: tuple[int, int]) -> Tensor:
-    """(H, W, 3) uint8 RGB -> (3, h, w) float32, normalised; overshoot of the cubic resize is kept, as in training."""
-    resized = cv2.resize(frame.astype(np.float32) / 255, size, interpolation=cv2.INTER_CUBIC)
-    return torch.from_numpy(np.ascontiguousarray(((resized - _MEAN) / _STD).transpose(2, 0, 1)))
+def resize_frame(frame: Picture, size: tuple[int, int]) -> Tensor:
+    """(H, W, 3) uint8 RGB -> (h, w, 3) float32, about 0 to 255: the overshoot of the cubics is kept, as in training."""
+    return torch.from_numpy(cv2.resize(frame.astype(np.float32), size, interpolation=cv2.INTER_CUBIC))
+
+
+def normalise(frames: Tensor) -> Tensor:
+    """(B, h, w, 3) of `resize_frame` -> (B, 3, h, w) around zero. Done where the network runs: a CPU has enough to do."""
+    mean, std = frames.new_tensor(_MEAN), frames.new_tensor(_STD)
+    return ((frames / 255 - mean) / std).permute(0, 3, 1, 2).contiguous()
