@@ -17,7 +17,7 @@ from model.data.clip import collate
 from model.data.draw import ClipSettings, draw_window, item_of, sample_rng
 from model.data.focus_dataset import FocusDataset
 from model.data.loader import BatchPlan, batches
-from model.data.realbokeh import RealBokehDataset, find_pairs, sensor_width_mm
+from model.data.realbokeh import RealBokehDataset, find_pairs, photograph_px_per_mm
 from model.data.roi import choose_box, saliency
 from model.data.scenes import ClipDataset, read_bokeh, read_depth, read_frame
 from pipeline.arrays import encode_npz
@@ -380,9 +380,15 @@ def test_exif_knows_smaller_sensors(tmp_path: Path):
     exif[0x8769] = {0x920A: 35.0, 0xA405: 56}
     folder = write_pair(tmp_path, exif=exif)
     path = folder / "in" / "7_f22.JPG"
-    assert sensor_width_mm(path) == pytest.approx(36 * 35 / 56)
+    assert photograph_px_per_mm(path) == pytest.approx(64 / (36 * 35 / 56))
     clip = RealBokehDataset(find_pairs(tmp_path, "train"), CROP)[0]
     assert clip.px_per_mm == pytest.approx(64 / 22.5)
+
+
+def test_a_camera_held_upright_keeps_its_pixels_per_millimetre(tmp_path: Path):
+    write_pair(tmp_path, size=(48, 64))
+    clip = RealBokehDataset(find_pairs(tmp_path, "train"), CROP)[0]
+    assert clip.px_per_mm == pytest.approx(64 / 36)
 
 
 @pytest.mark.parametrize(

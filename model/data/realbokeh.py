@@ -133,16 +133,25 @@ def _metres(value: Any, unit: str) -> float:
     return metres
 
 
-def sensor_width_mm(path: Path) -> float:
-    """36 mm, or less where EXIF has the focal length and its 35 mm equivalent."""
+def photograph_px_per_mm(path: Path) -> float:
+    """Pixels per millimetre of sensor: the long side is the sensor's width, however the camera was held.
+
+    The sensor is 36 mm wide, or less where EXIF has both the focal length and its 35 mm equivalent.
+
+    Raises:
+        InputError: the file is no picture.
+    """
     try:
         with Image.open(path) as image:
-            exif = image.getexif().get_ifd(_EXIF_IFD)
+            exif, long_side = image.getexif().get_ifd(_EXIF_IFD), max(image.size)
+    except (OSError, SyntaxError) as error:
+        raise InputError(f"{path} does not decode: {error}") from None
+    try:
         focal, equivalent = float(exif.get(_EXIF_FOCAL, 0)), float(exif.get(_EXIF_FOCAL_35, 0))
-    except (OSError, ValueError, TypeError, ZeroDivisionError):
-        return SENSOR_WIDTH_MM
+    except (ValueError, TypeError, ZeroDivisionError):  # EXIF holds what its writer put there
+        focal = equivalent = 0.0
     known = math.isfinite(focal) and focal > 0 and equivalent > 0
-    return SENSOR_WIDTH_MM * focal / equivalent if known else SENSOR_WIDTH_MM
+    return px_per_mm(long_side, SENSOR_WIDTH_MM * focal / equivalent if known else SENSOR_WIDTH_MM)
 
 
 class RealBokehDataset(Dataset[Clip]):
@@ -189,6 +198,6 @@ class RealBokehDataset(Dataset[Clip]):
             bokeh=window.cut(picture_tensor(bokeh))[None],
             depth_m=None,
             lens=pair.lens,
-            px_per_mm=px_per_mm(width, sensor_width_mm(pair.sharp_path)),
+            px_per_mm=photograph_px_per_mm(pair.sharp_path),
             max_radius_px=math.inf,
         )

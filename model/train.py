@@ -1,0 +1,47 @@
+"""Train BokehFlow, and go on where a run in the same folder stopped.
+
+python -m model.train --config model/configs/demo.toml                       # three minutes on two cores, after make demo
+python -m model.train --config model/configs/nano.toml --set optim.lr=3e-4 --set run.out_dir=runs/nano_low
+torchrun --nproc_per_node 4 -m model.train --config model/configs/small.toml
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from model.settings import load_settings
+from pipeline import cli
+from pipeline.runner import ExitCode
+from pipeline.signals import StopSignals
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", type=Path, required=True, help="a TOML file, see model/configs/")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="change a setting; may be repeated"
+    )
+    parser.add_argument("--perceptual_weights", metavar="FILE", help="VGG-16 weights (.pth or .safetensors)")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit code 0 done, 1 failed, 2 bad usage, 75 stopped by a signal with steps left (the same command goes on)."""
+    args = parse(argv)
+
+    def body() -> ExitCode:
+        overrides = list(args.set)
+        if args.perceptual_weights:
+            overrides.append(f"loss.perceptual_weights='{args.perceptual_weights}'")
+        settings = load_settings(args.config, overrides)
+        from model.trainer import Trainer  # Accelerate takes seconds to import; a wrong config should not
+
+        with StopSignals() as signals:
+            Trainer(settings, signals).run()
+        return ExitCode.DONE
+
+    return cli.main(body)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
