@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import pickle
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -30,6 +30,7 @@ from pipeline.weights import (
     weights_named,
     with_weights,
 )
+from pipeline.weights.download import download
 
 VITL = "metric_video_depth_anything_vitl.pth"
 LORA = "bokehNet.safetensors"
@@ -233,6 +234,17 @@ def test_fingerprint_knows_the_content_and_no_path(tmp_path: Path):
     assert WithWeights.info.weights == {}, "the class still speaks of no weights"
 
 
+def test_a_known_checksum_is_compared(tmp_path: Path):
+    path = write_lora(tmp_path / LORA)
+    entry = weights_named(LORA)
+    right = replace(entry, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+    assert with_weights(WithWeights.info, [find(right, tmp_path)]).weights == {LORA: right.sha256}
+    with pytest.raises(UsageError, match="is not what was published as"):
+        with_weights(WithWeights.info, [find(replace(entry, sha256="0" * 64), tmp_path)])
+    with pytest.raises(UsageError, match="it should be 0000"):
+        download([replace(entry, sha256="0" * 64)], tmp_path)
+
+
 def test_missing_weights_are_one_error_with_the_table(tmp_path: Path):
     write_lora(tmp_path / LORA)
     with pytest.raises(UsageError) as caught:
@@ -298,8 +310,6 @@ def test_download_puts_files_where_they_are_looked_for(tmp_path: Path, monkeypat
 
 def test_download_of_something_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     import huggingface_hub
-
-    from pipeline.weights.download import download
 
     monkeypatch.setattr(
         huggingface_hub, "hf_hub_download", lambda repo, name, local_dir, force_download: write_vda(local_dir / name)

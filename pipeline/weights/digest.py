@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipeline.engines.base import EngineInfo
+from pipeline.errors import UsageError
 from pipeline.files import write_json
 from pipeline.weights.files import Found, content_files
 
@@ -55,8 +56,27 @@ def content_sha256(found: Found) -> str:
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
+def verified_sha256(found: Found) -> str:
+    """`content_sha256`, which must be the one that the registry knows, where it knows one.
+
+    Raises:
+        UsageError: it is another.
+    """
+    value = content_sha256(found)
+    if found.weights.sha256 not in (None, value):
+        raise UsageError(
+            f"{found.path} is not what was published as {found.weights.title}: its SHA-256 is {value}, "
+            f"it should be {found.weights.sha256}; get it again"
+        )
+    return value
+
+
 def with_weights(info: EngineInfo, found: list[Found]) -> EngineInfo:
-    """An engine's facts with the content and the licences of the weights it uses."""
+    """An engine's facts with the content and the licences of the weights it uses.
+
+    Raises:
+        UsageError: see `verified_sha256`.
+    """
     licences = list(dict.fromkeys(item.weights.licence for item in found))
-    weights = {item.weights.title: content_sha256(item) for item in found}
+    weights = {item.weights.title: verified_sha256(item) for item in found}
     return replace(info, licence="; ".join(licences), weights=weights)

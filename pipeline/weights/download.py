@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from pipeline.errors import PipelineError
-from pipeline.weights.digest import content_sha256
+from pipeline.weights.digest import verified_sha256
 from pipeline.weights.files import Condition, Found, find
 from pipeline.weights.registry import Weights
 
@@ -25,8 +25,8 @@ def _one(weights: Weights, folder: Path) -> Found:
         found = find(weights, folder)
         if found.condition is not Condition.THERE:
             raise PipelineError(f"{weights.title} was downloaded and is still {found.condition}: {found.reason}")
-    if weights.sha256 and content_sha256(found) != weights.sha256:
-        raise PipelineError(f"{found.path} is not the file that was published: its SHA-256 is not {weights.sha256}")
+    if weights.sha256:
+        verified_sha256(found)
     return found
 
 
