@@ -2,8 +2,16 @@
 
 Special: nothing before the scan of the states depends on a state, so every chunk of every sequence and head is one entry
 of a few batched products; each chunk then is an affine map S -> S A + B, and maps are scanned in two levels of about the
-square root of their number. The inverse that a chunk needs is merged from blocks, never expanded in powers: for alike keys
-and beta near 1, which every sky and wall is, powers cancel from 1e9 and float32 keeps nothing.
+square root of their number. The inverse that a chunk needs comes from substitution, never from powers: for alike keys and
+beta near 1, which every sky and wall is, powers cancel from 1e9 and float32 keeps nothing. The backward pass is written out,
+which halves its time and quarters its memory; tests hold it against the token loop in float64.
+
+For one chunk of C rows, with c the inclusive cumulative sum of log a, gamma = exp c and S the state it starts from:
+
+    D_ij = exp(c_i - c_j), i >= j       P = D o Q K^T                       Kd = diag(exp(c_C - c)) K
+    T = (I + L)^-1                      L = strict_lower(diag(b) (D o K K^T))
+    U = T diag(b) V                     W = T diag(b gamma) K               Z = U - W S^T
+    O = diag(gamma) Q S^T + P Z         S' = S A + B                        A = gamma_C I - W^T Kd,  B = U^T Kd
 
 Shape letters: N = sequences times heads; n = chunks; C = tokens of a chunk; K = key size; V = value size.
 """
@@ -58,26 +66,9 @@ def _one_part(tokens: Tokens, state: Tensor, chunk_size: int) -> tuple[Tensor, T
     size = min(chunk_size, 1 << (length - 1).bit_length())
     q, k, v, log_alpha, beta = (_to_chunks(x, size) for x in tokens)
 
-    c = log_alpha.cumsum(-1)  # (N, n, C), at most 0
-    lower = torch.ones(size, size, dtype=torch.bool, device=q.device).tril()
-    # Masked before the exponential: above the diagonal the exponent is positive, and inf * 0 is NaN in the backward pass.
-    decay = (c[..., :, None] - c[..., None, :]).masked_fill(~lower, -math.inf).exp()
-    gamma, last = c.exp()[..., None], c[..., -1:]
-
-    keys = k.transpose(-1, -2)
-    system = (k @ keys * decay * beta[..., None]).tril(-1)
-    u_w = solve_unit_lower(system, torch.cat([beta[..., None] * v, beta[..., None] * gamma * k], dim=-1))
-    mixed = (q @ keys * decay) @ u_w  # rows of [M U, M W]
-    # exp of the difference: the quotient of the exponentials underflows to 0 / 0
-    carried = u_w.transpose(-1, -2) @ (k * (last - c).exp()[..., None])  # [U^T Kd; W^T Kd]
-    shift, turn = torch.split(carried, [value_dim, key_dim], dim=-2)
-    keep = torch.eye(key_dim, dtype=q.dtype, device=q.device) * last.exp()[..., None]
-
-    states = scan_states(state.reshape(-1, value_dim, key_dim), keep - turn, shift)
-    local, seen = torch.split(mixed, [value_dim, key_dim], dim=-1)
-    out = local + (q * gamma - seen) @ states[:, :-1].transpose(-1, -2)
+    out, final = _run_chunks(q, k, v, log_alpha, beta, state.reshape(-1, value_dim, key_dim))
     out = out.reshape(batch, heads, -1, value_dim)[:, :, :length].transpose(1, 2)
-    return out, states[:, -1].reshape(state.shape)
+    return out, final.reshape(state.shape)
 
 
 def _to_chunks(x: Tensor, size: int) -> Tensor:
@@ -90,60 +81,86 @@ def _to_chunks(x: Tensor, size: int) -> Tensor:
     return x.reshape(batch * heads, -1, size, *x.shape[3:])
 
 
-def unit_lower_inverse(system: Tensor) -> Tensor:
-    """(I + system)^-1 for strictly lower triangular matrices, by merging blocks of twice the size each time.
-
-    [[P, 0], [R, Q]]^-1 = [[P^-1, 0], [-Q^-1 R P^-1, Q^-1]]: as exact as substitution, in log2(C) batched products.
-
-    Args:
-        system: (..., C, C), C a power of two; what is on and above the diagonal must be 0.
-    """
-    size = system.shape[-1]
-    inverse = torch.eye(size, dtype=system.dtype, device=system.device).expand_as(system).clone()
-    half = 1
-    while half < size:
-        # Views of the blocks on the diagonal, (..., C / 2half, 2half, 2half).
-        blocks, done = _diagonal_blocks(system, 2 * half), _diagonal_blocks(inverse, 2 * half)
-        first, second = done[..., :half, :half], done[..., half:, half:]
-        done[..., half:, :half] = -(second @ (blocks[..., half:, :half] @ first))
-        half *= 2
-    return inverse
+def _run_chunks(
+    q: Tensor, k: Tensor, v: Tensor, log_alpha: Tensor, beta: Tensor, state: Tensor
+) -> tuple[Tensor, Tensor]:
+    """q, k (N, n, C, K), v (N, n, C, V), log_alpha, beta (N, n, C), state (N, V, K) -> out like v, final state."""
+    out, final = _Chunks.apply(q, k, v, log_alpha, beta, state)  # type: ignore[no-untyped-call]
+    return out, final
 
 
-def _diagonal_blocks(matrix: Tensor, size: int) -> Tensor:
-    count = matrix.shape[-1] // size
-    rows = matrix.view(*matrix.shape[:-2], count, size, count, size)  # (..., i, size, j, size)
-    return rows.diagonal(dim1=-4, dim2=-2).movedim(-1, -3)
-
-
-def solve_unit_lower(system: Tensor, right: Tensor) -> Tensor:
-    """(I + system)^-1 right for strictly lower triangular (..., C, C) and (..., C, M)."""
-    solution: Tensor = _SolveUnitLower.apply(system, right)  # type: ignore[no-untyped-call]
-    return solution
-
-
-class _SolveUnitLower(torch.autograd.Function):
-    """With the backward pass of a triangular solve: two products, whatever computed the inverse."""
+class _Chunks(torch.autograd.Function):
+    """The formulas above, and their gradients."""
 
     @staticmethod
-    def forward(ctx: Any, system: Tensor, right: Tensor) -> Tensor:
-        inverse = unit_lower_inverse(system)
-        solution = inverse @ right
-        ctx.save_for_backward(inverse, solution)
-        return solution
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, log_alpha: Tensor, beta: Tensor, state: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        c = log_alpha.cumsum(-1)
+        decay, gamma, to_end = _decays(c)
+        step, kt = beta[..., None], k.mT
+        inverse = unit_lower_inverse(k @ kt * decay * step)
+        w, u = inverse @ (step * gamma * k), inverse @ (step * v)
+        carried = to_end * k
+        keep = torch.diag_embed(gamma[..., -1:, 0].expand(*c.shape[:-1], k.shape[-1]))
+        turn = keep - w.mT @ carried
+        states = scan_affine(state, turn, u.mT @ carried)
+        starts = states[:, :-1]
+        z = u - w @ starts.mT
+        out = (gamma * q) @ starts.mT + (q @ kt * decay) @ z
+        ctx.save_for_backward(q, k, v, c, beta, inverse, w, z, turn, states)
+        return out, states[:, -1].clone()
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
-        inverse, solution = ctx.saved_tensors
-        right = inverse.transpose(-1, -2) @ grads[0]
-        return -(right @ solution.transpose(-1, -2)).tril(-1), right
+    def backward(ctx: Any, d_out: Tensor, d_final: Tensor) -> tuple[Tensor, ...]:
+        q, k, v, c, beta, inverse, w, z, turn, states = ctx.saved_tensors
+        decay, gamma, to_end = _decays(c)
+        step, kt, starts = beta[..., None], k.mT, states[:, :-1]
+        d_out = d_out.contiguous()  # an expanded one, from a sum, would go through bmm matrix by matrix
+        p, system = q @ kt * decay, (k @ kt * decay).tril(-1)  # the latter still without beta
+
+        # Gradients of the states run backwards through the same kind of scan: G_j = G_{j+1} A^T + dO^T (diag(gamma) Q - P W).
+        through = p.mT @ d_out
+        pushed = d_out.mT @ (gamma * q) - through.mT @ w
+        d_states = scan_affine(d_final, turn.mT.flip(1), pushed.flip(1)).flip(1)
+        d_after = d_states[:, 1:]
+
+        d_z = inverse.mT @ (through + (to_end * k) @ d_after.mT)  # of T^-1 Z: b (V - gamma K S^T)
+        d_system = -(d_z @ z.mT).tril(-1)
+        d_scores = (d_out @ z.mT) * decay
+        d_written = -(d_z @ starts)  # of diag(b gamma) K
+        d_seen = d_out @ starts  # of diag(gamma) Q
+        d_carried = z @ d_after  # of Kd
+        d_pairs = d_system * decay * step
+
+        d_q = gamma * d_seen + d_scores @ k
+        d_k = d_scores.mT @ q + (d_pairs + d_pairs.mT) @ k + step * gamma * d_written + to_end * d_carried
+        d_v = step * d_z
+        written = (d_written * k).sum(-1) * gamma[..., 0]
+        d_beta = (d_z * v).sum(-1) + written + (d_system * system).sum(-1)
+
+        d_decay = d_scores * (q @ kt) + d_pairs * (k @ kt)  # times D: the gradient of the exponent
+        kept = (d_carried * k).sum(-1) * to_end[..., 0]
+        d_c = d_decay.sum(-1) - d_decay.sum(-2) + gamma[..., 0] * (d_seen * q).sum(-1) + beta * written - kept
+        d_c[..., -1] += kept.sum(-1) + gamma[..., -1, 0] * (d_after * starts).sum((-2, -1))
+        d_log_alpha = d_c.flip(-1).cumsum(-1).flip(-1)
+        return d_q, d_k, d_v, d_log_alpha, d_beta, d_states[:, 0]
 
 
-def scan_states(start: Tensor, turn: Tensor, shift: Tensor) -> Tensor:
-    """`scan_affine`, differentiable."""
-    states: Tensor = _ScanAffine.apply(start, turn, shift)  # type: ignore[no-untyped-call]
-    return states
+def _decays(c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """D (N, n, C, C), gamma and exp(c_C - c) (N, n, C, 1) from c (N, n, C)."""
+    above = torch.ones(c.shape[-1], c.shape[-1], dtype=torch.bool, device=c.device).triu(1)
+    # Masked before the exponential: above the diagonal the exponent is positive and overflows. The difference, not the
+    # quotient of the exponentials, which underflows to 0 / 0.
+    decay = (c[..., :, None] - c[..., None, :]).masked_fill_(above, -math.inf).exp_()
+    return decay, c.exp()[..., None], (c[..., -1:] - c).exp()[..., None]
+
+
+def unit_lower_inverse(system: Tensor) -> Tensor:
+    """(I + strict lower part of (..., C, C))^-1 by substitution; what is on and above the diagonal is not read."""
+    identity = torch.eye(system.shape[-1], dtype=system.dtype, device=system.device)
+    return torch.linalg.solve_triangular(system, identity.expand_as(system), upper=False, unitriangular=True)
 
 
 def scan_affine(start: Tensor, turn: Tensor, shift: Tensor) -> Tensor:
@@ -180,22 +197,3 @@ def scan_affine(start: Tensor, turn: Tensor, shift: Tensor) -> Tensor:
     at_group = torch.stack(states, dim=1)[:, :, None]
     after = at_group @ inside[..., :key_dim, :] + inside[..., key_dim:, :]
     return torch.cat([start[:, None], after.flatten(1, 2)[:, :chunks]], dim=1)
-
-
-class _ScanAffine(torch.autograd.Function):
-    """The backward pass is the same scan from the end with transposed maps."""
-
-    @staticmethod
-    def forward(ctx: Any, start: Tensor, turn: Tensor, shift: Tensor) -> Tensor:
-        states = scan_affine(start, turn, shift)
-        ctx.save_for_backward(turn, states)
-        return states
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        turn, states = ctx.saved_tensors
-        grad = grads[0]
-        # G_j = dS_j + G_{j+1} A_j^T, from G_n = dS_n down to G_0
-        back = scan_affine(grad[:, -1], turn.transpose(-1, -2).flip(1), grad[:, :-1].flip(1)).flip(1)
-        return back[:, 0], states[:, :-1].transpose(-1, -2) @ back[:, 1:], back[:, 1:]
