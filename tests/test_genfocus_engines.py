@@ -455,7 +455,7 @@ def test_offloading_changes_no_picture(weights: Path, offload: str):
     before = engine.deblur(frame, 0, nothing)
     engine._network.plan.offload = offload
     assert np.array_equal(engine.deblur(frame, 0, nothing), before)
-    assert engine._network._loaded.offload == offload
+    assert engine._network._placed.offload == offload
 
 
 def test_large_frames_are_tiled_and_costs_are_logged(weights: Path, caplog: pytest.LogCaptureFixture):

@@ -7,6 +7,7 @@ whose K times a difference of disparities is a radius). The stored label 1 - foc
 """
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,8 @@ import torch
 
 from pipeline.engines.base import BokehRequest, EngineInfo, SafePoint
 from pipeline.engines.genfocus.latents import Noise
-from pipeline.engines.genfocus.network import FluxNetwork, NetworkFiles, Sampling
+from pipeline.engines.genfocus.load import NetworkFiles, check_files, read_parts
+from pipeline.engines.genfocus.network import FluxNetwork, Sampling
 from pipeline.engines.genfocus.options import FluxOptions
 from pipeline.engines.genfocus.prompts import BOKEH_PROMPT
 from pipeline.errors import InputError
@@ -59,7 +61,8 @@ class BokehNet:
         flux, lora = require([weights_named("FLUX.1-dev"), weights_named(LORA)], weights_folder(options.weights))
         self.info = replace(with_weights(type(self).info, [flux, lora]), deterministic=options.author_seeds)
         files = NetworkFiles(flux=flux.path, flux_sha256=self.info.weights["FLUX.1-dev"], lora=lora.path)
-        self._network = FluxNetwork(files, BOKEH_PROMPT, options, device)
+        check_files(files)
+        self._network = FluxNetwork(partial(read_parts, files, BOKEH_PROMPT, options), options, device)
         self._device = device
 
     def shrink(self) -> bool:

@@ -3,7 +3,6 @@
 diffusers fills a tensor that a file lacks with random numbers and a warning; here it is an error before anything is read.
 """
 
-import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
+from pipeline.engines.genfocus.libraries import diffusers
 from pipeline.errors import UsageError
 
 _NAMED_IN_ERRORS = 6
@@ -57,12 +57,11 @@ def check_model(folder: Path, class_name: str) -> None:
     Raises:
         UsageError: names or shapes differ; the message says which.
     """
-    diffusers: Any = importlib.import_module("diffusers")
     config = read_config(folder)
     if config.get("_class_name", class_name) != class_name:
         raise UsageError(f"{folder} holds a {config['_class_name']}, needed is a {class_name}")
     with torch.device("meta"):
-        model = getattr(diffusers, class_name).from_config(config)
+        model = getattr(diffusers(), class_name).from_config(config)
     needed = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     found: dict[str, tuple[int, ...]] = {}
     for path in sorted(folder.glob("*.safetensors")):

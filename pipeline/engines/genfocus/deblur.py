@@ -3,13 +3,15 @@
 import logging
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from pipeline.engines.base import EngineInfo, SafePoint
 from pipeline.engines.genfocus.latents import Noise
-from pipeline.engines.genfocus.network import FluxNetwork, NetworkFiles, Sampling
+from pipeline.engines.genfocus.load import NetworkFiles, check_files, read_parts
+from pipeline.engines.genfocus.network import FluxNetwork, Sampling
 from pipeline.engines.genfocus.options import FluxOptions
 from pipeline.engines.genfocus.prompts import DEBLUR_PROMPT
 from pipeline.frames import Picture
@@ -51,7 +53,8 @@ class GenfocusDeblur:
         )
         self.info = replace(with_weights(type(self).info, [flux, lora]), deterministic=options.author_seeds)
         files = NetworkFiles(flux=flux.path, flux_sha256=self.info.weights["FLUX.1-dev"], lora=lora.path)
-        self._network = FluxNetwork(files, DEBLUR_PROMPT, options, device)
+        check_files(files)
+        self._network = FluxNetwork(partial(read_parts, files, DEBLUR_PROMPT, options), options, device)
         self._device = device
         if options.conditions == 1:
             warn_of_old_file(lora.path)

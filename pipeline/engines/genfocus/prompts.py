@@ -5,18 +5,17 @@ pooled vector). The file is named after, and says, what it was made from.
 """
 
 import hashlib
-import importlib
 import logging
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from pipeline.engines.genfocus.forward import Prompt
+from pipeline.engines.genfocus.libraries import flux_pipeline
 from pipeline.errors import UsageError
 from pipeline.files import write_bytes
 
@@ -93,11 +92,8 @@ def _keep(cache: Path, origin: dict[str, str], prompt: Prompt) -> None:
 
 @torch.no_grad()
 def _embed(texts: Iterable[str], flux: Path, dtype: torch.dtype) -> dict[str, Prompt]:
-    diffusers: Any = importlib.import_module("diffusers")
     try:
-        pipe = diffusers.FluxPipeline.from_pretrained(
-            flux, transformer=None, vae=None, dtype=dtype, local_files_only=True
-        )
+        pipe = flux_pipeline().from_pretrained(flux, transformer=None, vae=None, dtype=dtype, local_files_only=True)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UsageError(f"the text encoders in {flux} cannot be loaded ({error}); fetch FLUX.1-dev again") from None
     embedded = {}
