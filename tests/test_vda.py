@@ -340,6 +340,14 @@ def test_micro_batches_and_less_memory_change_nothing(tiny: Path, monkeypatch: p
     assert set(sizes) == {1} and len(sizes) == 33
 
 
+def test_half_precision_is_near_and_its_depth_is_not_rounded_to_half(tiny: Path):
+    frames = [texture(56, 84, seed) for seed in range(12)]
+    full = engine(tiny.parent, input_size="56").estimate(clip_of(frames), lambda: None)
+    half = engine(tiny.parent, input_size="56", precision="fp16").estimate(clip_of(frames), lambda: None)
+    assert 0 < np.abs(half - full).max() / full.max() < 0.05
+    assert (half != half.astype(np.float16)).mean() > 0.9
+
+
 def test_frames_of_another_size_are_named(tiny: Path):
     frames = [texture(32, 48), texture(32, 48), texture(48, 32)]
     with pytest.raises(InputError, match="frame 2 is 32x48, the first is 48x32"):

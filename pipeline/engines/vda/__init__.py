@@ -4,7 +4,6 @@ The output is depth in metres, larger is farther. One call is one video: a chunk
 program, and why, is in docs/engines.md; none of it changes the result by more than rounding.
 """
 
-import gc
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -76,9 +75,6 @@ class VideoDepthAnything:
         if self._micro_batch == 1:
             return False
         self._micro_batch //= 2
-        gc.collect()  # frames of the failed call may hang in reference cycles of its traceback
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
         return True
 
     def estimate(self, clip: Clip, safe_point: SafePoint) -> npt.NDArray[np.float32]:
