@@ -3,6 +3,8 @@
 import logging
 import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import numpy as np
 import pytest
 import tiny_flux
 import torch
-from conftest import texture
+from conftest import REPOSITORY, texture
 from genfocus_reference import PUBLISHED, Job, Model
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -394,6 +396,16 @@ def test_defaults_and_what_is_recorded(weights: Path):
     assert engine_fields(engine) == engine_fields(genfocus(weights)), "memory and places change no output"
     assert set(engine.info.weights) == {"FLUX.1-dev", "deblurNet.safetensors"}
     assert "FLUX.1 [dev] Non-Commercial License" in engine.info.licence
+
+
+def test_heavy_libraries_wait_until_they_are_needed():
+    """Choosing another engine imports this one's module; it must not pay for diffusers and transformers."""
+    code = (
+        "import sys; from pipeline.engines import engine_class; engine_class('deblur', 'genfocus'); "
+        "print([name for name in ('diffusers', 'transformers', 'accelerate', 'peft') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPOSITORY)
+    assert done.stdout.strip() == "[]"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

@@ -12,7 +12,7 @@ import torch
 from genfocus_reference import PUBLISHED, Conventions, Tokens
 from safetensors.torch import save_file
 
-from pipeline.engines.genfocus.forward import Blocks, Condition, Prompt, compiled_blocks, rotate, rotation, velocity
+from pipeline.engines.genfocus.forward import Blocks, Packed, Prompt, compiled_blocks, rotate, rotation, velocity
 from pipeline.engines.genfocus.latents import pack, position_ids, unpack
 from pipeline.engines.genfocus.lora import Lora, adapted_layers, check_lora, load_lora
 from pipeline.engines.genfocus.sampler import Field, denoise, schedule_shift
@@ -47,8 +47,8 @@ class Setting:
             net or self.net,
             lora or self.lora,
             self.prompt,
-            Condition(self.main[None], position_ids(*GRID, "cpu")),
-            [Condition(tokens[None], position_ids(*GRID, "cpu", delta)) for tokens, delta in chosen],
+            Packed(self.main[None], position_ids(*GRID, "cpu")),
+            [Packed(tokens[None], position_ids(*GRID, "cpu", delta)) for tokens, delta in chosen],
             torch.tensor(TIME, dtype=torch.float64),
             GUIDANCE,
             blocks,
@@ -124,7 +124,7 @@ def test_bf16_rounds_no_more_than_diffusers_does(setting: Setting):
             half.net,
             half.lora.to("cpu", kind),
             Prompt(half.text[None].to(kind), half.pooled[None].to(kind)),
-            Condition(half.main[None].to(kind), position_ids(*GRID, "cpu")),
+            Packed(half.main[None].to(kind), position_ids(*GRID, "cpu")),
             [],
             torch.tensor(TIME, dtype=kind),
             GUIDANCE,

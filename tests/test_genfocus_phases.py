@@ -1,5 +1,6 @@
 """Phases 2 and 5 with the published networks in small, through the scripts, as an operator runs them."""
 
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 import tiny_flux
 import torch
-from conftest import Project, tree, write_scene
+from conftest import REPOSITORY, Project, tree, write_scene
 
 from pipeline.engines.genfocus import network
 from pipeline.frames import read_sharp
@@ -131,3 +132,20 @@ def test_two_conditions_use_the_other_file(tiny: Project):
     record = done(Scene(tiny.out, "tiny").sharp_dir)
     assert "deblurNet_with_pre_deblur.safetensors" in record["fields"]["engine"]["weights"]
     assert np.isfinite(record["summary"]["psnr_db"])
+
+
+@pytest.mark.slow
+def test_the_benchmark_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    spec = importlib.util.spec_from_file_location("benchmark_genfocus", REPOSITORY / "benchmarks" / "genfocus.py")
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    report = tmp_path / "report.json"
+    assert benchmark.main(["--quick", "--repeat", "1", "--steps", "1", "--json", str(report)]) == 0
+    rows = json.loads(report.read_text())["rows"]
+    assert [(row["engine"], row["network_calls"]) for row in rows] == [
+        ("genfocus", 1),
+        ("genfocus", 2),
+        ("bokehnet", 1),
+        ("bokehnet", 2),
+    ], "a small frame whole, a large one in two tiles"
+    assert "peak GiB" in capsys.readouterr().out

@@ -43,8 +43,8 @@ class Prompt:
 
 
 @dataclass(frozen=True)
-class Condition:
-    """A clean picture as packed latents: tokens (B, N, channels) and their position ids (N, 3)."""
+class Packed:
+    """A picture, noisy or clean, as packed latents: tokens (B, N, channels) and their position ids (N, 3)."""
 
     tokens: Tensor
     ids: Tensor
@@ -54,8 +54,8 @@ def velocity(
     net: Any,
     lora: Lora,
     prompt: Prompt,
-    main: Condition,
-    conditions: Sequence[Condition],
+    main: Packed,
+    conditions: Sequence[Packed],
     time: Tensor,
     guidance: float,
     blocks: "Blocks | None" = None,
@@ -134,9 +134,7 @@ def double_block(
         norm = b.norm1_context if branch == _TEXT else b.norm1
         shift, scale, *others = modulate(norm, temb, own.get("norm1.linear"), 6)
         normed = norm.norm(tokens) * (1 + scale) + shift
-        query, key, value = (
-            text_qkv(b.attn, normed) if branch == _TEXT else image_qkv(b.attn, normed, own)
-        )  # each (B, H, N, K)
+        query, key, value = text_qkv(b.attn, normed) if branch == _TEXT else image_qkv(b.attn, normed, own)
         queries.append(rotate(query, angles))
         keys.append(rotate(key, angles))
         values.append(value)

@@ -70,7 +70,8 @@ class Noise:
     """Standard normal numbers from a seed.
 
     By default they are drawn in float32 on the CPU, so that every machine draws the same. `native` draws them in the type
-    and on the device where they are used, as the published code does; there they differ from GPU to CPU.
+    and on the device where they are used, as the published code does; there they differ from GPU to CPU. PyTorch's CPU
+    generator reads the lower 32 bits of a seed only, so seeds must be hashes, as `stable_seed` makes them.
     """
 
     def __init__(self, seed: int, device: str | torch.device, native: bool = False) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from pipeline.engines.base import SafePoint
-from pipeline.engines.genfocus.forward import Blocks, Condition, Prompt, velocity
+from pipeline.engines.genfocus.forward import Blocks, Packed, Prompt, velocity
 from pipeline.engines.genfocus.latents import position_ids
 from pipeline.engines.genfocus.lora import Lora
 from pipeline.engines.genfocus.tiles import TILE, blend_tiles
@@ -62,7 +62,7 @@ class Field:
 
     def _evaluate(self, tokens: list[Tensor], ids: list[Tensor], time: Tensor) -> Tensor:
         self.safe_point()
-        main, *conditions = (Condition(part, where) for part, where in zip(tokens, ids, strict=True))
+        main, *conditions = (Packed(part, where) for part, where in zip(tokens, ids, strict=True))
         return velocity(self.net, self.lora, self.prompt, main, conditions, time, self.guidance, self.blocks)
 
 
