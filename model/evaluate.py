@@ -37,7 +37,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path, help="model.safetensors, a checkpoint folder, or a run folder")
     parser.add_argument("--split", default="test", help="train, val or test (default: test)")
-    parser.add_argument("--data_root", type=Path, help="the data (default: where the run trained, else output)")
+    parser.add_argument("--data_root", type=Path, default=Path("output"), help="the data (default: output)")
     parser.add_argument(
         "--kind", choices=("scenes", "realbokeh"), help="what data_root holds (default: as in training)"
     )
@@ -91,7 +91,7 @@ def evaluate(args: argparse.Namespace, signals: StopSignals) -> ExitCode:
         raise UsageError(f"--max_frames must be >= 0, got {args.max_frames}")
     loaded = load_model(args.checkpoint, device)
     kind = args.kind or loaded.training.get("data", {}).get("kind", "scenes")
-    root = args.data_root or Path("output")
+    root = args.data_root
     takes, line = find_takes(kind, root, args.split, loaded.net.config.coc_model)
     lpips = load_lpips(args.vgg_weights)
     note = lpips if isinstance(lpips, str) else ""

@@ -1,0 +1,307 @@
+"""apply_bokeh: videos and folders in and out, sound untouched, focus where it was asked for, memory that does not grow."""
+
+import os
+import signal
+import weakref
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from conftest import load_script, moving_frames
+from PIL import Image
+
+from model.apply import ApplySettings, depth_at, frame_tensor, photographed
+from model.bokehflow import VARIANTS, BokehFlow, LensBatch
+from model.checkpoint import model_bytes
+from model.focus import FocusPull, parse_pixel, parse_pull
+from model.video import FolderSink, TimedFolder, TimedFrame, TimedVideo, VideoSink, open_sink
+from pipeline.errors import InputError, UsageError
+from pipeline.optics import Lens, px_per_mm
+
+SIZE = (48, 32)
+
+
+@pytest.fixture(scope="module")
+def net() -> BokehFlow:
+    torch.manual_seed(0)
+    return BokehFlow(VARIANTS["demo"]).eval()
+
+
+@pytest.fixture
+def checkpoint(net: BokehFlow, tmp_path: Path) -> Path:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(model_bytes(net.config, net.state_dict(), 7, {}))
+    return path
+
+
+def write_folder(path: Path, count: int = 4, size=SIZE) -> Path:
+    path.mkdir()
+    for number, picture in enumerate(moving_frames(count, size)):
+        Image.fromarray(picture).save(path / f"shot{number}.png")
+    return path
+
+
+def write_video(path: Path, count: int = 6, size=SIZE, pts=None, audio: bool = True, rate: int = 10) -> Path:
+    """A video with given times (in 1/1000 s) and a second-long tone."""
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("libx264", rate=rate, options={"crf": "10"})
+        stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        sound = out.add_stream("aac", rate=16000) if audio else None
+        for number, picture in enumerate(moving_frames(count, size)):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts, frame.time_base = (pts or [n * 1000 // rate for n in range(count)])[number], Fraction(1, 1000)
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+        if sound is not None:
+            for block in range(16):
+                tone = np.sin(np.arange(1000) * 0.1 + block).astype(np.float32)[None]
+                piece = av.AudioFrame.from_ndarray(tone, format="fltp", layout="mono")
+                piece.sample_rate, piece.pts, piece.time_base = 16000, block * 1000, Fraction(1, 16000)
+                out.mux(sound.encode(piece))
+            out.mux(sound.encode(None))
+    return path
+
+
+def packets(path: Path) -> list[tuple[bytes, float]]:
+    with av.open(str(path)) as container:
+        stream = container.streams.audio[0]
+        return [(bytes(p), float(p.pts * p.time_base)) for p in container.demux(stream) if p.dts is not None]
+
+
+def run(*args: object) -> int:
+    return load_script("apply_bokeh")([str(arg) for arg in args])
+
+
+def lens_args(checkpoint: Path) -> list[object]:
+    return ["--checkpoint", checkpoint, "--f_number", 1.8, "--focal_mm", 50, "--device", "cpu"]
+
+
+# --- what comes out ---------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_becomes_the_networks_own_pictures(tmp_path: Path, checkpoint: Path, net: BokehFlow):
+    source = write_folder(tmp_path / "in")
+    assert run(source, *lens_args(checkpoint), "--focus", 2.4, "-o", tmp_path / "out") == 0
+    lens = LensBatch.of(Lens(f_m=0.05, f_number=1.8, focus_m=2.4), px_per_mm(SIZE[0]))
+    state = None
+    for number in range(4):
+        picture = np.array(Image.open(source / f"shot{number}.png"))
+        with torch.no_grad():
+            out, state = net(frame_tensor(picture, "cpu"), lens, state)
+        expected = (out.bokeh[0] * 255).round().byte().permute(1, 2, 0).numpy()
+        assert np.array_equal(np.array(Image.open(tmp_path / "out" / f"shot{number}.png")), expected)
+    assert len(list((tmp_path / "out").iterdir())) == 4
+
+
+def test_a_video_keeps_its_times_and_its_sound(tmp_path: Path, checkpoint: Path):
+    times = [0, 100, 150, 400, 500, 900]  # a variable frame rate
+    source = write_video(tmp_path / "in.mp4", pts=times)
+    target = tmp_path / "out.mp4"
+    assert run(source, *lens_args(checkpoint), "--focus_pull", "0:1.2,0.9:6", "-o", target) == 0
+    shown = list(TimedVideo(target).frames())
+    assert [round(float(f.time_s) * 1000) for f in shown] == times
+    assert shown[0].picture.shape == (SIZE[1], SIZE[0], 3)
+    assert packets(target) == packets(source) != []
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_no_audio_and_videos_without_sound(tmp_path: Path, checkpoint: Path):
+    source = write_video(tmp_path / "in.mp4")
+    assert run(source, *lens_args(checkpoint), "--focus", 2, "--no_audio", "-o", tmp_path / "mute.mp4") == 0
+    assert not TimedVideo(tmp_path / "mute.mp4").has_audio
+    silent = write_video(tmp_path / "silent.mp4", audio=False)
+    assert run(silent, *lens_args(checkpoint), "--focus", 2, "-o", tmp_path / "frames") == 0
+    assert len(list((tmp_path / "frames").glob("frame_*.png"))) == 6
+
+
+@pytest.mark.parametrize("size", [(64, 48), (63, 47)])
+def test_colours_survive_the_video(tmp_path: Path, size):
+    """Flat colours through the sink and back, to what 8-bit video can hold; odd sizes too."""
+    source = TimedFolder(write_folder(tmp_path / "in", 1, size), 24)
+    colours = [(200, 40, 40), (30, 160, 60), (20, 60, 220), (128, 128, 128), (250, 250, 250)]
+    with open_sink(tmp_path / "out.mp4", source, overwrite=False) as sink:
+        for number, colour in enumerate(colours):
+            picture = np.full((size[1], size[0], 3), colour, np.uint8)
+            sink.write(TimedFrame(time_s=Fraction(number, 24), name="", picture=picture))
+    for frame, colour in zip(TimedVideo(tmp_path / "out.mp4").frames(), colours, strict=True):
+        assert frame.picture.shape == (size[1], size[0], 3)
+        assert np.abs(frame.picture.reshape(-1, 3).mean(0) - colour).max() < 4, (colour, frame.picture[5, 5])
+
+
+def test_webm_too(tmp_path: Path):
+    source = TimedFolder(write_folder(tmp_path / "in", 2, (64, 48)), 12)
+    with VideoSink(tmp_path / "out.webm", source) as sink:
+        for frame in source.frames():
+            sink.write(frame)
+    found = TimedVideo(tmp_path / "out.webm")
+    assert len(list(found.frames())) == 2
+
+
+# --- focus ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_pull_is_even_in_inverse_distance():
+    pull = parse_pull("1:1,3:4")
+    assert pull.at(0) == 1 and pull.at(5) == 4 and pull.at(Fraction(3)) == 4
+    assert pull.at(2) == pytest.approx(1 / ((1 + 0.25) / 2))
+    assert parse_pull("0:2.5").at(7) == 2.5
+
+
+@pytest.mark.parametrize("text", ["", "1", "a:2", "1:2;3:4"])
+def test_pulls_that_are_no_pulls(text):
+    with pytest.raises(UsageError, match="takes SECONDS:METRES"):
+        parse_pull(text)
+
+
+def test_pulls_and_pixels_out_of_range():
+    with pytest.raises(UsageError, match=r"the focus at 1 s must be in \[0.1, 100\] m, got 200"):
+        parse_pull("0:2,1:200")
+    with pytest.raises(UsageError, match="must rise, got 1, 1"):
+        parse_pull("1:2,1:3")
+    with pytest.raises(UsageError, match="takes X,Y"):
+        parse_pixel("4")
+    assert parse_pixel("41,22") == (41, 22)
+
+
+def test_a_clicked_pixel_is_focused_at_its_predicted_depth(tmp_path: Path, checkpoint: Path, net: BokehFlow, capsys):
+    source = write_folder(tmp_path / "in")
+    settings = ApplySettings(f_number=1.8, focal_mm=50, focus_px=(30, 20), device="cpu")
+    picture = np.array(Image.open(source / "shot0.png"))
+    wanted = depth_at(net, settings, picture, (30, 20))
+    lens = LensBatch.of(Lens(f_m=0.05, f_number=1.8, focus_m=2.0), px_per_mm(SIZE[0]))
+    with torch.no_grad():
+        depth = net(frame_tensor(picture, "cpu"), lens)[0].depth_m[0, 0]
+    assert wanted == pytest.approx(depth[18:23, 28:33].median().item())
+    assert run(source, *lens_args(checkpoint), "--focus_px", "30,20", "-o", tmp_path / "clicked") == 0
+    assert f"is {wanted:.2f} m away" in capsys.readouterr().out
+    assert run(source, *lens_args(checkpoint), "--focus", wanted, "-o", tmp_path / "told") == 0
+    for number in range(4):
+        clicked, told = (tmp_path / name / f"shot{number}.png" for name in ("clicked", "told"))
+        assert clicked.read_bytes() == told.read_bytes()
+
+
+# --- memory and interruptions -----------------------------------------------------------------------------------------
+
+
+def test_memory_does_not_grow_with_the_video(net: BokehFlow):
+    """Counts the pictures that are alive at once, on both sides of the network."""
+    alive: set[int] = set()
+
+    def watched(picture: np.ndarray, number: int) -> np.ndarray:
+        alive.add(number)
+        weakref.finalize(picture, alive.discard, number)
+        return picture
+
+    def frames(count: int):
+        for number in range(count):
+            picture = np.full((16, 16, 3), number % 256, np.uint8)
+            yield TimedFrame(time_s=Fraction(number, 24), name=str(number), picture=watched(picture, number))
+
+    settings = ApplySettings(f_number=2, focal_mm=50, focus=FocusPull(keys=((0.0, 2.0),)))
+    for count in (6, 24):
+        most = 0
+        for number, frame in enumerate(photographed(net, frames(count), settings, settings.focus)):
+            watched(frame.picture, 1000 + number)
+            most = max(most, len(alive))
+        assert number == count - 1
+        assert most <= 4, most  # the frame at hand and its photograph, and the previous ones not yet let go
+        del frame
+
+
+def test_sizes_may_not_change(net: BokehFlow):
+    settings = ApplySettings(f_number=2, focal_mm=50, focus=FocusPull(keys=((0.0, 2.0),)))
+    frames = [
+        TimedFrame(time_s=Fraction(n), name=f"{n}.png", picture=np.zeros((16, 16 + 4 * n, 3), np.uint8))
+        for n in range(2)
+    ]
+    with pytest.raises(InputError, match=r"1.png is 20x16, the frames before are 16x16"):
+        list(photographed(net, frames, settings, settings.focus))
+
+
+@pytest.mark.parametrize("target", ["out.mp4", "out"])
+def test_a_signal_leaves_no_half_file_and_exits_75(tmp_path: Path, checkpoint: Path, monkeypatch, target: str):
+    source = write_folder(tmp_path / "in", 8)
+    for sink in (VideoSink, FolderSink):
+        write, seen = sink.write, []
+
+        def interrupted(self, frame: TimedFrame, write=write, seen=seen) -> None:
+            write(self, frame)
+            seen.append(frame)
+            if len(seen) == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        monkeypatch.setattr(sink, "write", interrupted)
+    code = run(source, *lens_args(checkpoint), "--focus", 2, "-o", tmp_path / target)
+    assert code == 75
+    assert not (tmp_path / "out.mp4").exists() and not list(tmp_path.rglob(".*"))
+    written = sorted(path.name for path in tmp_path.glob("out/*"))
+    assert written == (["shot0.png", "shot1.png", "shot2.png"] if target == "out" else [])
+
+
+# --- bad input --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--f_number", "0.5"], "--f_number must be in [1, 22], got 0.5"),
+        (["--focal_mm", "500"], "--focal_mm must be in [10, 200], got 500"),
+        (["--sensor_mm", "0"], "--sensor_mm must be in [1, 100]"),
+        (["--device", "cuda"], "sees no CUDA device"),
+        (["--fps", "0"], "--fps must be > 0"),
+    ],
+)
+def test_flags_out_of_range(tmp_path: Path, checkpoint: Path, capsys, args, message):
+    if "cuda" in args and torch.cuda.is_available():
+        pytest.skip("there is a CUDA device")
+    source = write_folder(tmp_path / "in", 1)
+    assert run(source, *lens_args(checkpoint), "--focus", 2, *args, "-o", tmp_path / "out") == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
+
+
+def test_focus_out_of_range_or_outside_the_frame(tmp_path: Path, checkpoint: Path, capsys):
+    source = write_folder(tmp_path / "in", 1)
+    assert run(source, *lens_args(checkpoint), "--focus", 0.01, "-o", tmp_path / "out") == 2
+    assert "--focus must be in [0.1, 100] m, got 0.01" in capsys.readouterr().err
+    assert run(source, *lens_args(checkpoint), "--focus_px", "48,3", "-o", tmp_path / "out") == 2
+    assert "--focus_px 48,3 lies outside the 48x32 frame" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as caught:
+        run(source, *lens_args(checkpoint), "--focus", 2, "--focus_px", "1,1", "-o", tmp_path / "out")
+    assert caught.value.code == 2
+
+
+def test_inputs_and_outputs_that_do_not_fit(tmp_path: Path, checkpoint: Path, capsys):
+    source = write_folder(tmp_path / "in", 1)
+    more = [*lens_args(checkpoint), "--focus", 2]
+    (tmp_path / "note.txt").write_text("x")
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    (tmp_path / "none").mkdir()
+    for given, target, code, message in (
+        (tmp_path / "absent.mp4", "out.mp4", 2, "no video or folder"),
+        (tmp_path / "note.txt", "out.mp4", 2, "must be a folder of pictures or a video"),
+        (tmp_path / "broken.mp4", "out.mp4", 1, "does not decode"),
+        (tmp_path / "none", "out.mp4", 1, "holds no frames"),
+        (source, "out.avi", 2, "-o must be a folder or end in one of"),
+        (source, "in", 2, "must not be the input"),
+        (source, "note.txt", 2, "exists already"),
+    ):
+        assert run(given, *more, "-o", tmp_path / target) == code
+        assert message in capsys.readouterr().err
+    assert run(source, *more, "-o", tmp_path / "out.mp4") == 0
+    assert run(source, *more, "-o", tmp_path / "out.mp4") == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert run(source, *more, "-o", tmp_path / "out.mp4", "--overwrite") == 0
+
+
+def test_checkpoints_that_cannot_be_used(tmp_path: Path, checkpoint: Path, capsys):
+    source = write_folder(tmp_path / "in", 1)
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-100])
+    assert run(source, *lens_args(checkpoint), "--focus", 2, "-o", tmp_path / "out") == 1
+    assert "truncated or damaged" in capsys.readouterr().err
+    assert run(source, "--checkpoint", tmp_path / "absent", "--focus", 2, "-o", tmp_path / "out") == 2
+    assert "is neither a model.safetensors nor" in capsys.readouterr().err
