@@ -1,5 +1,9 @@
 """A small output tree of finished scenes, made by the real phases, for everything that trains on it."""
 
+import atexit
+import shutil
+import tempfile
+from functools import cache
 from pathlib import Path
 
 from conftest import Project, write_scene
@@ -23,3 +27,11 @@ def finish_scenes(root: Path, count: int = 3, sets: int = 2) -> Project:
     ):
         assert project.run(phase, *more) == 0, f"phase {phase}"
     return project
+
+
+@cache
+def shared_scenes() -> Path:
+    """The output root of three finished scenes, made once per process; tests read it and copy what they damage."""
+    root = Path(tempfile.mkdtemp(prefix="bokehflow_scenes_"))
+    atexit.register(shutil.rmtree, root, ignore_errors=True)
+    return finish_scenes(root).out

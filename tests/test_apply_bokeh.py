@@ -19,6 +19,7 @@ from model.checkpoint import model_bytes
 from model.focus import FocusPull, parse_pixel, parse_pull
 from model.video import FolderSink, TimedFolder, TimedFrame, TimedVideo, VideoSink, open_sink
 from pipeline.errors import InputError, UsageError
+from pipeline.frames import read_picture
 from pipeline.optics import Lens, px_per_mm
 
 SIZE = (48, 32)
@@ -89,11 +90,11 @@ def test_a_folder_becomes_the_networks_own_pictures(tmp_path: Path, checkpoint: 
     lens = LensBatch.of(Lens(f_m=0.05, f_number=1.8, focus_m=2.4), px_per_mm(SIZE[0]))
     state = None
     for number in range(4):
-        picture = np.array(Image.open(source / f"shot{number}.png"))
+        picture = read_picture(source / f"shot{number}.png")[0]
         with torch.no_grad():
             out, state = net(frame_tensor(picture, "cpu"), lens, state)
         expected = (out.bokeh[0] * 255).round().byte().permute(1, 2, 0).numpy()
-        assert np.array_equal(np.array(Image.open(tmp_path / "out" / f"shot{number}.png")), expected)
+        assert np.array_equal(read_picture(tmp_path / "out" / f"shot{number}.png")[0], expected)
     assert len(list((tmp_path / "out").iterdir())) == 4
 
 
@@ -170,7 +171,7 @@ def test_pulls_and_pixels_out_of_range():
 def test_a_clicked_pixel_is_focused_at_its_predicted_depth(tmp_path: Path, checkpoint: Path, net: BokehFlow, capsys):
     source = write_folder(tmp_path / "in")
     settings = ApplySettings(f_number=1.8, focal_mm=50, focus_px=(30, 20), device="cpu")
-    picture = np.array(Image.open(source / "shot0.png"))
+    picture = read_picture(source / "shot0.png")[0]
     wanted = depth_at(net, settings, picture, (30, 20))
     lens = LensBatch.of(Lens(f_m=0.05, f_number=1.8, focus_m=2.0), px_per_mm(SIZE[0]))
     with torch.no_grad():

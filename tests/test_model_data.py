@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from finished_scenes import HEIGHT, NUM_FRAMES, WIDTH, finish_scenes
+from finished_scenes import HEIGHT, NUM_FRAMES, WIDTH, shared_scenes
 from PIL import Image
 from torch.utils.data import DataLoader
 
@@ -28,8 +28,8 @@ SMALL = ClipSettings(clip_frames=2, crop_width=32, crop_height=24, seed=3)
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> Path:
-    return finish_scenes(tmp_path_factory.mktemp("data")).out
+def finished() -> Path:
+    return shared_scenes()
 
 
 @pytest.fixture

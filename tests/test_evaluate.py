@@ -1,0 +1,177 @@
+"""Evaluation: figures that can be checked by hand from the files, baselines beside the network, and bad input."""
+
+import json
+import math
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from finished_scenes import HEIGHT, NUM_FRAMES, WIDTH, shared_scenes
+
+from model import evaluate
+from model.baselines import lens_render
+from model.bokehflow import VARIANTS, BokehFlow, LensBatch
+from model.checkpoint import model_bytes
+from model.data.catalogue import find_scenes
+from model.measure import BASELINES, FRAME_CAP_DB, NETWORK, Tally, measure_take, pool
+from model.metrics import psnr_of_mse
+from model.pictures import colour_depth, write_sheet
+from model.sequences import scene_takes, spread
+from pipeline.frames import read_picture
+
+PLAIN, TRUE_DEPTH, PREDICTED = BASELINES
+
+
+@pytest.fixture(scope="module")
+def scenes() -> Path:
+    return shared_scenes()
+
+
+@pytest.fixture(scope="module")
+def net() -> BokehFlow:
+    torch.manual_seed(0)
+    return BokehFlow(VARIANTS["demo"]).eval()
+
+
+@pytest.fixture
+def checkpoint(net: BokehFlow, tmp_path: Path) -> Path:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(model_bytes(net.config, net.state_dict(), 3, {"data": {"kind": "scenes"}}))
+    return path
+
+
+def stored(folder: Path, pattern: str) -> np.ndarray:
+    return np.stack([read_picture(path)[0].astype(np.float64) / 255 for path in sorted(folder.glob(pattern))])
+
+
+def test_the_report_agrees_with_the_files(scenes: Path, checkpoint: Path, net: BokehFlow, capsys):
+    assert evaluate.main([str(checkpoint), "--data_root", str(scenes), "--device", "cpu"]) == 0
+    said = capsys.readouterr().out
+    report = json.loads((checkpoint.parent / "evaluation_test.json").read_text())
+    scene = find_scenes(scenes, "test").scenes[0]
+    folder = scenes / scene.scene_id
+    sharp = stored(folder, "frames_sharp/*.png")
+    truths = [stored(folder, f"bokeh_renders/set_{k:02d}/*.png") for k in range(2)]
+
+    # the unchanged frame, straight from the files
+    errors = np.concatenate([((sharp - truth) ** 2).mean((1, 2, 3)) for truth in truths])
+    plain = report["scores"][PLAIN]
+    assert plain["mse"] == pytest.approx(errors.mean(), rel=1e-5)
+    assert plain["psnr_db"] == pytest.approx(-10 * math.log10(errors.mean()), abs=1e-4)
+    capped = [min(FRAME_CAP_DB, psnr_of_mse(float(e))) for e in errors]
+    assert plain["psnr_frame_db"] == pytest.approx(np.mean(capped), abs=1e-3)
+    flicker = [np.abs(np.diff(sharp, axis=0) - np.diff(truth, axis=0)).mean() for truth in truths]
+    assert plain["temporal"] == pytest.approx(np.mean(flicker), rel=1e-4)
+
+    # the network, frame by frame with its state
+    errors, ratios = [], []
+    for k, truth in enumerate(truths):
+        lens = LensBatch.of(scene.sets[k].lens, scene.px_per_mm, scene.max_radius_px)
+        state = None
+        for t in range(NUM_FRAMES):
+            with torch.no_grad():
+                out, state = net(torch.from_numpy(sharp[t]).float().permute(2, 0, 1)[None], lens, state)
+            errors.append(float(((out.bokeh[0].permute(1, 2, 0).double().numpy() - truth[t]) ** 2).mean()))
+            depth = np.load(folder / f"depth_maps/depth_{t:04d}.npz")["depth"].astype(np.float64)
+            guess = out.depth_m[0, 0].double().numpy()
+            ratios.append(float((np.abs(guess - depth) / depth).mean()))
+    ours = report["scores"][NETWORK]
+    assert ours["mse"] == pytest.approx(np.mean(errors), rel=1e-4)
+    assert ours["abs_rel"] == pytest.approx(np.mean(ratios), rel=1e-4)
+    assert 0 <= ours["delta1"] <= 1
+
+    # true depth in the renderer that made the truth: only the rounding to 8 bits is left
+    assert report["scores"][TRUE_DEPTH]["psnr_db"] > 55 > plain["psnr_db"]
+    assert report["frames"] == 2 * NUM_FRAMES and set(report["takes"]) == {
+        f"{scene.scene_id} set {k}" for k in range(2)
+    }
+    assert report["checkpoint"]["step"] == 3
+    assert "against the unchanged frame" in said and "LPIPS is left out" in said and PREDICTED in said
+    sheet = read_picture(checkpoint.parent / "evaluation_test.png")[0]
+    assert sheet.shape[1] >= 4 * WIDTH and sheet.shape[0] >= 2 * HEIGHT
+
+
+def test_fewer_frames_and_another_folder(scenes: Path, checkpoint: Path, tmp_path: Path):
+    out = tmp_path / "results"
+    args = [str(checkpoint), "--data_root", str(scenes), "--split", "val", "--max_frames", "2", "--out", str(out)]
+    assert evaluate.main(args) == 0
+    assert json.loads((out / "evaluation_val.json").read_text())["frames"] == 4
+
+
+def test_predicted_depth_is_the_networks(scenes: Path, net: BokehFlow):
+    take = scene_takes(find_scenes(scenes, "val"))[1]
+    found = measure_take(net, take, device="cpu", max_frames=1).tallies[PREDICTED].sums["mse"]
+    moment = take.read(0)
+    with torch.no_grad():
+        out, _ = net(moment.frame[None], LensBatch.of(take.lens, take.px_per_mm, take.max_radius_px))
+    rendered = lens_render(moment.frame[None], out.depth_m, take.lens, take.px_per_mm, take.max_radius_px)
+    assert found == pytest.approx(float((rendered[0].double() - moment.bokeh.double()).square().mean()), rel=1e-6)
+
+
+def test_photographs_without_depth(tmp_path: Path):
+    from dataclasses import replace
+
+    from test_model_data import write_pair
+
+    write_pair(tmp_path, split="test")
+    torch.manual_seed(0)
+    net = BokehFlow(replace(VARIANTS["demo"], coc_model="thin_lens"))
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(model_bytes(net.config, net.state_dict(), 3, {"data": {"kind": "realbokeh"}}))
+    assert evaluate.main([str(path), "--data_root", str(tmp_path), "--device", "cpu"]) == 0
+    report = json.loads((tmp_path / "evaluation_test.json").read_text())
+    assert report["frames"] == 2 and "abs_rel" not in report["scores"][NETWORK]
+    assert report["scores"][TRUE_DEPTH]["mse"] is None  # nobody knows the depth
+    assert report["scores"][PREDICTED]["psnr_db"] > 0
+
+
+def test_identical_pictures_do_not_break_the_means():
+    first, second = Tally(), Tally()
+    for tally, error in ((first, 0.0), (second, 1e-3)):
+        tally.add("mse", error)
+        tally.add("psnr_frame_db", min(FRAME_CAP_DB, psnr_of_mse(error)))
+    assert first.scores()["psnr_db"] is None and first.scores()["mse"] == 0 and first.scores()["psnr_frame_db"] == 60
+    first.merge(second)
+    assert first.scores()["psnr_db"] == pytest.approx(-10 * math.log10(5e-4))
+    assert first.scores()["psnr_frame_db"] == pytest.approx(45)
+    first.add("abs_rel", float("nan"))
+    assert first.mean("abs_rel") is None
+    assert pool([]) == {}
+
+
+def test_sheets_and_colours(tmp_path: Path):
+    near, far = colour_depth(np.full((2, 2), 0.5, np.float32)), colour_depth(np.full((2, 2), 1000.0, np.float32))
+    assert near.sum() > 2 * far.sum()
+    picture = np.zeros((30, 600, 3), np.uint8)
+    write_sheet(tmp_path / "sheet.png", [("one", [picture] * 4), ("two", [picture[:, :100]] * 4)])
+    assert read_picture(tmp_path / "sheet.png")[0].shape[1] == 4 * (480 + 4)
+    assert spread(list(range(10)), 4) == [0, 2, 5, 7] and spread([1, 2], 5) == [1, 2] and spread([1, 2], 0) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "message"),
+    [
+        (["--split", "dev"], 2, "split must be one of train, val, test"),
+        (["--data_root", "nowhere"], 2, "no folder of generated scenes nowhere"),
+        (["--max_frames", "-1"], 2, "--max_frames must be >= 0"),
+        (["--vgg_weights", "absent.pth"], 0, ""),  # without the lpips package the weights are not looked at
+        (["--kind", "realbokeh"], 2, "has no test/in"),
+    ],
+)
+def test_bad_flags(scenes: Path, checkpoint: Path, tmp_path: Path, capsys, monkeypatch, args, code, message):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert evaluate.main([str(checkpoint), "--data_root", str(scenes), "--max_frames", "1", *args]) == code
+    assert message in capsys.readouterr().err
+
+
+def test_an_empty_split_and_a_damaged_checkpoint(scenes: Path, checkpoint: Path, tmp_path: Path, capsys):
+    shutil.copytree(scenes, tmp_path / "output")
+    for split in (tmp_path / "output").glob("*/split.txt"):
+        split.write_text("train\n")
+    assert evaluate.main([str(checkpoint), "--data_root", str(tmp_path / "output")]) == 2
+    assert "no scene folder there has split 'test'" in capsys.readouterr().err
+    checkpoint.write_bytes(checkpoint.read_bytes()[:500])
+    assert evaluate.main([str(checkpoint), "--data_root", str(scenes)]) == 1
+    assert "truncated or damaged" in capsys.readouterr().err
