@@ -92,8 +92,8 @@ def test_gradcheck():
     assert torch.autograd.gradcheck(lambda *x: gated_delta_rule(*x, chunk_size=4, backend="torch"), inputs)
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 7, 16, 30])
-def test_two_level_scan_equals_a_loop(count):
+@pytest.mark.parametrize("count", [1, 2, 8, 9, 16, 30, 70])
+def test_scan_in_levels_equals_a_loop(count):
     rng = torch.Generator().manual_seed(count)
     start = torch.randn(3, 4, 5, generator=rng, dtype=F64)
     turn, shift = (
@@ -103,7 +103,7 @@ def test_two_level_scan_equals_a_loop(count):
     states = [start]
     for j in range(count):
         states.append(states[-1] @ turn[:, j] + shift[:, j])
-    torch.testing.assert_close(scan_affine(start, turn, shift), torch.stack(states, 1), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(scan_affine(start, turn, shift), torch.stack(states, 1), rtol=1e-10, atol=1e-10)
 
 
 # float32 on what every sky and wall is: alike keys, beta near 1

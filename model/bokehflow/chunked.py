@@ -22,9 +22,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-# Without gradients a long sequence is walked in parts of this many tokens (over all sequences and heads), which bounds
-# the memory of the temporaries: about 2 KB a token for head size 24.
-TOKENS_AT_ONCE = 1 << 17
+# Without gradients a long sequence is walked in parts of this many tokens (over all sequences and heads), which bounds the
+# memory of the temporaries: about 1.5 KB each for head size 24.
+TOKENS_AT_ONCE = 1 << 18
+SCAN_GROUP = 8  # maps composed one after the other in a level of the scan
 
 
 class Tokens(NamedTuple):
@@ -164,7 +165,10 @@ def unit_lower_inverse(system: Tensor) -> Tensor:
 
 
 def scan_affine(start: Tensor, turn: Tensor, shift: Tensor) -> Tensor:
-    """All states of S_{j+1} = S_j A_j + B_j, in two levels.
+    """All states of S_{j+1} = S_j A_j + B_j, in levels.
+
+    Maps are composed within groups, all groups at once; the groups' maps are scanned the same way, or one by one if they
+    are few; then every state follows from its group's. About 8 log_8 n short steps instead of n.
 
     Args:
         start: (N, V, K) S_0.
@@ -174,26 +178,25 @@ def scan_affine(start: Tensor, turn: Tensor, shift: Tensor) -> Tensor:
     Returns:
         (N, n + 1, V, K): S_0 to S_n.
     """
-    count, chunks = turn.shape[:2]
-    group = max(1, math.isqrt(chunks))
-    groups = -(-chunks // group)
-    maps = torch.cat([turn, shift], dim=-2)  # (N, n, K + V, K): both are multiplied by the next A from the right
-    if missing := groups * group - chunks:
-        identity = torch.eye(maps.shape[-2], maps.shape[-1], dtype=maps.dtype, device=maps.device)
-        maps = torch.cat([maps, identity.expand(count, missing, -1, -1)], dim=1)
-    maps = maps.reshape(count * groups, group, *maps.shape[2:])
-    key_dim = turn.shape[-1]
-    # Level 1: compose from each group's start to each of its chunks, all groups at once.
-    composed = [maps[:, 0]]
-    for j in range(1, group):
-        following = composed[-1] @ maps[:, j, :key_dim]
-        following[:, key_dim:] += maps[:, j, key_dim:]
-        composed.append(following)
-    inside = torch.stack(composed, dim=1).reshape(count, groups, group, *maps.shape[2:])
-    # Level 2: walk from group to group.
-    states = [start]
-    for g in range(groups - 1):
-        states.append(torch.baddbmm(inside[:, g, -1, key_dim:], states[-1], inside[:, g, -1, :key_dim]))
-    at_group = torch.stack(states, dim=1)[:, :, None]
-    after = at_group @ inside[..., :key_dim, :] + inside[..., key_dim:, :]
-    return torch.cat([start[:, None], after.flatten(1, 2)[:, :chunks]], dim=1)
+    count, chunks, key_dim = turn.shape[:3]
+    if chunks <= SCAN_GROUP:
+        states = [start]
+        for j in range(chunks):
+            states.append(torch.baddbmm(shift[:, j], states[-1], turn[:, j]))
+        return torch.stack(states, dim=1)
+    groups = -(-chunks // SCAN_GROUP)
+    if missing := groups * SCAN_GROUP - chunks:
+        identity = torch.eye(key_dim, dtype=turn.dtype, device=turn.device)
+        turn = torch.cat([turn, identity.expand(count, missing, -1, -1)], dim=1)
+        shift = torch.cat([shift, shift.new_zeros((count, missing, *shift.shape[2:]))], dim=1)
+    turns, shifts = (x.reshape(count * groups, SCAN_GROUP, *x.shape[2:]) for x in (turn, shift))
+    # From a group's start to each of its chunks: S A_1 .. A_j + (.. (B_1 A_2 + B_2) .. A_j + B_j)
+    composed, summed = [turns[:, 0]], [shifts[:, 0]]
+    for j in range(1, SCAN_GROUP):
+        composed.append(composed[-1] @ turns[:, j])
+        summed.append(torch.baddbmm(shifts[:, j], summed[-1], turns[:, j]))
+    whole = [x[-1].reshape(count, groups, *x[-1].shape[1:]) for x in (composed, summed)]
+    at_group = scan_affine(start, whole[0], whole[1])[:, :-1].flatten(0, 1)
+    after = (at_group[:, None] @ torch.stack(composed, dim=1)).add_(torch.stack(summed, dim=1))
+    after = after.reshape(count, groups * SCAN_GROUP, *start.shape[1:])
+    return torch.cat([start[:, None], after[:, :chunks]], dim=1)

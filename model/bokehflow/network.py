@@ -48,6 +48,9 @@ class BokehFlowOutput:
 class BokehFlow(nn.Module):
     """The network.
 
+    Weights may be in float32, under autocast or not, in float64, or for inference in bfloat16 (`net.bfloat16()`, half the
+    memory); states, the recurrence, depth and the renderer are in float32 or wider either way.
+
     Args:
         config: its size and switches.
 
@@ -137,7 +140,7 @@ class BokehFlow(nn.Module):
         height, width = frame.shape[-2:]
         padding = (0, -width % STRIDE, 0, -height % STRIDE)
         padded = nn.functional.pad(frame, padding, mode="replicate") if any(padding) else frame
-        depth = bokeh = self.stem(padded)
+        depth = bokeh = self.stem(padded.to(self.mix_logit.dtype))
         kept: dict[str, list[tuple[Tensor, Tensor]]] = {"depth": [], "bokeh": []}
         for i in range(max(len(self.depth_blocks), len(self.bokeh_blocks))):
             if i < len(self.depth_blocks):

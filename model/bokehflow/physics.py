@@ -51,5 +51,6 @@ class PhysicsBlur(nn.Module):
 
     def correction(self, rendered: Tensor, frame: Tensor, share: Tensor) -> Tensor:
         """(B, 3, H, W) from the render, the frame and the signed radius over the largest."""
-        planes: Tensor = self.refine(torch.cat([rendered * 2 - 1, frame * 2 - 1, share.to(frame.dtype)], dim=1))
+        seen = torch.cat([rendered * 2 - 1, frame * 2 - 1, share.to(frame.dtype)], dim=1)
+        planes: Tensor = self.refine(seen.to(next(self.parameters()).dtype))
         return planes.to(frame.dtype)

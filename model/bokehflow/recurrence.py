@@ -66,7 +66,7 @@ def gated_delta_rule(
         backend = _choose(v.device.type, v.dtype in HALF)
     elif backend == "fla" and (reason := why_not_fla(v.device.type)):
         raise BokehFlowError(f"backend 'fla' cannot run: {reason}; use backend='torch' or 'auto'")
-    with torch.autocast(v.device.type, enabled=False):
+    with no_autocast(v.device):
         if backend == "fla":
             return fla_gated_delta_rule(q, k, v, log_alpha, beta, initial_state)
         dtype = torch.float64 if torch.float64 in (q.dtype, k.dtype, v.dtype, beta.dtype) else torch.float32
@@ -114,6 +114,11 @@ def unit_keys(k: Tensor) -> Tensor:
     """
     wide = k.float() if k.dtype in HALF else k
     return wide * torch.rsqrt(wide.square().sum(-1, keepdim=True) + KEY_EPS)
+
+
+def no_autocast(device: torch.device) -> torch.autocast:
+    """Autocast off on the device, also where there is none (meta tensors)."""
+    return torch.autocast(device.type if torch.amp.is_autocast_available(device.type) else "cpu", enabled=False)
 
 
 @cache

@@ -16,9 +16,9 @@ from model.bokehflow.config import BokehFlowConfig
 from model.bokehflow.recurrence import gated_delta_rule, unit_keys
 from model.bokehflow.temporal import DIRECTIONS
 
-# More tokens than this (a 720p frame has 57,600) are scanned one direction after the other when no gradients are needed:
-# four at once would hold most of the memory of 1080p inference.
-TOKENS_TOGETHER = 1 << 16
+# More tokens than this (512x512 pixels) are scanned one direction after the other when no gradients are needed. One direction
+# fills a device by then, and four at once would hold most of the memory of 1080p inference.
+TOKENS_TOGETHER = 1 << 14
 ALPHA_LOGIT, BETA_LOGIT = 2.0, -2.0  # at the start a token is kept for some ten steps and written at 12 %
 FLOOR_LOGITS = (-2.0, 2.0)  # of the first and the last layer
 

@@ -139,7 +139,8 @@ class TemporalStart(nn.Module):
         Returns:
             (B, 4, H, Dv, Dk) in float32 or wider.
         """
-        start = self.initial.expand(len(pooled), -1, -1, -1, -1)
+        wide = self.initial if self.initial.dtype == torch.float64 else self.initial.float()
+        start = wide.expand(len(pooled), -1, -1, -1, -1)
         if previous is None or not self.enabled:
             return start
         states, pooled_before = previous

@@ -1,0 +1,320 @@
+"""BokehFlow as a whole: shapes, sizes, states, gradients, wrong input. The published defects are in the file beside this."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+
+from model import summary
+from model.bokehflow import VARIANTS, BokehFlow, BokehFlowConfig, BokehFlowError, BokehFlowState, LensBatch, variant
+from pipeline.optics import Lens
+
+TINY = BokehFlowConfig(
+    channels=16, heads=2, head_dim=8, depth_blocks=2, bokeh_blocks=2, stem_channels=8, aperture_dim=16
+)
+PX_PER_MM = 320 / 36
+
+
+def network(config=TINY, seed=0, **changes):
+    torch.manual_seed(seed)
+    return BokehFlow(dataclasses.replace(config, **changes))
+
+
+def lenses(count=1, f_mm=50.0, f_number=1.4, focus_m=2.0, **more):
+    return LensBatch.of([Lens(f_m=f_mm / 1000, f_number=f_number, focus_m=focus_m)] * count, PX_PER_MM, **more)
+
+
+def picture(count=1, height=24, width=32, seed=0):
+    rng = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(count, 3, height // 4 + 1, width // 4 + 1, generator=rng)
+    return torch.nn.functional.interpolate(coarse, size=(height, width), mode="bilinear")
+
+
+# shapes and sizes
+
+
+@pytest.mark.parametrize("size", [(4, 4), (5, 7), (24, 32), (33, 18), (4, 41)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_any_size_gives_outputs_of_that_size(size, dtype):
+    net = network().eval()
+    frame = torch.rand(2, 3, *size).to(dtype)
+    with torch.no_grad():
+        out, state = net(frame, lenses(2))
+    assert out.bokeh.shape == frame.shape and out.bokeh.dtype == dtype
+    assert out.depth_m.shape == out.coc_px.shape == (2, 1, *size)
+    assert out.depth_m.dtype == torch.float32
+    assert float(out.bokeh.min()) >= 0 and float(out.bokeh.max()) <= 1
+    state.check(TINY, 2)
+    assert bool(torch.isfinite(out.bokeh.float()).all())
+
+
+def test_the_state_has_one_size_for_all_frames():
+    net = network().eval()
+    with torch.no_grad():
+        _, small = net(picture(height=8, width=8), lenses())
+        out, large = net(picture(height=40, width=56), lenses(), small)  # a video may even change its size
+    assert [x.shape for x in small.state_dict().values()] == [x.shape for x in large.state_dict().values()]
+    assert out.bokeh.shape[-2:] == (40, 56)
+
+
+def test_float64_runs_and_agrees_with_float32():
+    net = network().eval()
+    frame, lens = picture(), lenses()
+    with torch.no_grad():
+        out, _ = net(frame, lens)
+        precise, _ = net.double()(frame.double(), lens.to(dtype=torch.float64))
+    assert precise.bokeh.dtype == torch.float64
+    torch.testing.assert_close(out.bokeh.double(), precise.bokeh, rtol=0, atol=1e-3)
+    torch.testing.assert_close(out.depth_m.double(), precise.depth_m, rtol=1e-3, atol=0)
+
+
+def test_variants_have_the_sizes_that_the_documentation_names():
+    millions = {name: sum(p.numel() for p in BokehFlow(config).parameters()) / 1e6 for name, config in VARIANTS.items()}
+    assert millions["nano"] == pytest.approx(0.6, abs=0.05)
+    assert millions["small"] == pytest.approx(3.2, abs=0.2)
+    assert millions["base"] == pytest.approx(16.5, abs=0.8)
+    assert millions["demo"] < 0.3
+
+
+def test_directions_one_by_one_equal_all_at_once(monkeypatch):
+    # Large frames without gradients are scanned direction by direction, to bound their memory.
+    net = network().eval()
+    with torch.no_grad():
+        together, first = net(picture(), lenses())
+        monkeypatch.setattr("model.bokehflow.scans.TOKENS_TOGETHER", 10)
+        apart, second = net(picture(), lenses(), None)
+    torch.testing.assert_close(apart.bokeh, together.bokeh, rtol=0, atol=1e-5)
+    torch.testing.assert_close(second.depth_states, first.depth_states, rtol=1e-4, atol=1e-5)
+
+
+def test_backends_agree_through_the_whole_network():
+    frame, lens = picture(), lenses()
+    outs = []
+    for backend in ("torch", "reference"):
+        net = network(backend=backend).train()
+        out, _ = net(frame, lens)
+        out.bokeh.square().sum().backward()
+        outs.append((out.bokeh.detach(), net.stem.layers[0].weight.grad))
+    for one, two in zip(*outs, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-4)
+
+
+# gradients and learning
+
+# Zero at step 0 by construction: the lens embedding is behind FiLM layers, the fusion gates behind projections, that start at
+# zero; the second frame's mixture has gradients on a second frame only.
+SILENT_AT_START = ("aperture.", "fusions.0.gates.")
+
+
+def test_every_parameter_gets_a_finite_gradient():
+    net = network().train()
+    lens = lenses(2)
+    _, state = net(picture(2, seed=1), lens)
+    out, _ = net(picture(2, seed=2), lens, state)
+    (out.bokeh.square().mean() + out.depth_m.log().square().mean()).backward()
+    for name, parameter in net.named_parameters():
+        assert parameter.grad is not None and bool(torch.isfinite(parameter.grad).all()), name
+        largest = float(parameter.grad.abs().max())
+        assert (largest == 0) == name.startswith(SILENT_AT_START), f"{name}: {largest}"
+
+
+def test_silent_parameters_speak_after_one_step():
+    net = network().train()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    for _ in range(2):
+        optimizer.zero_grad()
+        out, _ = net(picture(2), lenses(2))
+        (out.bokeh.square().mean() + out.depth_m.log().square().mean()).backward()
+        optimizer.step()
+    for name, parameter in net.named_parameters():
+        if name.startswith(SILENT_AT_START):
+            assert float(parameter.grad.abs().max()) > 0, name
+
+
+def test_gradients_flow_through_the_state_unless_detached():
+    net = network().train()
+    first = picture().requires_grad_()
+    _, state = net(first, lenses())
+    out, _ = net(picture(seed=1), lenses(), state)
+    assert float(torch.autograd.grad(out.bokeh.sum(), first, retain_graph=True)[0].abs().max()) > 0
+    out, _ = net(picture(seed=1), lenses(), state.detach())
+    assert torch.autograd.grad(out.bokeh.sum(), first, allow_unused=True)[0] is None
+
+
+def test_loss_falls_on_one_small_batch():
+    net = network().train()
+    frame, lens = picture(2, 16, 16), lenses(2)
+    depth = torch.linspace(0.8, 8, 16)[None, None, :, None].expand(2, 1, 16, 16)
+    with torch.no_grad():
+        truth = net.physics(frame, depth, lens)[0].clamp(0, 1)
+    optimizer = torch.optim.Adam(net.parameters(), lr=5e-3)
+    losses = []
+    for _ in range(12):
+        optimizer.zero_grad()
+        out, _ = net(frame, lens)
+        loss = (out.bokeh - truth).abs().mean() + (out.depth_m / depth).log().abs().mean()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.7 * losses[0], losses
+
+
+def test_bfloat16_stays_close():
+    net = network().eval()
+    with torch.no_grad():
+        plain, _ = net(picture(), lenses())
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            half, state = net(picture(), lenses())
+        cast, _ = net.bfloat16()(picture(), lenses())
+    for out in (half, cast):
+        assert out.bokeh.dtype == out.depth_m.dtype == state.depth_states.dtype == torch.float32
+        assert float((out.bokeh - plain.bokeh).abs().max()) < 0.05
+
+
+# the temporal state
+
+
+def test_the_state_matters_and_a_detached_copy_is_the_same():
+    net = network().eval()
+    with torch.no_grad():
+        _, state = net(picture(seed=1), lenses())
+        with_state, _ = net(picture(), lenses(), state)
+        again, _ = net(picture(), lenses(), state.detach().to("cpu", torch.float32))
+        without, _ = net(picture(), lenses())
+    assert torch.equal(with_state.bokeh, again.bokeh)
+    assert float((with_state.depth_m - without.depth_m).abs().max()) > 1e-5
+
+
+def test_without_tsp_frames_do_not_see_each_other():
+    net = network(enable_tsp=False, enable_dahg=False).eval()
+    with torch.no_grad():
+        _, state = net(picture(seed=1), lenses())
+        assert torch.equal(net(picture(), lenses(), state)[0].bokeh, net(picture(), lenses())[0].bokeh)
+
+
+def test_states_are_saved_and_loaded(tmp_path):
+    net = network()
+    _, state = net(picture(), lenses())
+    state.save(tmp_path / "state.safetensors")
+    loaded = BokehFlowState.load(tmp_path / "state.safetensors")
+    for name, tensor in state.state_dict().items():
+        assert torch.equal(tensor.detach(), loaded.state_dict()[name])
+    (tmp_path / "broken").write_bytes(b"not a state")
+    with pytest.raises(BokehFlowError, match="is no safetensors file"):
+        BokehFlowState.load(tmp_path / "broken")
+    with pytest.raises(BokehFlowError, match="a state holds bokeh_pooled"):
+        BokehFlowState.from_state_dict({})
+
+
+def test_samples_of_a_batch_do_not_see_each_other():
+    net = network().eval()
+    lens = LensBatch.of([Lens(f_m=0.05, f_number=n, focus_m=2) for n in (1.4, 8.0)], PX_PER_MM)
+    frames = torch.cat([picture(seed=1), picture(seed=2)])
+    with torch.no_grad():
+        _, state = net(frames, lens)
+        both, _ = net(frames, lens, state)
+        _, alone = net(frames[1:], lenses(f_number=8.0))
+        one, _ = net(frames[1:], lenses(f_number=8.0), alone)
+    torch.testing.assert_close(both.bokeh[1:], one.bokeh, rtol=0, atol=1e-5)
+
+
+# settings and wrong input
+
+
+def test_config_round_trip():
+    config = dataclasses.replace(TINY, coc_model="thin_lens", dropout=0.1)
+    assert BokehFlowConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    assert BokehFlowConfig.from_dict({}) == VARIANTS["small"] == variant("small")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"heads": 0}, "heads must be at least 1, got 0"),
+        ({"channels": 20}, "channels must be a multiple of 8, got 20"),
+        ({"dropout": 1.0}, r"dropout must be in \[0, 1\), got 1.0"),
+        ({"chunk_size": 48}, "chunk_size must be a power of two, got 48"),
+        ({"max_radius_px": 0.0}, "max_radius_px must be > 0"),
+        ({"fusion_every": -1}, "fusion_every must be >= 0"),
+        ({"coc_model": "pinhole"}, "coc_model must be one of contract, thin_lens, got 'pinhole'"),
+        ({"backend": "cuda"}, "backend must be one of"),
+        ({"hidden": 3}, "unknown settings hidden; known are aperture_dim, backend"),
+    ],
+)
+def test_wrong_settings(changes, message):
+    with pytest.raises(BokehFlowError, match=message):
+        BokehFlowConfig.from_dict(changes)
+    with pytest.raises(BokehFlowError, match="variant must be one of demo, nano, small, base, got 'huge'"):
+        variant("huge")
+
+
+ONES = torch.ones(2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"f_m": torch.tensor([0.05, -0.05])}, "f_m must be finite and > 0 for every sample, got -0.05"),
+        ({"f_number": torch.tensor([2.0, float("nan")])}, "f_number must be finite and > 0"),
+        ({"focus_m": torch.tensor([2.0, float("inf")])}, "focus_m must be finite and > 0"),
+        ({"px_per_mm": torch.tensor([0.0, 1.0])}, "px_per_mm must be finite and > 0"),
+        ({"focus_m": torch.ones(3)}, r"focus_m must be a floating point tensor of shape \(B,\)"),
+        ({"max_radius_px": torch.ones(2, 1)}, "max_radius_px must be a floating point tensor"),
+        ({"f_number": torch.ones(2, dtype=torch.int64)}, "f_number must be a floating point tensor"),
+    ],
+)
+def test_wrong_lenses(changes, message):
+    with pytest.raises(BokehFlowError, match=message):
+        LensBatch(**({"f_m": 0.05 * ONES, "f_number": ONES, "focus_m": ONES, "px_per_mm": ONES} | changes))
+
+
+def test_wrong_frames_and_states():
+    net = network().eval()
+    _, state = net(picture(2), lenses(2))
+    for frame, lens, given, message in (
+        (picture()[0], lenses(), None, r"frame must be \(B, 3, H, W\)"),
+        (picture()[:, :1], lenses(), None, "frame must be"),
+        (torch.rand(1, 3, 3, 30), lenses(), None, "frame must be at least 4x4 px"),
+        ((picture() * 255).byte(), lenses(), None, "floating point sRGB"),
+        (picture(2), lenses(1), None, "one lens per sample is needed: 2 frames and 1 lenses"),
+        (picture(1), lenses(1), state, r"state.depth_states must be \(2, 1, 4, 2, 8, 8\).*pass state=None"),
+    ):
+        with pytest.raises(BokehFlowError, match=message):
+            net(frame, lens, given)
+    with pytest.raises(BokehFlowError, match="a thin lens focuses only beyond its focal length: sample 0"):
+        network(coc_model="thin_lens")(picture(), lenses(focus_m=0.04))
+    with pytest.raises(ValueError, match=r"image must be in \[0, 1\]"):
+        net(picture() * 255, lenses())
+
+
+# the summary
+
+
+def test_summary_prints_computed_figures(capsys):
+    assert summary.main(["demo", "--size", "64x48"]) == 0
+    text = capsys.readouterr().out
+    total = sum(p.numel() for p in BokehFlow(VARIANTS["demo"]).parameters())
+    assert f"{total:,}" in text
+    assert "64x48" in text and "GFLOP" in text and "MiB" in text
+
+
+def test_summary_counts_the_operations_that_run():
+    # A convolution's products are known in closed form: 2 * k^2 * in * out per output pixel.
+    small = summary.measure_network(VARIANTS["demo"], 64, 64)
+    large = summary.measure_network(VARIANTS["demo"], 128, 128)
+    assert large.flops == pytest.approx(4 * small.flops, rel=0.05)
+    # weights alone are there before anything runs
+    weights = 4 * sum(p.numel() for p in BokehFlow(VARIANTS["demo"]).parameters())
+    assert small.peak_bytes > weights
+    assert 2 < (large.peak_bytes - weights) / (small.peak_bytes - weights) < 5
+
+
+@pytest.mark.gpu
+def test_cuda_agrees_with_the_cpu():
+    net = network().eval()
+    with torch.no_grad():
+        here, _ = net(picture(), lenses())
+        there, state = net.cuda()(picture().cuda(), lenses().to("cuda"))
+        net(picture().cuda(), lenses().to("cuda"), state)
+    torch.testing.assert_close(there.bokeh.cpu(), here.bokeh, rtol=0, atol=5e-3)
