@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pipeline import cli
 from pipeline.cluster.estimate import seconds_per_frame
 from pipeline.cluster.gate import advance, judge, make_plans
 from pipeline.cluster.in_work import active_scenes
@@ -28,6 +29,8 @@ from pipeline.cluster.profile import ARRAY_PHASES, CPU, REPOSITORY, Profile, kno
 from pipeline.cluster.scheduler import Slurm, check_fits, detect_profile
 from pipeline.cluster.submit import chunks, preview
 from pipeline.cluster.worker import task_id
+from pipeline.engines import engine_class, parse_options
+from pipeline.engines.base import Role
 from pipeline.errors import LeaseHeld, Stopped, UsageError
 from pipeline.lease import Lease
 from pipeline.phases.calibration import confirmed_calibration
@@ -41,6 +44,7 @@ GROUPS = {
     "test": ("index", "deblur", "depth", "calibrate", "confirm", "render", "validate"),
     **{phase: (phase,) for phase in ARRAY_PHASES},
 }
+_ROLES: dict[str, Role] = {"deblur": "deblur", "depth": "depth", "render": "bokeh"}
 SUBMIT_PATIENCE_S = 60.0
 
 
@@ -92,8 +96,6 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def parse(argv: list[str] | None = None) -> Request:
-    from pipeline import cli
-
     parser = cli.parser(__doc__)
     parser.prog = "python -m pipeline.cluster"
     parser.add_argument("what", choices=sorted(GROUPS), help="phases to run")
@@ -198,7 +200,7 @@ def _profile(request: Request, slurm: Slurm | None) -> Profile:
 
 
 def _check_script_flags(phase: str, args: tuple[str, ...]) -> None:
-    """Let the phase's own script parse its flags now, not in a task hours later.
+    """Let the phase's own script parse its flags now, not in a task hours later; engines by name, without weights.
 
     Raises:
         UsageError: it does not accept them; with the script's own words.
@@ -212,10 +214,13 @@ def _check_script_flags(phase: str, args: tuple[str, ...]) -> None:
     words = io.StringIO()
     try:
         with contextlib.redirect_stderr(words), contextlib.redirect_stdout(words):
-            module.parse(list(args))
+            parsed = module.parse(list(args))
     except SystemExit:
         last = words.getvalue().strip().splitlines()[-1:] or [""]
         raise UsageError(f"{SCRIPTS[phase]} does not take {shlex.join(args)}: {last[0]}") from None
+    if phase in _ROLES:
+        engine = engine_class(_ROLES[phase], parsed.engine)
+        parse_options(engine, cli.engine_options(parsed))
 
 
 def _index(request: Request) -> ExitCode:

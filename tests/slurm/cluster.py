@@ -139,7 +139,7 @@ class Cluster:
         self._daemon("slurmctld", "-i")
         for name in self.node_names:
             self.start_node(name)
-        self.wait_until(lambda: self._idle() == len(self.node_names), 60, "the nodes did not become idle")
+        self.wait_until(lambda: self.idle_nodes() == len(self.node_names), 60, "the nodes did not become idle")
 
     def stop(self) -> None:
         """Stop everything that was started, by pid files; safe to call twice."""
@@ -183,7 +183,8 @@ class Cluster:
                 raise RuntimeError(f"{what} within {timeout_s:.0f} s\n{queue}\n{nodes}\n{log}")
             time.sleep(every_s)
 
-    def _idle(self) -> int:
+    def idle_nodes(self) -> int:
+        """How many nodes wait for work."""
         return self.command("sinfo", "-h", "-N", "-p", self.settings.partitions[0][0], "-t", "idle", check=False).count(
             "\n"
         )

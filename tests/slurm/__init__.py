@@ -1,0 +1,1 @@
+"""Scenarios against a real SLURM; cluster.py starts one."""

@@ -1,0 +1,221 @@
+"""The cluster that the scenarios share, and an operator who works on it."""
+
+import contextlib
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY, write_scene
+
+from pipeline.cluster.plan import Run
+from slurm.cluster import HOW_TO_INSTALL, Cluster, ClusterSettings, missing_programs
+
+PATIENCE_S = 240  # for jobs on a machine that others use too
+NEEDED = os.environ.get("BOKEHFLOW_NEED_SLURM") == "1"  # set by `make test-slurm`
+
+PROFILE = """
+[cluster]
+max_gpus = {max_gpus}
+target_minutes = 60
+signal_s = {signal_s}
+poll_s = 1
+setup = []
+[phase.deblur]
+partition = "gpu"
+gpus = 1
+mem_gb = {mem_gb}
+hours = {hours}
+cpus = 2
+[phase.depth]
+partition = "gpu"
+gpus = 1
+mem_gb = 2
+hours = {hours}
+cpus = 2
+[phase.render]
+partition = "gpu"
+gpus = 1
+mem_gb = 2
+hours = {hours}
+cpus = 2
+[phase.cpu]
+partition = "cpu"
+mem_gb = 2
+hours = 0.5
+cpus = 2
+"""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """All scenarios in one worker: they share a cluster, and one machine's cores are few."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.slurm)
+            item.add_marker(pytest.mark.xdist_group("slurm"))
+
+
+def require_slurm() -> None:
+    lacking = missing_programs()
+    if lacking:
+        reason = f"not installed: {', '.join(lacking)}; {HOW_TO_INSTALL}"
+        pytest.fail(reason) if NEEDED else pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def cluster():
+    """Three nodes with a fake GPU each; arrays of at most 4 elements; a partition that takes no jobs."""
+    require_slurm()
+    partitions = (("gpu", "Default=YES"), ("cpu", ""), ("closed", "State=INACTIVE"))
+    with running(ClusterSettings(max_array_size=4, partitions=partitions)) as made:
+        yield made
+
+
+@contextlib.contextmanager
+def running(settings: ClusterSettings):
+    """A cluster below a short path that munge's own user can enter, which pytest's folders are not."""
+    with tempfile.TemporaryDirectory(prefix="bokehflow-slurm-") as folder:
+        made = Cluster(Path(folder), settings)
+        try:
+            made.start()
+            yield made
+        finally:
+            made.stop()
+
+
+class Operator:
+    """Types commands in the repository's root, against a project in a folder of its own."""
+
+    def __init__(self, cluster: Cluster, root: Path) -> None:
+        self.cluster = cluster
+        self.root = root
+        self.raw, self.out, self.logs = root / "data", root / "output", root / "logs"
+        self.profile = self.write_profile()
+        for folder in (self.raw, self.logs):
+            folder.mkdir(exist_ok=True)
+
+    @property
+    def roots(self) -> list[str]:
+        return ["--raw_root", str(self.raw), "--out_root", str(self.out), "--logs", str(self.logs)]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, **self.cluster.environment}
+
+    def write_profile(self, *, max_gpus: int = 0, signal_s: int = 30, mem_gb: float = 2, hours: float = 0.5) -> Path:
+        path = self.root / "profile.toml"
+        path.write_text(PROFILE.format(max_gpus=max_gpus, signal_s=signal_s, mem_gb=mem_gb, hours=hours))
+        return path
+
+    def sbatch(self, script: str, *flags: str) -> str:
+        """`sbatch jobs/SCRIPT ...`; returns the job's id."""
+        where = ["--partition", "cpu", "--mem", "2G", "--cpus-per-task", "2", "--output", str(self.logs / "%x_%j.log")]
+        argv = ["sbatch", *where, f"jobs/{script}", *self.roots, "--profile", str(self.profile), *flags]
+        done = subprocess.run(argv, cwd=REPOSITORY, env=self.environment, capture_output=True, text=True, check=True)
+        found = re.search(r"job (\d+)", done.stdout)
+        assert found, done.stdout
+        return found[1]
+
+    def bash(self, script: str, *flags: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess:
+        """The same script on the login node."""
+        argv = ["bash", f"jobs/{script}", *self.roots, "--profile", str(self.profile), *flags]
+        environment = {**self.environment, **(environment or {})}
+        return subprocess.run(argv, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
+
+    def python(self, *argv: str, check: bool = True) -> subprocess.CompletedProcess:
+        done = subprocess.run(
+            [sys.executable, *argv], cwd=REPOSITORY, env=self.environment, capture_output=True, text=True, check=False
+        )
+        assert not check or done.returncode == 0, done.stdout + done.stderr
+        return done
+
+    def script(self, name: str, *flags: str) -> str:
+        return self.python(f"scripts/{name}.py", *self.roots, *flags).stdout
+
+    def index(self) -> None:
+        self.script("01_validate_dataset")
+
+    def status(self) -> dict:
+        return json.loads(self.python("-m", "pipeline", "status", "--json", *self.roots).stdout)
+
+    def states(self, phase: str) -> dict[str, str]:
+        return {scene: row[phase]["state"] for scene, row in self.status()["scenes"].items()}
+
+    def tasks(self, name: str = "") -> list[tuple[str, str]]:
+        """(job or element, state) of queued and running jobs whose name begins so."""
+        text = self.cluster.command("squeue", "-h", "-r", "-o", "%F_%K %j %T")
+        rows = [line.split() for line in text.splitlines()]
+        return [(job.removesuffix("_N/A"), state) for job, called, state in rows if called.startswith(name)]
+
+    def wait_for(self, name: str, state: str = "RUNNING") -> str:
+        """Wait until a task of that name is in that state; returns its id."""
+        found: list[str] = []
+
+        def there() -> bool:
+            found[:] = [job for job, now in self.tasks(name) if now == state]
+            return bool(found)
+
+        self.cluster.wait_until(there, PATIENCE_S, f"no {name} task became {state}\n{self.logs_text()}")
+        return found[0]
+
+    def wait_idle(self) -> None:
+        """Wait until nothing is queued; a requeued task's two minutes of delay are cut short."""
+
+        def idle() -> bool:
+            tasks = self.tasks()
+            waiting = self.cluster.command("squeue", "-h", "-r", "-t", "PENDING", "-o", "%F_%K %r")
+            for line in waiting.splitlines():
+                if line.endswith("BeginTime") and not line.startswith("gate"):
+                    job = line.split()[0].removesuffix("_N/A")
+                    self.cluster.command("scontrol", "update", f"jobid={job}", "starttime=now", check=False)
+            return not tasks
+
+        self.cluster.wait_until(idle, PATIENCE_S, f"the queue did not empty\n{self.logs_text()}", every_s=1.0)
+
+    def runs(self) -> list[Run]:
+        """Oldest first."""
+        return [Run.load(path.parent) for path in sorted((self.logs / "runs").glob("*/run.json"))]
+
+    def records(self, run: Run, phase: str) -> list[dict]:
+        lines = [path.read_text() for path in sorted(run.folder.glob(f"{phase}_*/*.jsonl"))]
+        return [json.loads(line) for text in lines for line in text.splitlines()]
+
+    def logs_text(self) -> str:
+        texts = [f"--- {path}\n{path.read_text()[-1500:]}" for path in sorted(self.logs.rglob("*.log"))]
+        outs = [f"--- {path}\n{path.read_text()[-1500:]}" for path in sorted(self.logs.rglob("*.out"))]
+        return "\n".join([*texts, *outs])[-12000:]
+
+    def finished(self, pattern: str) -> dict[Path, tuple[int, int]]:
+        """Finished files: path -> (inode, time of writing), which a resumed task must leave alone."""
+        found = (path for path in self.out.glob(pattern) if not path.name.startswith("."))
+        return {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in found}
+
+    def wait_for_files(self, pattern: str, count: int) -> None:
+        deadline = time.monotonic() + PATIENCE_S
+        while len(self.finished(pattern)) < count:
+            assert time.monotonic() < deadline, f"no {count} files {pattern}\n{self.logs_text()}"
+            time.sleep(0.02)
+
+
+@pytest.fixture
+def operator(cluster: Cluster, tmp_path: Path):
+    """An operator with an empty project; whatever the scenario left in the queue is cancelled."""
+    made = Operator(cluster, tmp_path)
+    yield made
+    for job, _ in made.tasks():
+        cluster.command("scancel", job.partition("_")[0], check=False)
+    cluster.wait_until(lambda: not made.tasks(), 60, "cancelled jobs did not leave the queue")
+
+
+@pytest.fixture
+def tiny(operator: Operator) -> Operator:
+    """Three indexed scenes of 16 small frames."""
+    for number in range(3):
+        write_scene(operator.raw, f"scene_{number}", 16, seed=number)
+    operator.index()
+    return operator
