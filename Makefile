@@ -4,7 +4,7 @@ SHELL := bash
 PYTHON := .venv/bin/python
 RUN := $(PYTHON) scripts
 
-.PHONY: env demo test test-slow lint bench clean-demo
+.PHONY: env demo test test-slow test-slurm lint bench clean-demo
 
 env:
 	@bash scripts/00_setup_env.sh --venv
@@ -26,10 +26,13 @@ lint: env
 	@.venv/bin/mypy
 
 test: lint
-	@$(PYTHON) -m pytest -n 2 --cov --cov-report=term
+	@$(PYTHON) -m pytest -n 2 --dist loadgroup -rs --cov --cov-report=term
 
 test-slow: env
 	@$(PYTHON) -m pytest -m slow -n 2
+
+test-slurm: env
+	@BOKEHFLOW_NEED_SLURM=1 $(PYTHON) -m pytest tests/slurm -rs --durations=5
 
 bench: env
 	@$(PYTHON) benchmarks/lens_blur.py
