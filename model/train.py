@@ -11,6 +11,7 @@ from pathlib import Path
 
 from model.settings import load_settings
 from pipeline import cli
+from pipeline.errors import Stopped
 from pipeline.runner import ExitCode
 from pipeline.signals import StopSignals
 
@@ -37,7 +38,13 @@ def main(argv: list[str] | None = None) -> int:
         from model.trainer import Trainer  # Accelerate takes seconds to import; a wrong config should not
 
         with StopSignals() as signals:
-            Trainer(settings, signals).run()
+            trainer = Trainer(settings, signals)
+            try:
+                trainer.run()
+            except Stopped:
+                trainer.close()  # not after a failure: the other processes may be waiting in a collective
+                raise
+            trainer.close()
         return ExitCode.DONE
 
     return cli.main(body)

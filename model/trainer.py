@@ -43,6 +43,11 @@ from pipeline.optics import stable_seed
 from pipeline.reporter import Reporter
 from pipeline.signals import StopSignals
 
+# A run that was told to stop leaves this file until it goes on: torchrun turns every exit code into 1, and a job script has to
+# know whether to requeue.
+STOPPED_NAME = "stopped.json"
+IDENTICAL_DB = 120.0  # stands for infinity where a validation is compared and stored
+
 
 class Trainer:
     """One run, from its settings to its last checkpoint.
@@ -102,6 +107,7 @@ class Trainer:
         out_dir = self.settings.out_dir
         if self.is_main:
             (out_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
+            (out_dir / STOPPED_NAME).unlink(missing_ok=True)
         self._accelerator.wait_for_everyone()
         with Reporter("train", out_dir if self.is_main else None) as reporter:
             self._resume(reporter)
@@ -114,6 +120,11 @@ class Trainer:
             best = f", best validation {self._state.best_db:.2f} dB" if self._state.best_db is not None else ""
             reporter.info(f"train: {self._state.step} steps done{best}. Next: python -m model.evaluate {out_dir}")
         return self._state
+
+    def close(self) -> None:
+        """Leave the process group, after a run that ended or was stopped; a single process has none."""
+        if self._accelerator.num_processes > 1:
+            torch.distributed.destroy_process_group()
 
     def _resume(self, reporter: Reporter) -> None:
         say = reporter.warning if self.is_main else lambda text: None
@@ -147,15 +158,16 @@ class Trainer:
         stream = batches(self._data.source, self._plan, self._state.step, run.steps, self.settings.data.workers)
         if self.is_main:
             reporter.begin_progress("train", run.steps, self._state.step)
-        started, logged = time.monotonic(), self._state.step
+        busy_s, logged = 0.0, self._state.step
         for step in range(self._state.step, run.steps):
+            started = time.monotonic()
             measured, stop = self._step(step, stream)
+            busy_s += time.monotonic() - started
             self._state = replace(self._state, step=step + 1, samples=(step + 1) * run.batch_size)
             if log and ((step + 1) % run.log_every == 0 or step + 1 == run.steps):
                 frames = (step + 1 - logged) * run.batch_size * self.settings.data.clip_frames
-                speed = {"frames_per_s": round(frames / (time.monotonic() - started), 3)}
-                log.add("train", step, measured.values | speed)
-                started, logged = time.monotonic(), step + 1
+                log.add("train", step, measured.values | {"frames_per_s": round(frames / busy_s, 3)})
+                busy_s, logged = 0.0, step + 1
             if self.is_main:
                 reporter.advance()
             last = step + 1 == run.steps
@@ -164,6 +176,8 @@ class Trainer:
             if stop or last or _due(step + 1, run.validate_every) or _due(step + 1, run.save_every):
                 self._save()
             if stop and not last:
+                if self.is_main:
+                    write_json(self.settings.out_dir / STOPPED_NAME, {"step": step + 1, "reason": stop})
                 raise Stopped(stop)
 
     def _step(self, step: int, stream: Iterator[ClipBatch]) -> tuple[Measured, str]:
@@ -242,7 +256,7 @@ class Trainer:
             ]
             scores = pool(results)
             found, plain = scores[NETWORK], scores[BASELINES[0]]
-            score = found["psnr_db"] if found["psnr_db"] is not None else float("inf")
+            score = found["psnr_db"] if found["psnr_db"] is not None else IDENTICAL_DB
             if self._state.best_db is None or score > self._state.best_db:
                 self._state = replace(self._state, best_db=score, best_step=self._state.step)
             log.add("validation", self._state.step - 1, found | {"psnr_unchanged_db": plain["psnr_db"]})

@@ -44,6 +44,12 @@ def catalogue(finished: Path) -> Catalogue:
     return find_scenes(finished, "train")
 
 
+def change_lens(scene: Path, **values: object) -> None:
+    metadata = json.loads((scene / "metadata.json").read_text())
+    metadata["sets"][1] |= values
+    (scene / "metadata.json").write_text(json.dumps(metadata))
+
+
 def the_scene(out: Path, split: str = "train") -> Path:
     return next(path.parent for path in sorted(out.glob("*/split.txt")) if path.read_text().strip() == split)
 
@@ -83,6 +89,8 @@ def test_a_scene_without_a_done_record_is_skipped_with_the_reason(out: Path, fol
         (lambda s: (s / "depth_maps/.done").write_text(""), "is empty"),
         (lambda s: (s / "metadata.json").unlink(), "there is no"),
         (lambda s: (s / "metadata.json").write_text('{"sets": []}'), "num_frames"),
+        (lambda s: change_lens(s, N=0), "f_number must be finite and > 0, got 0"),
+        (lambda s: change_lens(s, f=None), "in sets; each needs f, N, S_focus, max_coc"),
     ],
 )
 def test_an_empty_split_is_an_error_with_the_reasons(out: Path, damage, reason: str):

@@ -123,9 +123,12 @@ def test_an_interrupted_run_gives_the_same_losses_and_weights(
         interrupt_after(context, stop_at, number)
         assert train.main(["--config", str(config)]) == 75
     assert step_folders(tmp_path / "run")[-1][0] == stop_at
+    told = json.loads((tmp_path / "run/stopped.json").read_text())
+    assert told == {"step": stop_at, "reason": signal.Signals(number).name}
     assert len([row for row in losses(tmp_path / "run") if row["kind"] == "train"]) == stop_at
     assert train.main(["--config", str(config)]) == 0
     assert f"resuming from {tmp_path}/run/checkpoints/step_00000{stop_at}" in capsys.readouterr().out
+    assert not (tmp_path / "run/stopped.json").exists()
     assert losses(tmp_path / "run") == losses(whole_run)
     assert [row["step"] for row in losses(tmp_path / "run") if row["kind"] == "train"] == list(range(6))
     for name in ("model.safetensors", "resume/weights.safetensors", "resume/optimizer.safetensors"):
@@ -523,7 +526,7 @@ if __name__ == "__main__":
     Path(sys.argv[1]).with_name(f"rank{trainer._accelerator.process_index}.json").write_text(
         json.dumps([bool(total.isfinite().all()), float(total.double().sum()), float(total.double().square().sum())])
     )
-    torch.distributed.destroy_process_group()
+    trainer.close()
 """
 
 
@@ -555,3 +558,16 @@ def test_two_processes_take_the_same_steps_stay_in_step_and_resume(scenes: Path,
     said = launch("-m", "model.train", "--config", str(config), *flags)
     assert "step_000004" in said and said.count("resuming from") == 1
     assert (tmp_path / "two/checkpoints/step_000006/model.safetensors").is_file()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_training_on_a_gpu_in_bf16_resumes(scenes: Path, tmp_path: Path, monkeypatch, capsys):
+    config = write_config(tmp_path / "c.toml", scenes, tmp_path / "run", device="cuda")
+    with monkeypatch.context() as context:
+        interrupt_after(context, 3)
+        assert train.main(["--config", str(config)]) == 75
+    assert train.main(["--config", str(config)]) == 0
+    assert "1 x cuda, bf16 autocast" in capsys.readouterr().out
+    rows = [row for row in losses(tmp_path / "run") if row["kind"] == "train"]
+    assert [row["step"] for row in rows] == list(range(6)) and all(row["loss"] > 0 for row in rows)
