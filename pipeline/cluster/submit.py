@@ -155,6 +155,8 @@ def _parameters(run: Run, resources: Resources, name: str, more: dict[str, Any],
         parameters["mem"] = f"{round(resources.mem_gb * 1024)}MB"
     if resources.cpus:
         parameters["cpus_per_task"] = resources.cpus
+        # Since Slurm 22.05 srun does not take this over from the job: the task would be bound to a single core.
+        parameters["srun_args"] = [f"--cpus-per-task={resources.cpus}"]
     if resources.gpus:
         parameters["gpus_per_node"] = resources.gpus
     for key, value in (("account", profile.account), ("qos", profile.qos), ("mail_user", profile.mail)):
