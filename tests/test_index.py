@@ -233,3 +233,16 @@ def test_sound_without_pictures(project: Project):
         container.mux(stream.encode())
     with pytest.raises(InputError, match="no video stream"):
         list(open_source(path).decode())
+
+
+def test_scene_indexes_only_what_is_named_and_what_was_known(project: Project):
+    for number, name in enumerate(("bear", "cat", "dog")):
+        write_scene(project.raw, name, 16, seed=number)
+    assert project.run(1, "--scene", "bear") == 0
+    assert set(SceneIndex.load(project.out / "scene_index.json").entries) == {"bear"}
+    assert project.run(1, "--scene", "dog") == 0
+    assert set(SceneIndex.load(project.out / "scene_index.json").entries) == {"bear", "dog"}
+    assert project.run(1, "--scene", "horse") == 2
+    assert "holds no scene 'horse'; it holds: bear, cat, dog" in project.text
+    assert project.run(1) == 0
+    assert set(SceneIndex.load(project.out / "scene_index.json").entries) == {"bear", "cat", "dog"}

@@ -226,7 +226,7 @@ def _check_script_flags(phase: str, args: tuple[str, ...]) -> None:
 def _index(request: Request) -> ExitCode:
     settings = request.settings
     shared = ["--raw_root", str(settings.raw_root), "--out_root", str(settings.out_root), "--logs", str(settings.logs)]
-    shared += [flag for scene in settings.scenes for flag in ("--scene", scene)] if "confirm" in request.phases else []
+    shared += [flag for scene in settings.scenes for flag in ("--scene", scene)]
     script = REPOSITORY / SCRIPTS["index"]
     command = [sys.executable, str(script), *shared, *request.args.get("index", ())]
     return ExitCode(subprocess.run(command, check=False).returncode)

@@ -53,8 +53,8 @@ def run_index(settings: IndexSettings, run: RunSettings) -> ExitCode:
         UsageError: the raw root is missing or empty.
         PipelineError: the existing index is damaged.
     """
-    sources = find_sources(run.raw_root)
     old = SceneIndex.load(run.index_path) if run.index_path.exists() else None
+    sources = _chosen(find_sources(run.raw_root), run, old)
     stored = {"min_frames": settings.min_frames, "seed": settings.seed, "version": VERSION}
     known = old.entries if old and old.settings == stored else {}
     with StopSignals() as signals, Reporter("index", None if run.dry_run else run.logs) as reporter:
@@ -84,6 +84,19 @@ def run_index(settings: IndexSettings, run: RunSettings) -> ExitCode:
         index = SceneIndex(raw_root=str(run.raw_root), settings=stored, entries=with_splits)
         _write(index, old, run)
         return _report(index, old, fresh, run, reporter)
+
+
+def _chosen(sources: dict[str, list[str]], run: RunSettings, old: SceneIndex | None) -> dict[str, list[str]]:
+    """All sources, or with --scene those named and those that were indexed before.
+
+    Raises:
+        UsageError: a named scene has no source.
+    """
+    unknown = [name for name in run.scenes if name not in sources]
+    if unknown:
+        raise UsageError(f"{run.raw_root} holds no scene {unknown[0]!r}; it holds: {', '.join(sorted(sources)[:20])}")
+    wanted = {*run.scenes, *(old.entries if old else ())} if run.scenes else set(sources)
+    return {name: paths for name, paths in sources.items() if name in wanted}
 
 
 def _write(index: SceneIndex, old: SceneIndex | None, run: RunSettings) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -11,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY, write_scene
+from conftest import REPOSITORY, Project, write_scene
 
 from pipeline.cluster.plan import Run
 from slurm.cluster import HOW_TO_INSTALL, Cluster, ClusterSettings, missing_programs
@@ -137,6 +138,12 @@ class Operator:
     def script(self, name: str, *flags: str) -> str:
         return self.python(f"scripts/{name}.py", *self.roots, *flags).stdout
 
+    def take_over(self, prepared: Path) -> None:
+        """Go on with a copy of a project that others made ready."""
+        self.raw.rmdir()
+        self.raw.symlink_to(prepared / "data")
+        shutil.copytree(prepared / "output", self.out)
+
     def index(self) -> None:
         self.script("01_validate_dataset")
 
@@ -212,10 +219,17 @@ def operator(cluster: Cluster, tmp_path: Path):
     cluster.wait_until(lambda: not made.tasks(), 60, "cancelled jobs did not leave the queue")
 
 
-@pytest.fixture
-def tiny(operator: Operator) -> Operator:
-    """Three indexed scenes of 16 small frames."""
+@pytest.fixture(scope="session")
+def three_scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    project = Project(tmp_path_factory.mktemp("three"))
     for number in range(3):
-        write_scene(operator.raw, f"scene_{number}", 16, seed=number)
-    operator.index()
+        write_scene(project.raw, f"scene_{number}", 16, seed=number)
+    assert project.run(1) == 0
+    return project.root
+
+
+@pytest.fixture
+def tiny(operator: Operator, three_scenes: Path) -> Operator:
+    """Three indexed scenes of 16 small frames."""
+    operator.take_over(three_scenes)
     return operator

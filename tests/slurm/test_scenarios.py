@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY, SIZE, moving_frames, tree, write_scene
+from conftest import REPOSITORY, SIZE, Project, moving_frames, tree, write_scene
 
 FAST = ("--engine", "none", "--no_temporal_avg")
 
@@ -69,6 +69,18 @@ def test_the_whole_pipeline_gives_the_same_bytes_as_a_local_run(operator, demo_s
         assert tree(operator.out / scene) == tree(local.out / scene), scene
 
 
+@pytest.fixture(scope="session")
+def long_scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Scenes ready to render, which takes long enough to be hit: "small", and "large" for a real time limit."""
+    root = tmp_path_factory.mktemp("long")
+    for name, size in (("small", SIZE), ("large", (288, 176))):
+        project = Project(root / name)
+        write_scene(project.raw, "long", moving_frames(60, size))
+        for phase, flags in ((1, ()), (2, FAST), (3, ()), (4, ()), (4, ("--confirm",))):
+            assert project.run(phase, *flags) == 0
+    return root
+
+
 def _folder(path: Path) -> Path:
     path.mkdir()
     return path
@@ -116,16 +128,6 @@ def _script_processes(name: str) -> list[int]:
     return found
 
 
-def _long_scene(operator, size: tuple[int, int] = SIZE) -> None:
-    """One scene whose render takes long enough to be hit."""
-    write_scene(operator.raw, "long", moving_frames(60, size))
-    operator.index()
-    operator.script("02_deblur", *FAST)
-    operator.script("03_depth")
-    operator.script("04_calibrate_coc")
-    operator.script("04_calibrate_coc", "--confirm")
-
-
 RENDERED = "long/bokeh_renders/set_*/*.png"
 
 
@@ -133,9 +135,9 @@ def _untouched(before: dict, after: dict) -> bool:
     return before.items() <= after.items()
 
 
-def test_a_killed_task_costs_the_frame_in_hand(operator):
+def test_a_killed_task_costs_the_frame_in_hand(operator, long_scenes):
     """The script is killed without a word, as the kernel does when memory runs out: once more, with more memory."""
-    _long_scene(operator)
+    operator.take_over(long_scenes / "small")
     operator.sbatch("phase5_render.sh", "--num_sets", "4")
     operator.wait_for_files(RENDERED, 5)
     (victim,) = _script_processes("05_render_and_labels.py")
@@ -149,9 +151,9 @@ def test_a_killed_task_costs_the_frame_in_hand(operator):
     assert [plan.memory_factor for plan in run.plans("render")] == [1.0, 2.0]
 
 
-def test_a_killed_slurmd_costs_the_frame_in_hand(operator):
+def test_a_killed_slurmd_costs_the_frame_in_hand(operator, long_scenes):
     """A node dies. SLURM puts the task back under its old id, and the lease is taken over at once."""
-    _long_scene(operator)
+    operator.take_over(long_scenes / "small")
     operator.sbatch("phase5_render.sh", "--num_sets", "4")
     operator.wait_for_files(RENDERED, 5)
     task = operator.wait_for("render")
@@ -171,9 +173,9 @@ def test_a_killed_slurmd_costs_the_frame_in_hand(operator):
     assert len({event["host"] for event in starts}) == 2, "another node took it"
 
 
-def test_a_time_limit_is_hit_and_the_scene_resumes(operator):
+def test_a_time_limit_is_hit_and_the_scene_resumes(operator, long_scenes):
     """The scheduler warns, the worker stops between frames and puts itself back; no frame is made twice."""
-    _long_scene(operator, (288, 176))
+    operator.take_over(long_scenes / "large")
     operator.profile = operator.write_profile(hours=1 / 60, signal_s=58)  # a minute, and warned at once
     operator.sbatch("phase5_render.sh", "--num_sets", "8")
     operator.wait_for_files(RENDERED, 5)
@@ -235,8 +237,8 @@ def test_two_submissions_at_once(tiny):
     assert len([event for event in tiny.records(run, "deblur") if event["event"] == "start"]) == 3
 
 
-def test_a_cancelled_task_stays_cancelled_and_resume_brings_it_back(operator):
-    _long_scene(operator)
+def test_a_cancelled_task_stays_cancelled_and_resume_brings_it_back(operator, long_scenes):
+    operator.take_over(long_scenes / "small")
     operator.sbatch("phase5_render.sh", "--num_sets", "4")
     operator.wait_for_files(RENDERED, 5)
     operator.cluster.command("scancel", operator.wait_for("render"))
