@@ -17,11 +17,13 @@ def decays(name: str, parameter: Tensor) -> bool:
 
 
 def make_optimizer(net: nn.Module, settings: OptimSettings) -> torch.optim.AdamW:
-    """AdamW over the network's parameters in two groups."""
+    """AdamW in three groups: what decays, what does not, and scalars, whose rate is `lr_scale` times the others'."""
     named = [(name, p) for name, p in net.named_parameters() if p.requires_grad]
+    scalars = [p for _, p in named if p.ndim == 0]
     groups = [
-        {"params": [p for name, p in named if decays(name, p)], "weight_decay": settings.weight_decay},
-        {"params": [p for name, p in named if not decays(name, p)], "weight_decay": 0.0},
+        {"params": [p for name, p in named if decays(name, p)], "weight_decay": settings.weight_decay, "lr_scale": 1.0},
+        {"params": [p for name, p in named if p.ndim and not decays(name, p)], "weight_decay": 0.0, "lr_scale": 1.0},
+        {"params": scalars, "weight_decay": 0.0, "lr_scale": settings.scalar_lr_scale},
     ]
     return torch.optim.AdamW(groups, lr=settings.lr, betas=(settings.beta1, settings.beta2))
 

@@ -72,6 +72,8 @@ class OptimSettings:
         min_lr_share: where the cosine ends, as a share of lr.
         warmup_steps: linear rise to lr.
         beta1, beta2, weight_decay: of AdamW; norms, biases and gates do not decay.
+        scalar_lr_scale: of single numbers such as the share of physics in the picture. Adam moves a parameter by about lr
+            per step whatever its gradient, and a logit has to travel a few units where a weight travels hundredths.
         clip_norm: gradients are scaled down to this norm.
         ema_decay: of the averaged weights, which are what a checkpoint is for; early on the average is shorter.
     """
@@ -82,11 +84,12 @@ class OptimSettings:
     beta1: float = 0.9
     beta2: float = 0.99
     weight_decay: float = 0.05
+    scalar_lr_scale: float = 10.0
     clip_norm: float = 1.0
     ema_decay: float = 0.999
 
     def __post_init__(self) -> None:
-        for name in ("lr", "clip_norm"):
+        for name in ("lr", "clip_norm", "scalar_lr_scale"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
                 raise UsageError(f"optim.{name} must be finite and > 0, got {getattr(self, name)}")
         for name in ("min_lr_share", "beta1", "beta2", "ema_decay"):

@@ -210,7 +210,7 @@ class Trainer:
             )
         rate = learning_rate(step, settings.run.steps, settings.optim)
         for group in self._optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["lr_scale"]
         self._optimizer.step()
         self.ema.update(self.net, step)
         stop = self._agree(measured)

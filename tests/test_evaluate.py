@@ -29,6 +29,11 @@ def scenes() -> Path:
     return shared_scenes()
 
 
+@pytest.fixture(autouse=True)
+def no_cached_weights(tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+
+
 @pytest.fixture(scope="module")
 def net() -> BokehFlow:
     torch.manual_seed(0)

@@ -366,8 +366,10 @@ def test_norms_biases_and_gates_do_not_decay():
     assert {"stem.layers.0.weight", "depth_blocks.0.feed.0.weight", "fusions.0.values.0.weight"} <= decaying
     for part in ("norm", "bias", "gate", "initial", "keep", "floor", "mix_logit"):
         assert not any(part in name for name in decaying), part
-    groups = make_optimizer(net, OptimSettings(weight_decay=0.3)).param_groups
-    assert [group["weight_decay"] for group in groups] == [0.3, 0.0]
+    groups = make_optimizer(net, OptimSettings(weight_decay=0.3, scalar_lr_scale=7)).param_groups
+    assert [group["weight_decay"] for group in groups] == [0.3, 0.0, 0.0]
+    assert [group["lr_scale"] for group in groups] == [1, 1, 7]
+    assert [p.ndim for p in groups[2]["params"]] == [0]  # the share of physics in the picture
     assert sum(len(group["params"]) for group in groups) == len(list(net.parameters()))
 
 
