@@ -1,5 +1,6 @@
 """What a person sees: a progress bar with ETA on a terminal, plain lines elsewhere, and everything in a log file too."""
 
+import logging
 import os
 import socket
 import sys
@@ -13,11 +14,25 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from pipeline.lease import current_job_id
 
 _PLAIN_EVERY_S = 15.0  # in a log file, one progress line now and then
+_LOGGER = logging.getLogger("pipeline")
+
+
+class _Forward(logging.Handler):
+    """Hands what modules say through `logging` to a reporter: warnings are shown, the rest is for the log file."""
+
+    def __init__(self, reporter: "Reporter") -> None:
+        super().__init__(logging.INFO)
+        self._reporter = reporter
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say = self._reporter.warning if record.levelno >= logging.WARNING else self._reporter.log_only
+        say(record.getMessage())
 
 
 class Reporter:
     """Lines to the terminal and to `<logs>/<name>.log`; used as a context manager.
 
+    While it is open, records of the logger "pipeline" come here too, so that engines can speak without knowing it.
     A log folder that cannot be written costs the log, with one warning, and not the work.
     """
 
@@ -27,6 +42,8 @@ class Reporter:
         self._log = None
         self._bar: Progress | None = None
         self._task: TaskID | None = None
+        self._handler = _Forward(self)
+        self._level = logging.NOTSET
         self._total = self._done = 0
         self._started = self._printed = time.monotonic()
         if logs is None:
@@ -40,9 +57,14 @@ class Reporter:
             self.warning(f"no log file {path} ({error.strerror}); going on without")
 
     def __enter__(self) -> "Reporter":
+        self._level = _LOGGER.level
+        _LOGGER.setLevel(logging.INFO)
+        _LOGGER.addHandler(self._handler)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
+        _LOGGER.removeHandler(self._handler)
+        _LOGGER.setLevel(self._level)
         self.end_progress()
         if self._log:
             self._log.close()

@@ -1,6 +1,7 @@
-"""Atomic files, queues, fingerprints, journals, `status` and `explain`."""
+"""Atomic files, queues, fingerprints, journals, `status` and `explain`, what the reporter shows and keeps."""
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from pipeline.errors import InputError
 from pipeline.files import append_line, read_json, remove_leftovers, write_bytes, write_json
 from pipeline.lease import Lease
 from pipeline.queues import WriteBehind, map_ahead, map_processes, prefetch
+from pipeline.reporter import Reporter
 from pipeline.scene import Scene
 from pipeline.scene_phase import lease_path
 
@@ -298,3 +300,23 @@ def test_gpu_that_pytorch_cannot_use_is_an_error(monkeypatch: pytest.MonkeyPatch
 
 def test_done_record_without_a_folder_is_none(tmp_path: Path):
     assert DoneRecord.read(tmp_path / "nowhere") is None
+
+
+# --- reporter ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_reporter_takes_in_what_modules_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    log = logging.getLogger("pipeline.engines.some")
+    level = logging.getLogger("pipeline").level
+    with Reporter("deblur", tmp_path) as reporter:
+        log.info("%d steps took %.1f s", 8, 2.5)
+        log.warning("less memory from here on")
+        logging.getLogger("diffusers").info("somebody else's")
+        reporter.info("a line of its own")
+    log.warning("after the end")
+    shown, written = capsys.readouterr().out, (tmp_path / "deblur.log").read_text()
+    assert shown == "warning: less memory from here on\na line of its own\n"
+    for text in ("8 steps took 2.5 s", "warning: less memory from here on", "a line of its own"):
+        assert written.count(text) == 1, text
+    assert "somebody" not in written and "after the end" not in written
+    assert not logging.getLogger("pipeline").handlers and logging.getLogger("pipeline").level == level
