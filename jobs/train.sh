@@ -32,7 +32,7 @@ trap stop USR2
 # srun is told the CPUs again: since Slurm 22.05 it does not take them over from the job.
 port=$((20000 + SLURM_JOB_ID % 20000))
 srun --ntasks-per-node=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" --kill-on-bad-exit=0 torchrun --nnodes="$SLURM_JOB_NUM_NODES" \
-    --nproc_per_node="${SLURM_GPUS_ON_NODE:-1}" --rdzv_backend=c10d --rdzv_endpoint="$(hostname):$port" \
+    --nproc_per_node="${SLURM_GPUS_ON_NODE:-1}" --shutdown-timeout=100 --rdzv_backend=c10d --rdzv_endpoint="$(hostname):$port" \
     --rdzv_id="$SLURM_JOB_ID.${SLURM_RESTART_COUNT:-0}" -m model.train "$@" &
 # In the background, since a shell that waits for a foreground command does not run its trap.
 code=0

@@ -189,7 +189,7 @@ def _submit_local(run: Run, plan: Plan) -> Submitted:
 
 
 def _remove_litter(folder: Path) -> None:
-    for pattern in ("*.pkl", "submission_file_*.sh"):
+    for pattern in ("*.pkl", ".submission_file_*.sh"):
         for path in folder.glob(pattern):
             if not path.name[0].isdigit() or "_submitted" not in path.name:
                 with contextlib.suppress(OSError):

