@@ -4,13 +4,14 @@ Special: one frame at a time. Times are the container's own, so a variable frame
 converter; colours, size and sound are kept, the container and codec follow from the output's name.
 """
 
+import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 
 import av
 from av.video.reformatter import ColorRange, Colorspace
@@ -32,17 +33,6 @@ class TimedFrame:
     time_s: Fraction
     name: str
     picture: Picture
-
-
-class Source(Protocol):
-    """Where frames come from. `count` is 0 when nobody knows; `time_base` is what times are multiples of."""
-
-    path: Path
-    count: int
-    rate: Fraction
-    time_base: Fraction
-
-    def frames(self) -> Iterator[TimedFrame]: ...
 
 
 class TimedVideo(VideoSource):
@@ -112,18 +102,6 @@ def open_timed(path: Path, fps: float) -> TimedVideo | TimedFolder:
     return TimedVideo(path)
 
 
-class Sink(Protocol):
-    """Where frames go; a context manager. What was written appears under its name when the block ends well."""
-
-    def write(self, frame: TimedFrame) -> None: ...
-
-    def __enter__(self) -> "Sink": ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None
-    ) -> None: ...
-
-
 class FolderSink:
     """PNG files in a folder, each whole or absent."""
 
@@ -183,12 +161,14 @@ class VideoSink:
         image.time_base = self._source.time_base
         image.pts = round(frame.time_s / self._source.time_base)
         self._copy_audio_until(frame.time_s)
-        for packet in self._video.encode(image):
-            self._out.mux(packet)
+        self._mux(self._video.encode(image))
 
     def _begin(self, width: int, height: int) -> None:
         codec, options = _CODECS.get(self._path.suffix.lower(), _DEFAULT_CODEC)
-        self._video = self._out.add_stream(codec, rate=self._source.rate, options=options)
+        try:
+            self._video = self._out.add_stream(codec, rate=self._source.rate, options=options)
+        except av.codec.codec.UnknownCodecError:
+            raise PipelineError(f"PyAV has no encoder {codec} here; write a folder of pictures instead") from None
         self._video.width, self._video.height = self._size = (width, height)
         # Half the colour resolution needs even sides.
         self._video.pix_fmt = "yuv444p" if width % 2 or height % 2 else "yuv420p"
@@ -199,9 +179,26 @@ class VideoSink:
         if self._audio_in is not None:
             streams = list(self._audio_in.streams.audio)
             for stream in streams:
-                self._copies[stream.index] = self._out.add_stream_from_template(stream)
+                try:
+                    self._copies[stream.index] = self._out.add_stream_from_template(stream)
+                except ValueError as error:
+                    raise self._refused(error) from None
             self._packets = (packet for packet in self._audio_in.demux(streams) if packet.dts is not None)
             self._waiting = next(self._packets, None)
+
+    def _mux(self, packets: list[Any]) -> None:
+        """Write packets; the first one writes the header, which is where a container refuses a codec."""
+        try:
+            for packet in packets:
+                self._out.mux(packet)
+        except av.FFmpegError as error:
+            raise self._refused(error) from None
+
+    def _refused(self, error: Exception) -> PipelineError:
+        return PipelineError(
+            f"{self._path.suffix} cannot hold this video with the sound of {self._source.path} ({error}); choose an output "
+            f"in .mkv, which takes every codec, or --no_audio"
+        )
 
     def _copy_audio_until(self, time_s: Fraction | None) -> None:
         """Mux the sound up to a time; all the rest for None."""
@@ -210,22 +207,16 @@ class VideoSink:
             if time_s is not None and packet.dts * packet.time_base > time_s:
                 return
             packet.stream = self._copies[packet.stream.index]
-            try:
-                self._out.mux(packet)
-            except av.FFmpegError as error:
-                raise PipelineError(
-                    f"the sound of {self._source.path} does not fit into {self._path.suffix} ({error}); choose -o with .mkv, "
-                    f"which takes every codec, or --no_audio"
-                ) from None
+            self._mux([packet])
             self._waiting = next(self._packets, None)
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
         try:
             if kind is None and self._video is not None:
-                for packet in self._video.encode(None):
-                    self._out.mux(packet)
+                self._mux(self._video.encode(None))
                 self._copy_audio_until(None)
-            self._out.close()
+            with contextlib.suppress(*(() if kind is None else (av.FFmpegError,))):  # half a file need not end well
+                self._out.close()
             if kind is None and self._video is not None:
                 os.replace(self._partial, self._path)
         finally:

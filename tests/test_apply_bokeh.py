@@ -119,6 +119,15 @@ def test_no_audio_and_videos_without_sound(tmp_path: Path, checkpoint: Path):
     assert len(list((tmp_path / "frames").glob("frame_*.png"))) == 6
 
 
+def test_sound_that_does_not_fit_the_container(tmp_path: Path, checkpoint: Path, capsys):
+    source = write_video(tmp_path / "in.mp4", size=(64, 48))  # AAC, which WebM does not take
+    assert run(source, *lens_args(checkpoint), "--focus", 2, "-o", tmp_path / "out.webm") == 1
+    assert "choose an output in .mkv, which takes every codec, or --no_audio" in capsys.readouterr().err
+    assert not (tmp_path / "out.webm").exists() and not list(tmp_path.glob(".*"))
+    assert run(source, *lens_args(checkpoint), "--focus", 2, "-o", tmp_path / "out.mkv") == 0
+    assert [data for data, _ in packets(tmp_path / "out.mkv")] == [data for data, _ in packets(source)]
+
+
 @pytest.mark.parametrize("size", [(64, 48), (63, 47)])
 def test_colours_survive_the_video(tmp_path: Path, size):
     """Flat colours through the sink and back, to what 8-bit video can hold; odd sizes too."""
