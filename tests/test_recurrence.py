@@ -282,15 +282,15 @@ def test_fla_equals_the_reference_in_half_precision():
         assert float((one.double() - two).abs().max()) < 0.05 * float(two.abs().max())
 
 
-def test_memory_of_saved_tensors_is_a_few_hundred_bytes_a_token():
-    # The written-out backward pass keeps about 170 numbers a token and head of size 24; recorded op by op it is 600.
-    saved: list[int] = []
+def test_memory_kept_for_the_backward_pass():
+    # The written-out backward pass keeps about 190 numbers a token and head of size 24; recorded op by op it is 400.
+    saved: dict[int, int] = {}
 
     def pack(tensor):
-        saved.append(tensor.numel())
+        saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes() // 4
         return tensor
 
     inputs = [x.float().requires_grad_() for x in draw(batch=1, length=1024, heads=1, key_dim=24, value_dim=24)]
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         chunked_gated_delta_rule(Tokens(*inputs[:5]), inputs[5], 32)
-    assert sum(saved) < 250 * 1024
+    assert sum(saved.values()) < 250 * 1024

@@ -4,7 +4,7 @@ Special: nothing before the scan of the states depends on a state, so every chun
 of a few batched products; each chunk then is an affine map S -> S A + B, and maps are scanned in two levels of about the
 square root of their number. The inverse that a chunk needs comes from substitution, never from powers: for alike keys and
 beta near 1, which every sky and wall is, powers cancel from 1e9 and float32 keeps nothing. The backward pass is written out,
-which halves its time and quarters its memory; tests hold it against the token loop in float64.
+which halves what has to be kept for it; tests hold it against the token loop in float64.
 
 For one chunk of C rows, with c the inclusive cumulative sum of log a, gamma = exp c and S the state it starts from:
 
@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 # Without gradients a long sequence is walked in parts of this many tokens (over all sequences and heads), which bounds the
-# memory of the temporaries: about 1.5 KB each for head size 24.
+# memory of the temporaries: about 1 KB each for head size 24.
 TOKENS_AT_ONCE = 1 << 18
 SCAN_GROUP = 8  # maps composed one after the other in a level of the scan
 
