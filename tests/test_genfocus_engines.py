@@ -324,6 +324,26 @@ def test_weights_that_do_not_fit_their_config(weights: Path, tmp_path: Path):
     assert "encoder.conv_in.bias" in str(caught.value) and "(3, 3), needed" in str(caught.value)
 
 
+@pytest.mark.parametrize("broken", ["tensor", "size", "vocabulary"])
+def test_text_encoders_that_are_not_whole(weights: Path, tmp_path: Path, broken: str):
+    """Their libraries would go on with random weights, or with unknown words, and embed another prompt."""
+    flux = copied(weights, tmp_path) / "FLUX.1-dev"
+    path, named = flux / "text_encoder_2/model.safetensors", "encoder.block.0.layer.1.DenseReluDense.wo.weight"
+    tensors = load_file(path)
+    if broken == "tensor":
+        del tensors[named]
+    elif broken == "size":
+        tensors[named] = torch.zeros(3, 3)
+    else:
+        named = "its vocabulary is not whole"
+        for file in (flux / "tokenizer_2").iterdir():
+            file.unlink()
+        (flux / "tokenizer_2" / "tokenizer_config.json").write_text("{}")
+    save_file(tensors, path, metadata={"format": "pt"})
+    with pytest.raises(UsageError, match=named):
+        genfocus(tmp_path / "copy").deblur(texture(*SIZE), 0, nothing)
+
+
 def test_a_lora_for_another_model(weights: Path, tmp_path: Path):
     folder = copied(weights, tmp_path)
     other = tiny_flux.lora(tiny_flux.TRANSFORMER | {"num_attention_heads": 3})
@@ -341,13 +361,15 @@ def test_flux_without_guidance_is_refused(weights: Path, tmp_path: Path):
 
 def test_the_older_deblurnet_is_told_by_its_age(weights: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture):
     folder = copied(weights, tmp_path)
-    path = folder / "deblurNet.safetensors"
-    with caplog.at_level(logging.INFO):
-        genfocus(folder)
-    assert "is used with 1 condition" in caplog.text and not warn_of_old_file(path)
-    os.utime(path, (1_765_000_000, 1_765_000_000))  # December 2025
-    genfocus(folder)
-    assert "expected 2 conditions" in caplog.text and warn_of_old_file(path)
+    warn_of_old_file(folder / "deblurNet.safetensors")
+    assert not caplog.records
+    december_2025 = 1_765_000_000
+    for title in ("deblurNet.safetensors", "deblurNet_with_pre_deblur.safetensors"):
+        os.utime(folder / title, (december_2025, december_2025))
+    genfocus(folder, conditions=2, steps=1).deblur(texture(*SIZE), 0, nothing)
+    assert not caplog.records, "the file for two conditions was never renamed"
+    genfocus(folder, steps=1).deblur(texture(*SIZE), 0, nothing)
+    assert "expected 2 conditions" in caplog.text and "--deblur_conditions 2" in caplog.text
 
 
 def test_frames_that_do_not_fit(weights: Path):

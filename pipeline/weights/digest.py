@@ -1,14 +1,13 @@
 """What weights contain, as one SHA-256, so that a fingerprint knows the weights and not where they lie.
 
 Every byte is hashed: a sample would miss a flipped bit, and only a full digest can be compared with what others publish
-(`sha256sum` prints the same). That reads a file once; the digest is kept in the user's cache (XDG_CACHE_HOME, by default
-~/.cache, under bokehflow/digests) and believed for as long as the file's size, inode and both time stamps stay as they were.
+(`sha256sum` prints the same). That reads a file once; the digest is kept in the user's cache, under digests/, and believed for
+as long as the file's size, inode and both time stamps stay as they were.
 """
 
 import contextlib
 import hashlib
 import json
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -16,14 +15,13 @@ from pathlib import Path
 from pipeline.engines.base import EngineInfo
 from pipeline.errors import UsageError
 from pipeline.files import write_json
-from pipeline.weights.files import Found, content_files
+from pipeline.weights.files import Found, content_files, user_cache
 
 _READERS = 4  # hashing releases the interpreter's lock; more would only make a disk seek
 
 
 def _cache_path(path: Path) -> Path:
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bokehflow" / "digests"
-    return root / f"{hashlib.blake2b(str(path).encode(), digest_size=16).hexdigest()}.json"
+    return user_cache() / "digests" / f"{hashlib.blake2b(str(path).encode(), digest_size=16).hexdigest()}.json"
 
 
 def file_sha256(path: Path) -> str:

@@ -51,9 +51,18 @@ def weights_folder(given: str | Path = "") -> Path:
     return Path(given or os.environ.get(VARIABLE) or ".")
 
 
+def _cache_home() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+
+
+def user_cache() -> Path:
+    """Where this project keeps what can be made again: bokehflow/ below XDG_CACHE_HOME, by default ~/.cache."""
+    return _cache_home() / "bokehflow"
+
+
 def hub_cache() -> Path:
     """Where the Hugging Face hub's client keeps what it downloads."""
-    home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "huggingface"
+    home = os.environ.get("HF_HOME") or _cache_home() / "huggingface"
     return Path(os.environ.get("HF_HUB_CACHE") or Path(home) / "hub")
 
 

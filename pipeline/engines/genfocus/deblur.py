@@ -3,14 +3,13 @@
 import logging
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 
 import torch
 
 from pipeline.engines.base import EngineInfo, SafePoint
 from pipeline.engines.genfocus.latents import Noise
-from pipeline.engines.genfocus.load import NetworkFiles, check_files, read_parts
+from pipeline.engines.genfocus.load import NetworkFiles, Parts, check_files, read_parts
 from pipeline.engines.genfocus.network import FluxNetwork, Sampling
 from pipeline.engines.genfocus.options import FluxOptions
 from pipeline.engines.genfocus.prompts import DEBLUR_PROMPT
@@ -52,12 +51,17 @@ class GenfocusDeblur:
             [weights_named("FLUX.1-dev"), weights_named(LORA[options.conditions])], weights_folder(options.weights)
         )
         self.info = replace(with_weights(type(self).info, [flux, lora]), deterministic=options.author_seeds)
-        files = NetworkFiles(flux=flux.path, flux_sha256=self.info.weights["FLUX.1-dev"], lora=lora.path)
-        check_files(files)
-        self._network = FluxNetwork(partial(read_parts, files, DEBLUR_PROMPT, options), options, device)
+        self._files = NetworkFiles(flux=flux.path, flux_sha256=self.info.weights["FLUX.1-dev"], lora=lora.path)
+        check_files(self._files)
+        self._network = FluxNetwork(self._read, options, device)
         self._device = device
-        if options.conditions == 1:
-            warn_of_old_file(lora.path)
+
+    def _read(self) -> Parts:
+        """Says what is used; a phase's log is open by now."""
+        _log.info("%s is used with conditions=%d", self._files.lora.name, self.options.conditions)
+        if self.options.conditions == 1:
+            warn_of_old_file(self._files.lora)
+        return read_parts(self._files, DEBLUR_PROMPT, self.options)
 
     def shrink(self) -> bool:
         return self._network.plan.shrink()
@@ -78,23 +82,19 @@ class GenfocusDeblur:
         return self._network.generate(sampling, safe_point)
 
 
-def warn_of_old_file(path: Path) -> bool:
+def warn_of_old_file(path: Path) -> None:
     """Two networks were published as deblurNet.safetensors, with the same layers and sizes: nothing inside tells them apart.
 
-    Only a file that was here before the newer one came is known to be the older. Returns whether it is.
+    Only a file that was here before the newer one came is known to be the older.
     """
-    is_old = datetime.fromtimestamp(path.stat().st_mtime, UTC) < RENAMED
-    if is_old:
+    if datetime.fromtimestamp(path.stat().st_mtime, UTC) < RENAMED:
         _log.warning(
             "%s is from before %s, when files of this name expected 2 conditions; it is used with 1. Fetch it again, or "
-            "rename it to %s and set conditions=2",
+            "rename it to %s and use --deblur_conditions 2",
             path,
             RENAMED.date(),
             LORA[2],
         )
-    else:
-        _log.info("%s is used with 1 condition, as published since %s", path.name, RENAMED.date())
-    return is_old
 
 
 ENGINE = GenfocusDeblur

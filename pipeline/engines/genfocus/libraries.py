@@ -1,4 +1,7 @@
-"""diffusers and transformers, imported when first needed and kept from drawing progress bars over the pipeline's own."""
+"""diffusers and transformers, imported when first needed and kept from writing over the pipeline's own lines.
+
+What their reports warn of (tensors that a file lacks and that would be random) is an error here before they could.
+"""
 
 import importlib
 from functools import cache
@@ -14,8 +17,9 @@ def diffusers() -> Any:
 
 
 @cache
-def flux_pipeline() -> Any:
-    """diffusers' FluxPipeline, which brings transformers with it."""
-    transformers: Any = importlib.import_module("transformers")
-    transformers.utils.logging.disable_progress_bar()
-    return diffusers().FluxPipeline
+def transformers() -> Any:
+    """The module; importing it takes seconds too."""
+    module: Any = importlib.import_module("transformers")
+    module.utils.logging.disable_progress_bar()
+    module.utils.logging.set_verbosity_error()
+    return module

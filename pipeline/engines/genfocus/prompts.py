@@ -6,32 +6,32 @@ pooled vector). The file is named after, and says, what it was made from.
 
 import hashlib
 import logging
-import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from pipeline.engines.genfocus.forward import Prompt
-from pipeline.engines.genfocus.libraries import flux_pipeline
+from pipeline.engines.genfocus.libraries import diffusers, transformers
 from pipeline.errors import UsageError
 from pipeline.files import write_bytes
+from pipeline.weights import user_cache
 
 DEBLUR_PROMPT = "a sharp photo with everything in focus"
 BOKEH_PROMPT = "an excellent photo with a large aperture"
 PROMPTS = (DEBLUR_PROMPT, BOKEH_PROMPT)
 TOKENS = 512
+_ENCODERS = {"text_encoder": "CLIPTextModel", "text_encoder_2": "T5EncoderModel"}
 
 _log = logging.getLogger(__name__)
 
 
 def cache_folder(given: str = "") -> Path:
-    """The folder that was asked for, or bokehflow/prompts in the user's cache (XDG_CACHE_HOME, by default ~/.cache)."""
-    if given:
-        return Path(given)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bokehflow" / "prompts"
+    """The folder that was asked for, or prompts/ in the user's cache."""
+    return Path(given) if given else user_cache() / "prompts"
 
 
 def embedded_prompt(text: str, flux: Path, flux_sha256: str, dtype: torch.dtype, cache: Path) -> Prompt:
@@ -45,7 +45,7 @@ def embedded_prompt(text: str, flux: Path, flux_sha256: str, dtype: torch.dtype,
         cache: a folder; made when it is not there. One that cannot be written costs the embedding on every start.
 
     Raises:
-        UsageError: the text encoders cannot be loaded.
+        UsageError: the text encoders or tokenizers are damaged or not whole.
     """
     origin = _origin(text, flux_sha256, dtype)
     path = cache / _name(origin)
@@ -92,12 +92,35 @@ def _keep(cache: Path, origin: dict[str, str], prompt: Prompt) -> None:
 
 @torch.no_grad()
 def _embed(texts: Iterable[str], flux: Path, dtype: torch.dtype) -> dict[str, Prompt]:
+    pipeline_class = diffusers().FluxPipeline
     try:
-        pipe = flux_pipeline().from_pretrained(flux, transformer=None, vae=None, dtype=dtype, local_files_only=True)
+        encoders = {name: _encoder(flux / name, kind, dtype) for name, kind in _ENCODERS.items()}
+        pipe = pipeline_class.from_pretrained(flux, transformer=None, vae=None, local_files_only=True, **encoders)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UsageError(f"the text encoders in {flux} cannot be loaded ({error}); fetch FLUX.1-dev again") from None
     embedded = {}
     for text in texts:
+        for name in ("tokenizer", "tokenizer_2"):
+            _check_words(getattr(pipe, name), text, flux / name)
         tokens, pooled, _ = pipe.encode_prompt(text, device="cpu", max_sequence_length=TOKENS)
         embedded[text] = Prompt(tokens.to(dtype), pooled.to(dtype))
     return embedded
+
+
+def _encoder(folder: Path, kind: str, dtype: torch.dtype) -> Any:
+    """A text encoder none of whose weights are random, as transformers would leave those that its files lack."""
+    how = {"dtype": dtype, "local_files_only": True, "output_loading_info": True, "ignore_mismatched_sizes": True}
+    model, report = getattr(transformers(), kind).from_pretrained(folder, **how)
+    lacking = sorted([*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])])
+    if lacking:
+        raise ValueError(f"{folder.name} lacks {len(lacking)} tensors or has them in other sizes, first {lacking[0]}")
+    return model
+
+
+def _check_words(tokenizer: Any, text: str, folder: Path) -> None:
+    """A tokenizer without its vocabulary takes every word for an unknown one, and says nothing."""
+    known = tokenizer.decode(tokenizer(text).input_ids, skip_special_tokens=True)
+    if "".join(known.split()) != "".join(text.split()):
+        raise UsageError(
+            f"{folder} reads {text!r} as {known.strip()!r}: its vocabulary is not whole; fetch FLUX.1-dev again"
+        )
