@@ -1,7 +1,19 @@
 """Published weights: what there is, where it lies here, whether it is whole, what it contains and what binds its use."""
 
 from pipeline.weights.digest import content_sha256, with_weights
-from pipeline.weights.files import Condition, Damaged, Found, find, read_torch, require, user_cache, weights_folder
+from pipeline.weights.files import (
+    Condition,
+    Damaged,
+    Found,
+    Shapes,
+    differences,
+    find,
+    read_torch,
+    require,
+    safetensors_shapes,
+    user_cache,
+    weights_folder,
+)
 from pipeline.weights.registry import REGISTRY, Weights, weights_named
 
 __all__ = [
@@ -9,11 +21,14 @@ __all__ = [
     "Condition",
     "Damaged",
     "Found",
+    "Shapes",
     "Weights",
     "content_sha256",
+    "differences",
     "find",
     "read_torch",
     "require",
+    "safetensors_shapes",
     "user_cache",
     "weights_folder",
     "weights_named",

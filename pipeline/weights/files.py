@@ -21,9 +21,12 @@ from pipeline.errors import UsageError
 from pipeline.weights.registry import Weights
 
 VARIABLE = "BOKEHFLOW_WEIGHTS"
+_NAMED = 4  # differences of a kind that an error names
+
+Shapes = dict[str, tuple[int, ...]]  # of tensors, by name
 
 
-class Damaged(Exception):
+class Damaged(UsageError):
     """A file is there and cannot be what it should be; the message says what is wrong with it."""
 
 
@@ -122,7 +125,7 @@ def check(weights: Weights, path: Path) -> None:
         return
     if not path.is_file():
         raise Damaged(f"{path} is not a file")
-    names = safetensors_names(path) if path.suffix == ".safetensors" else list(read_torch(path))
+    names = list(safetensors_shapes(path) if path.suffix == ".safetensors" else read_torch(path))
     strange = [name for name in names if not re.fullmatch(weights.keys, name)]
     if strange or not names:
         shown = f"the first of {len(strange)} that do not belong is {strange[0]!r}" if strange else "it is empty"
@@ -143,7 +146,7 @@ def _check_folder(weights: Weights, path: Path) -> None:
         if not present:
             raise Damaged(f"{path / name} has no weights (*.safetensors)")
         for file in sorted(present):
-            safetensors_names(path / name / file)
+            safetensors_shapes(path / name / file)
 
 
 def _listed(index: Path) -> set[str]:
@@ -153,8 +156,8 @@ def _listed(index: Path) -> set[str]:
         raise Damaged(f"{index} is not an index of safetensors files ({error})") from None
 
 
-def safetensors_names(path: Path) -> list[str]:
-    """Names of the tensors in a safetensors file; a file cut short is noticed, since the header says how long it is.
+def safetensors_shapes(path: Path) -> Shapes:
+    """Names and shapes of the tensors in a safetensors file; a file cut short is noticed, since the header says how long it is.
 
     Raises:
         Damaged: it is not a whole safetensors file.
@@ -163,9 +166,27 @@ def safetensors_names(path: Path) -> list[str]:
 
     try:
         with safe_open(path, framework="pt") as opened:
-            return list(opened.keys())
-    except SafetensorError as error:
+            return {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
         raise Damaged(f"{path} is not a whole safetensors file ({error}); get it again") from None
+
+
+def differences(needed: Shapes, found: Shapes) -> str:
+    """In words, which tensors are missing, too many or of another shape; empty when none."""
+    kinds = {
+        "missing": [name for name in needed if name not in found],
+        "too many": [name for name in found if name not in needed],
+        "of another shape": [
+            f"{name} is {found[name]}, needed {shape}"
+            for name, shape in needed.items()
+            if found.get(name, shape) != shape
+        ],
+    }
+    return "; ".join(
+        f"{len(names)} {kind}: {', '.join(names[:_NAMED])}{', ...' if len(names) > _NAMED else ''}"
+        for kind, names in kinds.items()
+        if names
+    )
 
 
 def read_torch(path: Path) -> dict[str, torch.Tensor]:

@@ -8,12 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from pipeline.engines.genfocus.libraries import diffusers
 from pipeline.errors import UsageError
-
-_NAMED_IN_ERRORS = 6
+from pipeline.weights import Shapes, differences, safetensors_shapes
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -32,21 +30,6 @@ def read_config(folder: Path) -> dict[str, Any]:
     return value
 
 
-def header_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of every tensor in a safetensors file.
-
-    Raises:
-        UsageError: it is missing, cut short, or of another format.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-    except FileNotFoundError:
-        raise UsageError(f"there is no file {path}") from None
-    except (SafetensorError, OSError) as error:
-        raise UsageError(f"{path} is not a whole safetensors file ({error}); fetch it again") from None
-
-
 def check_model(folder: Path, class_name: str) -> None:
     """Compare a folder's tensors with those of the diffusers class its config describes.
 
@@ -63,25 +46,9 @@ def check_model(folder: Path, class_name: str) -> None:
     with torch.device("meta"):
         model = getattr(diffusers(), class_name).from_config(config)
     needed = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    found: dict[str, tuple[int, ...]] = {}
+    found: Shapes = {}
     for path in sorted(folder.glob("*.safetensors")):
-        found |= header_shapes(path)
+        found |= safetensors_shapes(path)
     text = differences(needed, found)
     if text:
         raise UsageError(f"the weights in {folder} do not fit its config.json: {text}")
-
-
-def differences(needed: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]]) -> str:
-    """In words, what is missing, too many or of another shape; empty when nothing is."""
-    missing, extra = sorted(needed.keys() - found.keys()), sorted(found.keys() - needed.keys())
-    wrong = [
-        f"{name} is {found[name]}, needed {needed[name]}"
-        for name in sorted(needed.keys() & found.keys())
-        if found[name] != needed[name]
-    ]
-    parts = []
-    for what, names in (("missing", missing), ("too many", extra), ("of another shape", wrong)):
-        if names:
-            dots = ", ..." if len(names) > _NAMED_IN_ERRORS else ""
-            parts.append(f"{len(names)} tensors {what}: {', '.join(names[:_NAMED_IN_ERRORS])}{dots}")
-    return "; ".join(parts)

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from pipeline.engines.genfocus.checks import differences, header_shapes
 from pipeline.errors import UsageError
+from pipeline.weights import Shapes, differences, safetensors_shapes
 
 Pair = tuple[Tensor, Tensor]  # A (rank, in), B (out, rank)
 
@@ -99,17 +99,17 @@ def check_lora(path: Path, config: Mapping[str, Any]) -> int:
         UsageError: the file is truncated or no safetensors file, or it adapts other layers or other sizes; the message
             names the differences.
     """
-    shapes = {_plain(key): shape for key, shape in header_shapes(path).items()}
+    shapes = {_plain(key): shape for key, shape in safetensors_shapes(path).items()}
     layers = adapted_layers(config)
     ranks = {name: (shapes.get(f"{name}.lora_A.weight") or (0,))[0] for name in layers}
-    needed: dict[str, tuple[int, ...]] = {}
+    needed: Shapes = {}
     for name, (inputs, outputs) in layers.items():
         needed[f"{name}.lora_A.weight"] = (ranks[name], inputs)
         needed[f"{name}.lora_B.weight"] = (outputs, ranks[name])
     text = differences(needed, shapes)
     if text:
         raise UsageError(
-            f"{path} is a LoRA for another model; this transformer needs A and B for {len(layers)} layers: {text}"
+            f"{path} is a LoRA for another model; of {len(needed)} tensors needed, {len(shapes)} found: {text}"
         )
     return max(ranks.values())
 

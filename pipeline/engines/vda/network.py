@@ -9,9 +9,7 @@ from torch import Tensor, nn
 from pipeline.engines.vda.architecture import PATCH_PX, PUBLISHED, Architecture, infer
 from pipeline.engines.vda.encoder import Encoder
 from pipeline.engines.vda.head import Head
-from pipeline.weights import Damaged, read_torch
-
-_SHOWN = 6  # differences that an error names
+from pipeline.weights import Damaged, differences, read_torch
 
 
 class VideoDepthNetwork(nn.Module):
@@ -65,25 +63,14 @@ def read_state(path: Path, encoder: str) -> tuple[Architecture, dict[str, Tensor
                     )
         with torch.device("meta"):
             expected = VideoDepthNetwork(architecture).state_dict()
-        differences = list(_differences(state, expected))
-        if differences:
-            more = f" and {len(differences) - _SHOWN} more" if len(differences) > _SHOWN else ""
-            shown = "; ".join(differences[:_SHOWN])
-            raise Damaged(f"of {len(expected)} tensors expected, {len(state)} found, these differ: {shown}{more}")
+        told = differences(
+            *({name: tuple(value.shape) for name, value in which.items()} for which in (expected, state))
+        )
+        if told:
+            raise Damaged(f"of {len(expected)} tensors needed, {len(state)} found: {told}")
     except Damaged as error:
         raise Damaged(f"the weights in {path} do not fit: {error}") from None
     return architecture, state
-
-
-def _differences(state: dict[str, Tensor], expected: dict[str, Tensor]) -> list[str]:
-    missing = [f"{name} is missing" for name in expected if name not in state]
-    strange = [f"{name} does not belong" for name in state if name not in expected]
-    shapes = [
-        f"{name} is {tuple(state[name].shape)}, needs {tuple(expected[name].shape)}"
-        for name in expected
-        if name in state and state[name].shape != expected[name].shape
-    ]
-    return missing + strange + shapes
 
 
 def load_network(path: Path, encoder: str, device: str) -> VideoDepthNetwork:
