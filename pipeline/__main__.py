@@ -4,6 +4,7 @@ python -m pipeline status            a table of scenes by phase
 python -m pipeline status --json     the same for programs
 python -m pipeline explain SCENE PHASE
 python -m pipeline resume            submit again what is missing, failed or stale; --dry_run, --local
+python -m pipeline report            write output/report/index.html from what is there
 python -m pipeline check             device, architecture, versions
 python -m pipeline weights           which published weights are here; --download fetches what is missing
 """
@@ -25,6 +26,8 @@ from pipeline.cluster import commands as cluster_commands
 from pipeline.cluster import overview
 from pipeline.cluster.resume import resume
 from pipeline.environment import check
+from pipeline.phases.validate import page_path
+from pipeline.report.page import write_page
 from pipeline.runner import ExitCode, RunSettings
 from pipeline.status import PHASES, dataset_status, explain
 from pipeline.weights import command as weights_command
@@ -55,6 +58,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     weights_command.add_arguments(
         commands.add_parser("weights", help="which published weights are here, and getting them")
     )
+    report = commands.add_parser("report", help="write the report page from what is there")
     resumed = commands.add_parser("resume", help="submit again what is missing, failed or stale")
     resumed.add_argument(
         "--scene", action="append", default=[], metavar="NAME", help="only this scene; may be repeated"
@@ -63,7 +67,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     cluster_commands.add_flags(resumed)
     for command in (status, resumed):
         command.add_argument("--logs", type=Path, default=Path("logs"), help="folder of log files (default: logs)")
-    for command in (status, explained, resumed):
+    for command in (status, explained, report, resumed):
         command.add_argument("--raw_root", type=Path, default=Path("data"), help="folder of raw scenes (default: data)")
         command.add_argument("--out_root", type=Path, default=Path("output"), help="generated scenes (default: output)")
     return parser.parse_args(argv)
@@ -119,6 +123,10 @@ def main(argv: list[str] | None = None) -> int:
             return ExitCode.DONE
         if args.command == "explain":
             print(explain(RunSettings(raw_root=args.raw_root, out_root=args.out_root), args.scene, args.phase))
+            return ExitCode.DONE
+        if args.command == "report":
+            write_page(args.out_root, page_path(args.out_root))
+            print(f"wrote {page_path(args.out_root)}")
             return ExitCode.DONE
         settings = RunSettings(raw_root=args.raw_root, out_root=args.out_root, logs=args.logs, scenes=tuple(args.scene))
         if args.command == "resume":

@@ -3,15 +3,15 @@
 What it shows lies in `report/network.json` and picture files beside it, written by whoever trained; this package knows no
 network. The format:
 
-    {"schema": 1, "title": text, "note": text, "facts": {label: text},
-     "curves": {name: [[step, value > 0], ...]},
+    {"schema": 1, "title": text, "note": text, "facts": [[label, text], ...],
+     "curves": [[name, [[step, value > 0], ...]], ...],
      "table": {"columns": [text, ...], "rows": [[text, ...], ...], "strong": row number},
      "pictures": [{"file": name in report/, "caption": text}, ...]}
 """
 
 import base64
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,7 @@ class NetworkFacts:
 
     title: str = ""
     note: str = ""
-    facts: dict[str, str] = field(default_factory=dict)
+    facts: tuple[tuple[str, str], ...] = ()
     chart: LossChart | None = None
     columns: tuple[str, ...] = ()
     rows: tuple[tuple[str, ...], ...] = ()
@@ -71,6 +71,8 @@ def network_path(out_root: Path) -> Path:
 def read_network(out_root: Path) -> NetworkFacts | None:
     """What is known of a network trained on these scenes; None when nobody wrote any."""
     path = network_path(out_root)
+    if not path.exists():
+        return None
     try:
         stored = read_json(path, "the network's summary")
         if stored.get("schema") != SCHEMA:
@@ -79,30 +81,28 @@ def read_network(out_root: Path) -> NetworkFacts | None:
         return NetworkFacts(
             title=str(stored["title"]),
             note=str(stored.get("note", "")),
-            facts={str(label): str(text) for label, text in stored.get("facts", {}).items()},
-            chart=loss_chart(stored.get("curves", {})),
+            facts=tuple((str(label), str(text)) for label, text in stored.get("facts", ())),
+            chart=loss_chart(stored.get("curves", ())),
             columns=tuple(map(str, table.get("columns", ()))),
             rows=tuple(tuple(map(str, row)) for row in table.get("rows", ())),
             strong=int(table.get("strong", -1)),
             pictures=tuple(_picture(path.parent, picture) for picture in stored.get("pictures", ())),
         )
-    except (FileNotFoundError, NotADirectoryError):
-        return None
     except (InputError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         return NetworkFacts(problem=f"{path} cannot be shown: {error}")
 
 
-def loss_chart(stored: dict[str, Any]) -> LossChart | None:
+def loss_chart(stored: list[tuple[str, Any]]) -> LossChart | None:
     """Lay curves out; None when there is nothing that a logarithmic axis can show.
 
     Args:
-        stored: name -> [(step, value)]; values that are not positive and finite are left out.
+        stored: (name, [(step, value)]) in the order of their colours; values that are not positive and finite are left out.
     """
     curves = {
         str(name): [
             (float(step), float(value)) for step, value in points if float(value) > 0 and math.isfinite(float(value))
         ]
-        for name, points in stored.items()
+        for name, points in stored
     }
     curves = {name: points for name, points in curves.items() if len(points) > 1}
     if not curves:
