@@ -6,7 +6,7 @@ whose K times a difference of disparities is a radius). The stored label 1 - foc
 `guidance_px`.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -15,14 +15,14 @@ import torch
 
 from pipeline.engines.base import BokehRequest, EngineInfo, SafePoint
 from pipeline.engines.genfocus.latents import Noise
-from pipeline.engines.genfocus.load import NetworkFiles, check_files, read_parts
+from pipeline.engines.genfocus.load import FLUX, choose_files, read_parts
 from pipeline.engines.genfocus.network import FluxNetwork, Sampling
 from pipeline.engines.genfocus.options import FluxOptions
 from pipeline.engines.genfocus.prompts import BOKEH_PROMPT
 from pipeline.errors import InputError
 from pipeline.frames import Picture
 from pipeline.optics import coc_to_radius_px, stable_seed
-from pipeline.weights import require, weights_folder, weights_named, with_weights
+from pipeline.weights import weights_named
 
 GUIDANCE_SCALE = 1.0  # FLUX's embedded guidance, not the map
 AUTHOR_SEED, AUTHOR_POSTERIOR_SEED = 1234, 42
@@ -33,7 +33,7 @@ class BokehNet:
     """The initial latents depend on the seed alone, so all frames and sets of a scene share them."""
 
     info = EngineInfo(
-        name="bokehnet", role="bokeh", version=1, licence="FLUX.1 [dev] Non-Commercial License", deterministic=False
+        name="bokehnet", role="bokeh", version=1, licence=weights_named(FLUX).licence, deterministic=False
     )
 
     @dataclass(frozen=True, kw_only=True)
@@ -58,10 +58,7 @@ class BokehNet:
 
     def __init__(self, options: Options, device: str) -> None:
         self.options = options
-        flux, lora = require([weights_named("FLUX.1-dev"), weights_named(LORA)], weights_folder(options.weights))
-        self.info = replace(with_weights(type(self).info, [flux, lora]), deterministic=options.author_seeds)
-        files = NetworkFiles(flux=flux.path, flux_sha256=self.info.weights["FLUX.1-dev"], lora=lora.path)
-        check_files(files)
+        self.info, files = choose_files(type(self).info, LORA, options)
         self._network = FluxNetwork(partial(read_parts, files, BOKEH_PROMPT, options), options, device)
         self._device = device
 

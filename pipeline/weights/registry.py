@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pipeline.errors import UsageError
 
 _FLUX_LICENCE = "FLUX.1 [dev] Non-Commercial License"
-_LORA_KEYS = r".+\.lora_[AB](\.\w+)?\.weight"
+_LORA_KEYS = r".+\.lora_[AB]\.weight"
 _VDA_KEYS = r"(pretrained|head)\..+"
 
 

@@ -1,7 +1,7 @@
 """DeblurNet: FLUX.1-dev that sees the blurred frame and draws the sharp one."""
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -9,12 +9,12 @@ import torch
 
 from pipeline.engines.base import EngineInfo, SafePoint
 from pipeline.engines.genfocus.latents import Noise
-from pipeline.engines.genfocus.load import NetworkFiles, Parts, check_files, read_parts
+from pipeline.engines.genfocus.load import FLUX, Parts, choose_files, read_parts
 from pipeline.engines.genfocus.network import FluxNetwork, Sampling
 from pipeline.engines.genfocus.options import FluxOptions
 from pipeline.engines.genfocus.prompts import DEBLUR_PROMPT
 from pipeline.frames import Picture
-from pipeline.weights import require, weights_folder, weights_named, with_weights
+from pipeline.weights import weights_named
 
 GUIDANCE = 3.5
 AUTHOR_SEED = 42
@@ -31,7 +31,7 @@ class GenfocusDeblur:
     """One frame at a time; noise from the seed, so that `--temporal resample` has draws to average."""
 
     info = EngineInfo(
-        name="genfocus", role="deblur", version=1, licence="FLUX.1 [dev] Non-Commercial License", deterministic=False
+        name="genfocus", role="deblur", version=1, licence=weights_named(FLUX).licence, deterministic=False
     )
 
     @dataclass(frozen=True, kw_only=True)
@@ -47,12 +47,7 @@ class GenfocusDeblur:
 
     def __init__(self, options: Options, device: str) -> None:
         self.options = options
-        flux, lora = require(
-            [weights_named("FLUX.1-dev"), weights_named(LORA[options.conditions])], weights_folder(options.weights)
-        )
-        self.info = replace(with_weights(type(self).info, [flux, lora]), deterministic=options.author_seeds)
-        self._files = NetworkFiles(flux=flux.path, flux_sha256=self.info.weights["FLUX.1-dev"], lora=lora.path)
-        check_files(self._files)
+        self.info, self._files = choose_files(type(self).info, LORA[options.conditions], options)
         self._network = FluxNetwork(self._read, options, device)
         self._device = device
 

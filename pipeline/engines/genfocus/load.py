@@ -1,11 +1,12 @@
 """FLUX.1-dev, one LoRA and one embedded prompt: checked from headers, read from files, placed on a device."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from pipeline.engines.base import EngineInfo
 from pipeline.engines.genfocus.checks import check_model, read_config
 from pipeline.engines.genfocus.forward import Blocks, Prompt, compiled_blocks
 from pipeline.engines.genfocus.libraries import diffusers
@@ -13,6 +14,9 @@ from pipeline.engines.genfocus.lora import Lora, check_lora, load_lora
 from pipeline.engines.genfocus.options import TYPES, FluxOptions, MemoryPlan
 from pipeline.engines.genfocus.prompts import cache_folder, embedded_prompt
 from pipeline.errors import UsageError
+from pipeline.weights import require, weights_folder, weights_named, with_weights
+
+FLUX = "FLUX.1-dev"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,12 +47,28 @@ class Placed(Parts):
     offload: str
 
 
-def check_files(files: NetworkFiles) -> None:
-    """Compare every name and shape with what the networks need; reads headers only.
+def choose_files(info: EngineInfo, lora_title: str, options: FluxOptions) -> tuple[EngineInfo, NetworkFiles]:
+    """Find FLUX.1-dev and a LoRA, compare every name and shape with what the networks need, from headers alone.
+
+    Args:
+        info: of the engine's class.
+        lora_title: as the registry names it.
+        options: of the engine.
+
+    Returns:
+        The engine's facts with the weights' content and licence, and where the weights lie.
 
     Raises:
-        UsageError: a file is damaged, belongs to another model, or does not fit the others.
+        UsageError: a file is missing, damaged, of another model, or does not fit the others.
     """
+    flux, lora = require([weights_named(FLUX), weights_named(lora_title)], weights_folder(options.weights))
+    info = replace(with_weights(info, [flux, lora]), deterministic=options.author_seeds)
+    files = NetworkFiles(flux=flux.path, flux_sha256=info.weights[FLUX], lora=lora.path)
+    _check(files)
+    return info, files
+
+
+def _check(files: NetworkFiles) -> None:
     config = read_config(files.flux / "transformer")
     if not config.get("guidance_embeds"):
         raise UsageError(f"{files.flux} has no guidance embedding; it must be FLUX.1-dev, not FLUX.1-schnell")
