@@ -1,6 +1,6 @@
 """Train BokehFlow, and go on where a run in the same folder stopped.
 
-python -m model.train --config model/configs/demo.toml                       # three minutes on two cores, after make demo
+python -m model.train --config model/configs/demo.toml                       # a few minutes on two cores, after make demo
 python -m model.train --config model/configs/nano.toml --set optim.lr=3e-4 --set run.out_dir=runs/nano_low
 torchrun --nproc_per_node 4 -m model.train --config model/configs/small.toml
 """
