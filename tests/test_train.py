@@ -294,9 +294,9 @@ def test_the_demo_network_overfits_one_batch(scenes: Path):
     net = BokehFlow(variant("demo")).train()
     optimizer = make_optimizer(net, OptimSettings(lr=3e-3))
     loss = BokehLoss(LossWeights())
-    batch = one_batch(scenes, ClipSettings(clip_frames=2, crop_width=48, crop_height=32), 2)
+    batch = one_batch(scenes, ClipSettings(clip_frames=2, crop_width=32, crop_height=24), 2)
     totals = []
-    for step in range(30):
+    for step in range(24):
         optimizer.zero_grad()
         found = backpropagate(net, loss, batch, step=step, backprop_frames=2, weight=1.0).values
         torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
