@@ -551,12 +551,23 @@ def test_unknown_engine(scene_project: Project, phase: int, name: str):
 
 @pytest.mark.parametrize(
     ("phase", "name", "missing"),
-    [(2, "genfocus", "deblurNet"), (3, "vda", "metric_video"), (5, "bokehnet", "bokehNet")],
+    [
+        (2, "genfocus", "deblurNet.safetensors"),
+        (3, "vda", "metric_video_depth_anything_vitl.pth"),
+        (5, "bokehnet", "bokehNet.safetensors"),
+    ],
 )
-def test_reserved_engine_says_what_is_missing(scene_project: Project, phase: int, name: str, missing: str):
+def test_an_engine_without_its_weights(
+    scene_project: Project, monkeypatch: pytest.MonkeyPatch, phase: int, name: str, missing: str
+):
     scene_project.run_upto(1)
+    for variable in ("BOKEHFLOW_WEIGHTS", "HF_HUB_CACHE", "HF_HOME"):
+        empty = scene_project.root / variable
+        empty.mkdir()
+        monkeypatch.setenv(variable, str(empty))
     assert scene_project.run(phase, "--engine", name) == 2
-    assert "not available yet" in scene_project.text and missing in scene_project.text
+    assert "weights are missing or damaged" in scene_project.text and missing in scene_project.text
+    assert "python -m pipeline weights" in scene_project.text
 
 
 @pytest.mark.parametrize(
