@@ -1,4 +1,4 @@
-# make demo    ray-traced scenes through all phases, and a report to look at
+# make demo    ray-traced scenes through all phases, a network trained on them, and a report to look at
 # make test    linters, types, tests and coverage
 SHELL := bash
 PYTHON := .venv/bin/python
@@ -18,7 +18,19 @@ demo: env
 	@$(RUN)/04_calibrate_coc.py --confirm --keep_confirmed
 	@$(RUN)/05_render_and_labels.py --num_sets 2
 	@$(RUN)/06_validate_outputs.py --if_changed
+	@$(PYTHON) -m model.train --config model/configs/demo.toml
+	@$(MAKE) --no-print-directory runs/demo/.shown
 	@echo "The report: file://$(CURDIR)/output/report/index.html"
+
+# The trained network measured, applied and shown: made again when there is a newer checkpoint.
+runs/demo/.shown: runs/demo/best.json
+	@$(PYTHON) -m model.evaluate runs/demo
+	@$(RUN)/apply_bokeh.py output/bear/frames_sharp --checkpoint runs/demo --f_number 1.4 --focal_mm 50 \
+		--focus_pull 0:1.5,0.95:12 --overwrite -o runs/demo/applied
+	@$(PYTHON) -m model.report runs/demo --applied runs/demo/applied \
+		--applied_caption "A focus pull from 1.5 m to 12 m at 50 mm, f/1.4, through the network: first, middle and last frame"
+	@$(PYTHON) -m pipeline report
+	@touch $@
 
 lint: env
 	@.venv/bin/ruff check .
@@ -37,7 +49,11 @@ test-slurm: env
 bench: env
 	@$(PYTHON) benchmarks/lens_blur.py
 	@$(PYTHON) benchmarks/pipeline_overhead.py
+	@$(PYTHON) benchmarks/recurrence.py
+	@$(PYTHON) benchmarks/bokehflow.py --quick
+	@$(PYTHON) benchmarks/vda.py --quick
+	@$(PYTHON) benchmarks/genfocus.py --quick
 
 clean-demo:
-	rm -rf data output
+	rm -rf data output runs
 	find logs -mindepth 1 -not -name .gitkeep -delete

@@ -44,6 +44,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help="folder for the results (default: beside the checkpoint)")
     parser.add_argument("--max_frames", type=int, default=0, help="frames of each take, 0 for all (default: 0)")
     parser.add_argument("--vgg_weights", type=Path, help="VGG-16 weights for LPIPS")
+    parser.add_argument(
+        "--stateless", action="store_true", help="measure the network also with its state dropped after every frame"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     return parser.parse_args(argv)
 
@@ -112,6 +115,7 @@ def evaluate(args: argparse.Namespace, signals: StopSignals) -> ExitCode:
                     autocast=device.startswith("cuda"),
                     baselines=BASELINES,
                     lpips=None if isinstance(lpips, str) else lpips.to(device),
+                    stateless=args.stateless,
                     max_frames=args.max_frames,
                     safe_point=signals.safe_point,
                 )

@@ -23,6 +23,7 @@ from pipeline.frames import Picture
 
 FRAME_CAP_DB = 60.0
 NETWORK = "bokehflow"
+STATELESS = "bokehflow, state dropped"  # every frame as if it were the first
 BASELINES = ("unchanged frame", "lens renderer, true depth", "lens renderer, predicted depth")
 _MEANS = ("ssim", "lpips", "abs_rel", "delta1")
 
@@ -77,6 +78,7 @@ def measure_take(
     autocast: bool = False,
     baselines: Sequence[str] = BASELINES,
     lpips: Lpips | None = None,
+    stateless: bool = False,
     max_frames: int = 0,
     safe_point: Callable[[], None] = lambda: None,
 ) -> TakeResult:
@@ -89,11 +91,12 @@ def measure_take(
         autocast: bf16 autocast.
         baselines: which of BASELINES to measure beside it.
         lpips: on the device, or None.
+        stateless: measure the network also without the state of the frame before, at twice its cost.
         max_frames: 0 for all.
         safe_point: called between frames.
     """
     lens = LensBatch.of(take.lens, take.px_per_mm, take.max_radius_px).to(device)
-    tallies = {name: Tally() for name in (NETWORK, *baselines)}
+    tallies = {name: Tally() for name in (NETWORK, *([STATELESS] if stateless else []), *baselines)}
     before: dict[str, Tensor] = {}
     state, pictures = None, []
     total = min(max_frames, take.num_frames) if max_frames else take.num_frames
@@ -103,7 +106,11 @@ def measure_take(
         depth = None if moment.depth_m is None else moment.depth_m[None].to(device)
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=autocast):
             out, state = net(frame, lens, state)
-        answers = {NETWORK: out.bokeh.float().clamp(0, 1), **dict(_answers(take, frame, depth, out.depth_m, baselines))}
+            alone = net(frame, lens)[0] if stateless else None
+        answers = {NETWORK: out.bokeh.float().clamp(0, 1)}
+        if alone is not None:
+            answers[STATELESS] = alone.bokeh.float().clamp(0, 1)
+        answers |= dict(_answers(take, frame, depth, out.depth_m, baselines))
         for name, picture in answers.items():
             _score(tallies[name], picture, truth, lpips)
             if number:

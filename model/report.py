@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from model.checkpoint import find_model, load_model
-from model.measure import BASELINES, NETWORK
+from model.measure import BASELINES, NETWORK, STATELESS
 from pipeline import cli
 from pipeline.errors import UsageError
 from pipeline.files import read_json, write_bytes, write_json
@@ -77,7 +77,7 @@ def table(scores: dict[str, dict[str, float | None]]) -> dict[str, Any]:
     """The evaluation as the page's table; figures that a method does not have are dashes."""
     shown = {key: value for key, value in COLUMNS.items() if any(row.get(key) is not None for row in scores.values())}
     rows = []
-    names = [name for name in (*BASELINES, NETWORK) if name in scores]
+    names = [name for name in (*BASELINES, STATELESS, NETWORK) if name in scores]
     for name in names:
         cells = [scores[name].get(key) for key in shown]
         digits = [places for _, places in shown.values()]

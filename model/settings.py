@@ -272,7 +272,7 @@ def _checked(name: str, hint: Any, value: Any) -> Any:
         return float(value)
     if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
         wanted = " or ".join(kind.__name__ for kind in allowed if kind is not type(None))
-        raise UsageError(f"{name} must be a {wanted}, got {value!r}")
+        raise UsageError(f"{name} must be of type {wanted}, got {value!r}")
     return value
 
 

@@ -10,16 +10,17 @@ import pytest
 import torch
 from finished_scenes import HEIGHT, NUM_FRAMES, WIDTH, shared_scenes
 
-from model import evaluate
+from model import evaluate, report
 from model.baselines import lens_render
 from model.bokehflow import VARIANTS, BokehFlow, LensBatch
 from model.checkpoint import model_bytes
 from model.data.catalogue import find_scenes
-from model.measure import BASELINES, FRAME_CAP_DB, NETWORK, Tally, measure_take, pool
+from model.measure import BASELINES, FRAME_CAP_DB, NETWORK, STATELESS, Tally, measure_take, pool
 from model.metrics import psnr_of_mse
 from model.pictures import colour_depth, write_sheet
 from model.sequences import scene_takes, spread
 from pipeline.frames import read_picture
+from pipeline.report.network import read_network
 
 PLAIN, TRUE_DEPTH, PREDICTED = BASELINES
 
@@ -54,7 +55,7 @@ def stored(folder: Path, pattern: str) -> np.ndarray:
 def test_the_report_agrees_with_the_files(scenes: Path, checkpoint: Path, net: BokehFlow, capsys):
     assert evaluate.main([str(checkpoint), "--data_root", str(scenes), "--device", "cpu"]) == 0
     said = capsys.readouterr().out
-    report = json.loads((checkpoint.parent / "evaluation_test.json").read_text())
+    found = json.loads((checkpoint.parent / "evaluation_test.json").read_text())
     scene = find_scenes(scenes, "test").scenes[0]
     folder = scenes / scene.scene_id
     sharp = stored(folder, "frames_sharp/*.png")
@@ -62,7 +63,7 @@ def test_the_report_agrees_with_the_files(scenes: Path, checkpoint: Path, net: B
 
     # the unchanged frame, straight from the files
     errors = np.concatenate([((sharp - truth) ** 2).mean((1, 2, 3)) for truth in truths])
-    plain = report["scores"][PLAIN]
+    plain = found["scores"][PLAIN]
     assert plain["mse"] == pytest.approx(errors.mean(), rel=1e-5)
     assert plain["psnr_db"] == pytest.approx(-10 * math.log10(errors.mean()), abs=1e-4)
     capped = [min(FRAME_CAP_DB, psnr_of_mse(float(e))) for e in errors]
@@ -82,17 +83,15 @@ def test_the_report_agrees_with_the_files(scenes: Path, checkpoint: Path, net: B
             depth = np.load(folder / f"depth_maps/depth_{t:04d}.npz")["depth"].astype(np.float64)
             guess = out.depth_m[0, 0].double().numpy()
             ratios.append(float((np.abs(guess - depth) / depth).mean()))
-    ours = report["scores"][NETWORK]
+    ours = found["scores"][NETWORK]
     assert ours["mse"] == pytest.approx(np.mean(errors), rel=1e-4)
     assert ours["abs_rel"] == pytest.approx(np.mean(ratios), rel=1e-4)
     assert 0 <= ours["delta1"] <= 1
 
     # true depth in the renderer that made the truth: only the rounding to 8 bits is left
-    assert report["scores"][TRUE_DEPTH]["psnr_db"] > 55 > plain["psnr_db"]
-    assert report["frames"] == 2 * NUM_FRAMES and set(report["takes"]) == {
-        f"{scene.scene_id} set {k}" for k in range(2)
-    }
-    assert report["checkpoint"]["step"] == 3
+    assert found["scores"][TRUE_DEPTH]["psnr_db"] > 55 > plain["psnr_db"]
+    assert found["frames"] == 2 * NUM_FRAMES and set(found["takes"]) == {f"{scene.scene_id} set {k}" for k in range(2)}
+    assert found["checkpoint"]["step"] == 3
     assert "against the unchanged frame" in said and "LPIPS is left out" in said and PREDICTED in said
     sheet = read_picture(checkpoint.parent / "evaluation_test.png")[0]
     assert sheet.shape[1] >= 4 * WIDTH and sheet.shape[0] >= 2 * HEIGHT
@@ -180,3 +179,42 @@ def test_an_empty_split_and_a_damaged_checkpoint(scenes: Path, checkpoint: Path,
     checkpoint.write_bytes(checkpoint.read_bytes()[:500])
     assert evaluate.main([str(checkpoint), "--data_root", str(scenes)]) == 1
     assert "truncated or damaged" in capsys.readouterr().err
+
+
+def test_the_network_is_also_measured_without_its_state(scenes: Path, net: BokehFlow):
+    """A dropped state is that of a first frame: equal on frame 0, and what a fresh call gives on the others."""
+    take = scene_takes(find_scenes(scenes, "val"))[1]
+    one = measure_take(net, take, device="cpu", baselines=(), stateless=True, max_frames=1).tallies
+    assert one[STATELESS].sums["mse"] == one[NETWORK].sums["mse"]
+    three = measure_take(net, take, device="cpu", baselines=(), stateless=True, max_frames=3).tallies
+    errors = []
+    for moment in take.moments(3):
+        with torch.no_grad():
+            out, _ = net(moment.frame[None], LensBatch.of(take.lens, take.px_per_mm, take.max_radius_px))
+        errors.append(float((out.bokeh.clamp(0, 1)[0].double() - moment.bokeh.double()).square().mean()))
+    assert three[STATELESS].sums["mse"] == pytest.approx(sum(errors), rel=1e-5)
+    assert three[STATELESS].sums["mse"] != three[NETWORK].sums["mse"]
+
+
+def test_a_run_goes_onto_the_report_page(scenes: Path, net: BokehFlow, tmp_path: Path, capsys):
+    """Curves, table and pictures of a run folder; the page's reader takes them without complaint."""
+    run, out_root = tmp_path / "run", tmp_path / "output"
+    folder = run / "checkpoints" / "step_000002"
+    folder.mkdir(parents=True)
+    (folder / "model.safetensors").write_bytes(model_bytes(net.config, net.state_dict(), 2, {}))
+    assert report.main([str(run), "--out_root", str(out_root)]) == 2
+    assert "run: python -m model.evaluate" in capsys.readouterr().err
+    assert evaluate.main([str(run), "--data_root", str(scenes), "--kind", "scenes", "--max_frames", "2"]) == 0
+    assert report.main([str(run), "--out_root", str(out_root)]) == 2
+    assert "must be the folder of a training run" in capsys.readouterr().err
+    logged = [{"kind": "train", "step": step, "loss": 1 / (step + 1), "depth": 0.5} for step in (0, 1, 1, 2)]
+    (run / "train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in logged) + '{"kind": "tr')
+    applied = scenes / find_scenes(scenes, "test").scenes[0].scene_id / "frames_sharp"
+    assert report.main([str(run), "--out_root", str(out_root), "--applied", str(applied)]) == 0
+    found = read_network(out_root)
+    assert found is not None and not found.problem and found.chart is not None
+    assert [curve.name for curve in found.chart.curves] == ["total loss", "depth term"]
+    assert [row[0] for row in found.rows] == [*BASELINES, NETWORK] and found.strong == 3
+    assert ("Steps", "3") in found.facts and len(found.pictures) == 2
+    assert report.main([str(run), "--out_root", str(out_root), "--applied", str(tmp_path)]) == 2
+    assert "holds no pictures" in capsys.readouterr().err
