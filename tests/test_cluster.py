@@ -87,7 +87,7 @@ def test_a_plan_that_was_edited_is_refused(tmp_path: Path, capsys: pytest.Captur
 
 def test_a_plan_older_than_the_index_names_the_scenes(tmp_path: Path):
     run = make_run(tmp_path)
-    with pytest.raises(StalePlan, match="there is no .*scene_index.json any more"):
+    with pytest.raises(StalePlan, match=r"there is no .*scene_index.json any more"):
         still_indexed(run, ("a",))
     index = SceneIndex(raw_root="data", settings={}, entries={"a": entry("a")})
     run.out_root.mkdir()
@@ -169,7 +169,7 @@ def test_bad_profiles_name_the_field(tmp_path: Path, text: str, message: str):
 
 
 def test_an_unknown_profile_lists_those_there_are():
-    with pytest.raises(UsageError, match="no profile 'slurmy'.*generic, isambard, local"):
+    with pytest.raises(UsageError, match=r"no profile 'slurmy'.*generic, isambard, local"):
         load_profile("slurmy")
 
 
@@ -198,7 +198,7 @@ def test_a_profile_that_does_not_fit_says_what_to_change(partitions: list[Partit
 def test_profiles_are_recognised_by_partitions():
     assert detect_profile({"workq": partition("workq")}) == "isambard"
     assert detect_profile({"gpu": partition("gpu"), "cpu": partition("cpu")}) == "generic"
-    with pytest.raises(UsageError, match="no profile fits this cluster's partitions \\(batch\\).*BOKEHFLOW_PROFILE"):
+    with pytest.raises(UsageError, match=r"no profile fits this cluster's partitions \(batch\).*BOKEHFLOW_PROFILE"):
         detect_profile({"batch": partition("batch")})
 
 
@@ -359,7 +359,7 @@ def test_a_stopped_local_run_passes_it_on_and_resumes(project: Project):
 
 
 def test_flags_are_checked_by_the_scripts_themselves(project: Project):
-    with pytest.raises(UsageError, match="02_deblur.py does not take --reahc 3: .*unrecognized arguments"):
+    with pytest.raises(UsageError, match=r"02_deblur.py does not take --reahc 3: .*unrecognized arguments"):
         local(project, "deblur", "--reahc", "3")
 
 
@@ -370,7 +370,7 @@ def test_a_flag_of_one_phase_must_say_which(capsys: pytest.CaptureFixture[str]):
 
 
 def test_without_an_index_it_says_so(project: Project):
-    with pytest.raises(UsageError, match="01_validate_dataset.py"):
+    with pytest.raises(UsageError, match=r"01_validate_dataset.py"):
         local(project, "deblur")
 
 
