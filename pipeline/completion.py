@@ -151,6 +151,16 @@ class Journal:
         # A torn line without its newline would swallow the next one.
         self._needs_newline = bool(lines) and not path.read_bytes().endswith(b"\n")
 
+    @staticmethod
+    def head(path: Path) -> Fields | None:
+        """The fields alone, without reading what was noted of every frame; None without a readable journal."""
+        try:
+            with path.open() as file:
+                fields: Fields = json.loads(file.readline())["fields"]
+            return fields
+        except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
+            return None
+
     def begin(self, fields: Fields) -> None:
         """Start afresh for work with these fields."""
         self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 INDEX_SCHEMA = 1
 _SAFE_ID = re.compile(r"[A-Za-z0-9._-]+")
+_SHARP, _DEPTH, _FOCUS, _BOKEH = "frame_{:04d}.png", "depth_{:04d}.npz", "focus_{:04d}.npz", "bokeh_{:04d}.png"
 
 
 def unsafe_id_reason(scene_id: str) -> str | None:
@@ -143,16 +145,16 @@ class Scene:
         return f"Scene({str(self.dir)!r})"
 
     def sharp_path(self, frame: int) -> Path:
-        return self.sharp_dir / f"frame_{frame:04d}.png"
+        return self.sharp_dir / _SHARP.format(frame)
 
     def depth_path(self, frame: int) -> Path:
-        return self.depth_dir / f"depth_{frame:04d}.npz"
+        return self.depth_dir / _DEPTH.format(frame)
 
     def focus_path(self, set_index: int, frame: int) -> Path:
-        return self.focus_dir / f"set_{set_index:02d}" / f"focus_{frame:04d}.npz"
+        return self.focus_dir / f"set_{set_index:02d}" / _FOCUS.format(frame)
 
     def bokeh_path(self, set_index: int, frame: int) -> Path:
-        return self.bokeh_dir / f"set_{set_index:02d}" / f"bokeh_{frame:04d}.png"
+        return self.bokeh_dir / f"set_{set_index:02d}" / _BOKEH.format(frame)
 
     def outputs(self, phase: str, num_frames: int, num_sets: int = 0) -> list[Path]:
         """Every file that "deblur", "depth" or "render" must have written.
@@ -168,6 +170,17 @@ class Scene:
         pairs = [(number, frame) for frame in frames for number in range(num_sets)]
         files = [path(number, frame) for number, frame in pairs for path in (self.focus_path, self.bokeh_path)]
         return [*files, self.metadata_path]
+
+    def output_names(self, phase: str, num_frames: int, num_sets: int = 0) -> dict[Path, frozenset[str]]:
+        """`outputs` as folder -> names: what is compared with listings of thousands of scenes, where a path each costs."""
+        if phase == "deblur":
+            return {self.sharp_dir: _names(_SHARP, num_frames)}
+        if phase == "depth":
+            return {self.depth_dir: _names(_DEPTH, num_frames) | {self.stats_path.name}}
+        assert phase == "render", f"{phase!r} is no per-scene phase"
+        kinds = ((self.focus_path, _FOCUS), (self.bokeh_path, _BOKEH))
+        pairs = {path(number, 0).parent: _names(name, num_frames) for number in range(num_sets) for path, name in kinds}
+        return {**pairs, self.dir: frozenset({self.metadata_path.name})}
 
     def read_split(self) -> Split | None:
         """The scene's split as its own folder remembers it; None when it never had one."""
@@ -195,6 +208,11 @@ class Scene:
             return [lens_set_from_json(value, metadata.get("coc_model", "contract")) for value in metadata["sets"]]
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"{self.metadata_path}: {error!r} in sets; each needs f, N, S_focus, max_coc") from None
+
+
+@cache
+def _names(form: str, count: int) -> frozenset[str]:
+    return frozenset(form.format(frame) for frame in range(count))
 
 
 def lens_set_from_json(value: dict[str, Any], coc_model: CocModel) -> LensSet:

@@ -42,20 +42,20 @@ def phase_status(scene: Scene, entry: SceneEntry, phase: str, render_stale: str 
         phase: one of PHASES.
         render_stale: why no render can be current, when calibration is not what was confirmed.
     """
-    journal = Journal(scene.private_dir / f"{phase}.jsonl")
     error = None
     try:
         record = DoneRecord.read(record_folder(scene, phase))
     except InputError as problem:
         record, error = None, str(problem)
-    fields = record.fields if record else journal.fields or {}
+    begun = None if record else Journal.head(scene.private_dir / f"{phase}.jsonl")
+    fields = record.fields if record else begun or {}
     num_sets = int(fields.get("settings", {}).get("num_sets", 0)) if phase == "render" else 0
-    outputs = scene.outputs(phase, entry.num_frames, num_sets) if phase != "render" or num_sets else []
-    present = {folder: names_in(folder) for folder in {path.parent for path in outputs}}
-    finished = sum(path.name in present[path.parent] for path in outputs)
+    outputs = scene.output_names(phase, entry.num_frames, num_sets) if phase != "render" or num_sets else {}
+    total = sum(len(names) for names in outputs.values())
+    finished = sum(len(names & names_in(folder)) for folder, names in outputs.items())
 
     def status(state: str, detail: str = "") -> PhaseStatus:
-        return PhaseStatus(state=state, finished=finished, total=len(outputs), detail=detail)
+        return PhaseStatus(state=state, finished=finished, total=total, detail=detail)
 
     holder = held(lease_path(scene, phase))
     if holder:
@@ -66,8 +66,8 @@ def phase_status(scene: Scene, entry: SceneEntry, phase: str, render_stale: str 
         stale = stale_upstream(scene, entry, record) or (render_stale if phase == "render" else None)
         if stale:
             return status("stale", stale)
-        if finished < len(outputs):
-            return status("incomplete", f"{len(outputs) - finished} outputs are missing behind .done")
+        if finished < total:
+            return status("incomplete", f"{total - finished} outputs are missing behind .done")
         return status("done", "; ".join(record.warnings))
     try:
         failure = read_json(failure_path(scene, phase), "the failure note")
@@ -77,7 +77,7 @@ def phase_status(scene: Scene, entry: SceneEntry, phase: str, render_stale: str 
     except (InputError, OSError):
         return status("failed", f"{failure_path(scene, phase)} cannot be read")
     if finished:
-        return status("partial", "interrupted; the same command goes on") if journal.fields else status("foreign")
+        return status("partial", "interrupted; the same command goes on") if begun else status("foreign")
     return status("waiting")
 
 

@@ -22,8 +22,9 @@ from pipeline.cluster.profile import ARRAY_PHASES, CPU, Profile, Resources, know
 from pipeline.cluster.scheduler import Partition, SchedulerError, Slurm, check_fits, detect_profile, minutes
 from pipeline.cluster.submit import chunks
 from pipeline.cluster.worker import Records, _cancelled, _idle_attempts, run_element, still_indexed
+from pipeline.completion import Journal
 from pipeline.errors import PipelineError, UsageError
-from pipeline.scene import SceneEntry, SceneIndex
+from pipeline.scene import Scene, SceneEntry, SceneIndex
 
 FAST = "--engine none --no_temporal_avg"
 
@@ -207,6 +208,27 @@ def test_profiles_are_recognised_by_partitions():
 )
 def test_slurm_times(text: str, expected: int | None):
     assert minutes(text) == expected
+
+
+# What a status of thousands of scenes reads
+
+
+@pytest.mark.parametrize(("phase", "num_sets"), [("deblur", 0), ("depth", 0), ("render", 3)])
+def test_names_by_folder_are_the_paths(phase: str, num_sets: int):
+    scene = Scene(Path("output"), "bear")
+    by_folder = scene.output_names(phase, 20, num_sets)
+    paths = {folder / name for folder, names in by_folder.items() for name in names}
+    assert paths == set(scene.outputs(phase, 20, num_sets))
+
+
+def test_a_journals_head_is_read_alone(tmp_path: Path):
+    path = tmp_path / "deblur.jsonl"
+    assert Journal.head(path) is None
+    Journal(path).begin({"phase": "deblur"})
+    assert Journal.head(path) == Journal(path).fields == {"phase": "deblur"}
+    for torn in ("", '{"fields": {"pha', '["no object"]', "\xff"):
+        path.write_text(torn, encoding="latin-1")
+        assert Journal.head(path) is None
 
 
 # Why something is unfinished
