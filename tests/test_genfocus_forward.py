@@ -211,7 +211,7 @@ def test_lora_is_read_with_and_without_prefix(tmp_path: Path, prefix: str):
     adapter = tiny_flux.lora(rank=5)
     save_file(tiny_flux.lora_tensors(adapter, prefix), tmp_path / "x.safetensors")
     loaded = load_lora(tmp_path / "x.safetensors", tiny_flux.TRANSFORMER)
-    assert loaded.rank == 5 == check_lora(tmp_path / "x.safetensors", tiny_flux.TRANSFORMER)
+    assert {a.shape[0] for a, _ in loaded.pairs.values()} == {5}, "the rank is the file's"
     for name, (a, b) in adapter.pairs.items():
         assert torch.equal(loaded.pairs[name][0], a) and torch.equal(loaded.pairs[name][1], b)
 
@@ -368,6 +368,8 @@ def test_times_are_rounded_as_the_latents_are():
         return torch.zeros_like(latents)
 
     scheduler = tiny_flux.scheduler()
-    denoise(field, torch.zeros(1, 6, 1, dtype=torch.bfloat16), scheduler, 4)
+    denoise(field, torch.zeros(1, 6, 1, dtype=torch.bfloat16), scheduler, 28)
     for time, timestep in zip(seen, scheduler.timesteps, strict=True):
         assert time.dtype == torch.bfloat16 and time == timestep.to(torch.bfloat16) / 1000
+    divided_first = (scheduler.timesteps / 1000).to(torch.bfloat16)
+    assert (torch.stack(seen) != divided_first).any(), "the other order would be noticed"

@@ -226,6 +226,7 @@ def test_a_file_that_does_not_fit_is_named_by_its_differences(tmp_path: Path):
         ((1024, 1024), (518, 518)),
         ((2048, 858), (938, 392)),
         ((1280, 536), (938, 392)),
+        ((1710, 1000), (882, 518)),  # not longer than 1.78 : 1, so the short side stays
     ],
 )
 def test_network_size_is_the_published_one(frame: tuple[int, int], expected: tuple[int, int]):

@@ -67,11 +67,6 @@ class Lora:
             split.setdefault(f"{kind}.{number}" if layer else name, {})[layer] = pair
         return split
 
-    @property
-    def rank(self) -> int:
-        """The largest rank of all layers; the published files have 64 everywhere."""
-        return max(a.shape[0] for a, _ in self.pairs.values())
-
     def to(self, device: str | torch.device, dtype: torch.dtype) -> "Lora":
         """The same on another device and in another type."""
         return Lora({name: (a.to(device, dtype), b.to(device, dtype)) for name, (a, b) in self.pairs.items()})
@@ -85,15 +80,12 @@ def adapted(layer: nn.Module, x: Tensor, pair: Pair | None) -> Tensor:
     return layer(x) + F.linear(F.linear(x, a), b)
 
 
-def check_lora(path: Path, config: Mapping[str, Any]) -> int:
+def check_lora(path: Path, config: Mapping[str, Any]) -> None:
     """Compare a file's header with what a transformer of this config needs; reads no weights.
 
     Args:
         path: a safetensors file; keys with or without the prefix "transformer.".
         config: of the FluxTransformer2DModel it shall adapt.
-
-    Returns:
-        The rank.
 
     Raises:
         UsageError: the file is truncated or no safetensors file, or it adapts other layers or other sizes; the message
@@ -111,7 +103,6 @@ def check_lora(path: Path, config: Mapping[str, Any]) -> int:
         raise UsageError(
             f"{path} is a LoRA for another model; of {len(needed)} tensors needed, {len(shapes)} found: {text}"
         )
-    return max(ranks.values())
 
 
 def load_lora(path: Path, config: Mapping[str, Any]) -> Lora:
