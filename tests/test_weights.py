@@ -63,6 +63,8 @@ def write_flux(folder: Path) -> Path:
         (folder / name).mkdir(parents=True)
         (folder / name / "config.json").write_text("{}")
     (folder / "model_index.json").write_text("{}")
+    (folder / "tokenizer" / "vocab.json").write_text("{}")
+    (folder / "tokenizer_2" / "spiece.model").write_bytes(b"words")
     for name in ("vae", "text_encoder"):
         save_file({"a": torch.ones(3)}, folder / name / "model.safetensors")
     for name in ("transformer", "text_encoder_2"):
@@ -152,6 +154,10 @@ def test_a_diffusers_folder_must_be_whole(tmp_path: Path):
     (folder / "transformer" / "model.safetensors.index.json").unlink()
     (folder / "vae" / "model.safetensors").unlink()
     assert "vae has no weights" in find(entry, tmp_path).reason
+    vocabulary = folder / "tokenizer_2" / "spiece.model"
+    vocabulary.unlink()
+    assert "tokenizer_2 has no vocabulary" in find(entry, tmp_path).reason
+    vocabulary.write_bytes(b"words")
     (folder / "scheduler" / "config.json").unlink()
     assert "scheduler is missing" in find(entry, tmp_path).reason
     (folder / "model_index.json").unlink()

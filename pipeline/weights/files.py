@@ -22,6 +22,7 @@ from pipeline.weights.registry import Weights
 
 VARIABLE = "BOKEHFLOW_WEIGHTS"
 _NAMED = 4  # differences of a kind that an error names
+_VOCABULARIES = ("tokenizer.json", "vocab.json", "spiece.model")
 
 Shapes = dict[str, tuple[int, ...]]  # of tensors, by name
 
@@ -138,6 +139,8 @@ def _check_folder(weights: Weights, path: Path) -> None:
     for name in (*weights.folders, *weights.configs):
         if not any((path / name).glob("*.json")):
             raise Damaged(f"{path / name} is missing or has no settings (*.json)")
+        if name.startswith("tokenizer") and not any((path / name / file).is_file() for file in _VOCABULARIES):
+            raise Damaged(f"{path / name} has no vocabulary ({' or '.join(_VOCABULARIES)})")
     for name in weights.folders:
         listed = {file for index in (path / name).glob("*.index.json") for file in _listed(index)}
         present = {file.name for file in (path / name).glob("*.safetensors")}

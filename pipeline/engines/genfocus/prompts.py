@@ -92,10 +92,11 @@ def _keep(cache: Path, origin: dict[str, str], prompt: Prompt) -> None:
 
 @torch.no_grad()
 def _embed(texts: Iterable[str], flux: Path, dtype: torch.dtype) -> dict[str, Prompt]:
-    pipeline_class = diffusers().FluxPipeline
     try:
         encoders = {name: _encoder(flux / name, kind, dtype) for name, kind in _ENCODERS.items()}
-        pipe = pipeline_class.from_pretrained(flux, transformer=None, vae=None, local_files_only=True, **encoders)
+        pipe = diffusers().FluxPipeline.from_pretrained(
+            flux, transformer=None, vae=None, local_files_only=True, **encoders
+        )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UsageError(f"the text encoders in {flux} cannot be loaded ({error}); fetch FLUX.1-dev again") from None
     embedded = {}
