@@ -172,7 +172,8 @@ class Journal:
         """Record what is known of one finished output; the last line of a key counts."""
         line = json.dumps({"key": key, "facts": facts}, sort_keys=True, allow_nan=False)
         with self._lock:
-            append_line(self.path, ("\n" if self._needs_newline else "") + line)
+            before, self._needs_newline = self._needs_newline, True  # a line that breaks off must not swallow the next
+            append_line(self.path, ("\n" if before else "") + line)
             self._needs_newline = False
             self.facts[key] = facts
 

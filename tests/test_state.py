@@ -320,3 +320,23 @@ def test_the_reporter_takes_in_what_modules_log(tmp_path: Path, capsys: pytest.C
         assert written.count(text) == 1, text
     assert "somebody" not in written and "after the end" not in written
     assert not logging.getLogger("pipeline").handlers and logging.getLogger("pipeline").level == level
+
+
+def test_a_journal_line_that_breaks_off_does_not_swallow_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The disk is full in the middle of a line, and another thread's line still fits: that one must be readable."""
+    from pipeline import files
+
+    journal = Journal(tmp_path / "phase.jsonl")
+    journal.begin({"phase": "depth"})
+    real = files._write_all
+
+    def half(descriptor: int, data: bytes) -> None:
+        os.write(descriptor, data[: len(data) // 2])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files, "_write_all", half)
+    with pytest.raises(OSError, match="No space"):
+        journal.add("0001", {"missing": 1})
+    monkeypatch.setattr(files, "_write_all", real)
+    journal.add("0002", {"missing": 2})
+    assert Journal(tmp_path / "phase.jsonl").facts == {"0002": {"missing": 2}}
