@@ -11,7 +11,7 @@ fi
 if [ -z "${VIRTUAL_ENV:-}" ] && [ "${CONDA_DEFAULT_ENV:-base}" != bokehflow ]; then
     if [ -x .venv/bin/python ]; then
         export PATH="$PWD/.venv/bin:$PATH"
-    elif command -v conda >/dev/null && conda env list | grep -q '^bokehflow '; then
+    elif command -v conda >/dev/null && conda env list | grep '^bokehflow ' >/dev/null; then
         PATH="$(conda run -n bokehflow python -c 'import os, sys; print(os.path.dirname(sys.executable))'):$PATH"
         export PATH
     else

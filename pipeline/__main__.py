@@ -22,8 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline import cli
-from pipeline.cluster import commands as cluster_commands
-from pipeline.cluster import overview
+from pipeline.cluster import overview, request
 from pipeline.cluster.resume import resume
 from pipeline.environment import check
 from pipeline.phases.validate import page_path
@@ -64,7 +63,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         "--scene", action="append", default=[], metavar="NAME", help="only this scene; may be repeated"
     )
     resumed.add_argument("--dry_run", action="store_true", help="the plan and the sbatch files; submits nothing")
-    cluster_commands.add_flags(resumed)
+    request.add_flags(resumed)
     for command in (status, resumed):
         command.add_argument("--logs", type=Path, default=Path("logs"), help="folder of log files (default: logs)")
     for command in (status, explained, report, resumed):
@@ -130,7 +129,7 @@ def main(argv: list[str] | None = None) -> int:
             return ExitCode.DONE
         settings = RunSettings(raw_root=args.raw_root, out_root=args.out_root, logs=args.logs, scenes=tuple(args.scene))
         if args.command == "resume":
-            return resume(replace(settings, dry_run=args.dry_run), cluster_commands.cluster_flags(args))
+            return resume(replace(settings, dry_run=args.dry_run), request.cluster_flags(args))
         found = dataset_status(settings)
         overview.add_cluster(found, settings)
         if args.json:

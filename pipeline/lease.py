@@ -22,10 +22,15 @@ HEARTBEAT_S = 30.0
 EXPIRES_S = 600.0
 
 
-def current_job_id() -> str | None:
-    """The scheduler's name for this task, the same after a requeue; None outside a scheduler."""
+def task_id() -> str | None:
+    """`ARRAY_TASK`, or a single job's id, as SLURM's commands take it; the same after a requeue; None outside SLURM."""
     array = os.environ.get("SLURM_ARRAY_JOB_ID")
-    job = f"{array}_{os.environ.get('SLURM_ARRAY_TASK_ID')}" if array else os.environ.get("SLURM_JOB_ID")
+    return f"{array}_{os.environ.get('SLURM_ARRAY_TASK_ID')}" if array else os.environ.get("SLURM_JOB_ID")
+
+
+def current_job_id() -> str | None:
+    """The task, and which of its processes this is."""
+    job = task_id()
     return f"{job}.{os.environ.get('SLURM_PROCID', '0')}" if job else None
 
 

@@ -84,20 +84,21 @@ def phase_status(scene: Scene, entry: SceneEntry, phase: str, render_stale: str 
 def dataset_status(run: RunSettings) -> dict[str, Any]:
     """Everything `status` shows, as JSON: {"scenes": {id: {phase: {...}}}, "rejected": {...}, "calibration": {...}}."""
     index = SceneIndex.load(run.index_path)
-    calibration, render_stale = _calibration_status(run, index)
+    calibration, render_stale = calibration_status(run, index)
     scenes: dict[str, Any] = {}
     for entry in run.chosen(index):
         scene = Scene(run.out_root, entry.scene_id)
         row: dict[str, Any] = {"split": entry.split, "frames": entry.num_frames}
         for phase in PHASES:
-            stale = render_stale or _render_difference(scene, calibration) if phase == "render" else None
+            stale = render_stale or render_difference(scene, calibration) if phase == "render" else None
             row[phase] = vars(phase_status(scene, entry, phase, stale))
         scenes[entry.scene_id] = row
     rejected = {name: list(entry.reasons) for name, entry in index.entries.items() if not entry.accepted}
     return {"scenes": scenes, "rejected": rejected, "calibration": calibration}
 
 
-def _calibration_status(run: RunSettings, index: SceneIndex) -> tuple[dict[str, Any], str | None]:
+def calibration_status(run: RunSettings, index: SceneIndex) -> tuple[dict[str, Any], str | None]:
+    """{"state": ...} of the calibration, and why no render can be current, if so."""
     if not stats_path(run.out_root).exists():
         return {"state": "waiting"}, None
     try:
@@ -110,7 +111,8 @@ def _calibration_status(run: RunSettings, index: SceneIndex) -> tuple[dict[str, 
     return {"state": "confirmed", "max_coc": calibration.max_coc_m}, None
 
 
-def _render_difference(scene: Scene, calibration: dict[str, Any]) -> str | None:
+def render_difference(scene: Scene, calibration: dict[str, Any]) -> str | None:
+    """How the max_coc that a scene was rendered with differs from the confirmed one; None where it does not."""
     try:
         record = DoneRecord.read(scene.bokeh_dir)
     except InputError:

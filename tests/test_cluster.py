@@ -13,20 +13,26 @@ import pytest
 from conftest import REPOSITORY, Project, tree, write_scene
 
 from pipeline.cluster.causes import TaskStates, element_cause, unfinished
-from pipeline.cluster.commands import parse, submit
+from pipeline.cluster.commands import submit
 from pipeline.cluster.estimate import pack, seconds_per_frame, spread
-from pipeline.cluster.gate import judge as judge_stage
-from pipeline.cluster.gate import make_plans
+from pipeline.cluster.judge import judge as judge_stage
+from pipeline.cluster.judge import make_plans
 from pipeline.cluster.plan import Plan, Run, Stage, StalePlan, new_run_folder
 from pipeline.cluster.profile import ARRAY_PHASES, CPU, Profile, Resources, known_profiles, load_profile
+from pipeline.cluster.request import Request
+from pipeline.cluster.request import parse as parse_request
 from pipeline.cluster.scheduler import Partition, SchedulerError, Slurm, check_fits, detect_profile, minutes
 from pipeline.cluster.submit import chunks
-from pipeline.cluster.worker import Records, _cancelled, _idle_attempts, run_element, still_indexed
+from pipeline.cluster.worker import Records, _idle_attempts, run_element, still_indexed
 from pipeline.completion import Journal
 from pipeline.errors import PipelineError, UsageError
 from pipeline.scene import Scene, SceneEntry, SceneIndex
 
 FAST = "--engine none --no_temporal_avg"
+
+
+def parse(argv: list[str]) -> Request:
+    return parse_request("", argv)
 
 
 def entry(scene_id: str, frames: int = 16) -> SceneEntry:
@@ -143,6 +149,9 @@ def test_shipped_profiles_load(name: str):
     assert {*ARRAY_PHASES, CPU} <= set(profile.phases)
 
 
+SHORT = "".join(f"[phase.{name}]\nhours = {1 / 60 if name == 'depth' else 1}\n" for name in (*ARRAY_PHASES, CPU))
+
+
 def test_the_defaults_are_the_documented_ones():
     generic, isambard = load_profile("generic"), load_profile("isambard")
     wanted = {"deblur": (48, 4), "depth": (64, 6), "render": (80, 8)}
@@ -158,6 +167,7 @@ def test_the_defaults_are_the_documented_ones():
         ("[cluster]\nmax_gpus = 1\n", r"there is no \[phase.cpu\]"),
         ("[phase.deblur]\nhuors = 3\n", "huors"),
         ("[phase.deblur]\nhours = 0\n", "hours must be positive, got 0"),
+        (SHORT, r"\[phase.depth\] hours must be longer than signal_s, got 60 s"),
         ("[clutser]\nmax_gpus = 1\n", "unknown section 'clutser'"),
         ("[phase.deblur\n", "profile .*bad.toml"),
     ],
@@ -265,7 +275,11 @@ def test_causes(tmp_path: Path, events: list, state: str | None, cause: str):
         Records(plan.records / "1.jsonl").note(event, **facts)
 
     class Told(TaskStates):
-        def state(self, array: str, task: str) -> str | None:
+        def queued(self, plan: Plan, number: int) -> str | None:
+            assert number == 1
+            return "7_1" if state in ("RUNNING", "PENDING") else None
+
+        def ended(self, array: str, task: str) -> str | None:
             assert (array, task) == ("7", "7_1")
             return state
 
@@ -276,11 +290,14 @@ def test_retries_are_by_cause_and_bounded(tmp_path: Path):
     run = make_run(tmp_path, ("lost", "memory", "failed"))
     run.save()
     for number in range(5):
-        retried = {scene: one.retry for scene, one in unfinished(run, "deblur", run.scenes, TaskStates(None)).items()}
+        retried = {
+            scene: one.retry for scene, one in unfinished(run.plans("deblur"), run.scenes, TaskStates(None)).items()
+        }
         tries = {0: {}, 1: {"lost": True, "memory": True, "failed": False}}
         assert retried == tries.get(number, {"lost": number < 4, "memory": False, "failed": False}), number
         factor = 1.0 if number == 0 else 2.0
         plan = make_plan(run, ("lost",), ("memory",), ("failed",), number=number, memory_factor=factor)
+        Records(plan.records / "0.jsonl").note("start")
         Records(plan.records / "1.jsonl").note("end", cause="memory", exit=137)
         Records(plan.records / "2.jsonl").note("end", cause="scenes_failed", exit=3)
 
@@ -318,7 +335,18 @@ def test_attempts_without_progress_are_counted():
     ],
 )
 def test_a_cancelled_job_is_told_from_a_preempted_one(facts: dict[str, str], expected: bool):
-    assert _cancelled(facts) is expected
+    asked: list[tuple[str, ...]] = []
+
+    class Told(Slurm):
+        def job_facts(self, job: str) -> dict[str, dict[str, str]]:
+            return {job: facts} if facts else {}
+
+        def ask(self, *argv: str) -> str:
+            asked.append(argv)
+            return ""
+
+    assert Told().put_back("7_1") is not expected
+    assert asked == ([] if expected else [("scontrol", "requeue", "7_1")])
 
 
 # On this machine

@@ -9,9 +9,16 @@ missing, so a cluster without accounting, a purged job or a killed gate costs no
     estimate.py    seconds per frame as measured, packing of scenes, GPU hours
     submit.py      arrays through submitit: SLURM's executor or the local one
     worker.py      what an array task does: one phase script, watched; its records say how it ended
+    in_work.py     which scenes the queue holds, and the hours used
     causes.py      why scenes are unfinished, and what is retried
+    judge.py       what stands where in a stage, and the plans for what is next
     gate.py        after an array: retry, go on to the next stage, or stop and say why
-    commands.py    what jobs/*.sh and `python -m pipeline resume` call
+    request.py     a submission as it is asked for
+    checks.py      what is refused before anything is queued
+    dry_run.py     a submission that only tells
+    commands.py    what jobs/*.sh call
+    resume.py      `python -m pipeline resume`
+    overview.py    what the queue adds to `python -m pipeline status`
 
-It imports no phase and no engine: an array task starts the same scripts that a person types.
+It runs no phase itself: an array task starts the same scripts that a person types.
 """

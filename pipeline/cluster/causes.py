@@ -11,14 +11,17 @@
 | environment | no Python on the node | no |
 | no_progress | several attempts in a row finished nothing | no |
 | cancelled | by a person | no |
-| skipped | an earlier stage did not finish it | no |
+| stale | made with other settings or inputs, and nobody said --on_stale | no |
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
-from pipeline.cluster.plan import Plan, Run
+from pipeline.cluster.in_work import place
+from pipeline.cluster.plan import Plan
 from pipeline.cluster.scheduler import Slurm
 from pipeline.cluster.worker import Records
 
@@ -33,17 +36,6 @@ _STATES = {
     "PREEMPTED": "node",
     "CANCELLED": "cancelled",
 }
-LIVE = (
-    "PENDING",
-    "RUNNING",
-    "COMPLETING",
-    "CONFIGURING",
-    "REQUEUED",
-    "REQUEUE_HOLD",
-    "RESIZING",
-    "SUSPENDED",
-    "STAGE_OUT",
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +47,7 @@ class Unfinished:
         tries: how many plans held it.
         more_memory: whether it was tried with more memory.
         task: the last array element that had it, `JOB_INDEX`.
+        detail: more words.
     """
 
     scene: str
@@ -62,6 +55,7 @@ class Unfinished:
     tries: int
     more_memory: bool
     task: str = ""
+    detail: str = ""
 
     @property
     def retry(self) -> bool:
@@ -71,47 +65,58 @@ class Unfinished:
 
 
 class TaskStates:
-    """Final states of array elements: asked once per array, and only when records leave something open."""
+    """What the scheduler knows of array elements: the queue asked once, an array once, and only when records do not tell."""
 
     def __init__(self, slurm: Slurm | None) -> None:
         self._slurm = slurm
-        self._known: dict[str, dict[str, str]] = {}
+        self._ended: dict[str, dict[str, str]] = {}
 
-    def state(self, array: str, task: str) -> str | None:
-        """SLURM's word for a task; None when nobody remembers."""
+    @cached_property
+    def _queue(self) -> dict[tuple[str, str, int], str]:
+        found = {place(task): task.job for task in self._slurm.queue()} if self._slurm else {}
+        return {where: job for where, job in found.items() if where}
+
+    def queued(self, plan: Plan, number: int) -> str | None:
+        """The task that still has an element.
+
+        Raises:
+            SchedulerError: no answer; whoever took that for "not queued" would submit twice.
+        """
+        return self._queue.get((plan.path.parent.name, plan.path.stem, number))
+
+    def ended(self, array: str, task: str) -> str | None:
+        """SLURM's word for how a task ended; None when nobody remembers."""
         if self._slurm is None:
             return None
-        if array not in self._known:
+        if array not in self._ended:
             remembered = {job: facts.get("JobState", "") for job, facts in self._slurm.job_facts(array).items()}
-            self._known[array] = {**self._slurm.accounting(array), **remembered}
-        return self._known[array].get(task)
+            self._ended[array] = {**self._slurm.accounting(array), **remembered}
+        return self._ended[array].get(task)
 
 
-def unfinished(run: Run, phase: str, scenes: Iterable[str], states: TaskStates) -> dict[str, Unfinished]:
+def unfinished(plans: Sequence[Plan], scenes: Iterable[str], states: TaskStates) -> dict[str, Unfinished]:
     """Judge scenes that are not done by the last plan that held each.
 
     Args:
+        plans: of one stage, in order.
         scenes: those whose sentinels do not say done.
         states: what the scheduler remembers.
     """
-    plans = run.plans(phase)
-    place: dict[str, tuple[Plan, int]] = {}
-    tries: dict[str, int] = {}
+    wanted = set(scenes)
+    last: dict[str, tuple[Plan, int]] = {}
+    tries = dict.fromkeys(wanted, 0)
     more: set[str] = set()
     for plan in plans:
         for number, element in enumerate(plan.elements):
-            for scene in element:
-                place[scene] = (plan, number)
-                tries[scene] = tries.get(scene, 0) + 1
-                if plan.memory_factor > 1:
-                    more.add(scene)
-    causes: dict[tuple[str, int], tuple[str, str]] = {}
+            held = wanted.intersection(element)
+            if held and (_task(plan, number)[1] or _records(plan, number)):  # not where the submission broke off before
+                tries |= {scene: tries[scene] + 1 for scene in held}
+                more |= held if plan.memory_factor > 1 else set()
+            last |= dict.fromkeys(held, (plan, number))
+    causes: dict[tuple[Path, int], tuple[str, str]] = {}
     found = {}
-    for scene in scenes:
-        if scene not in place:
-            continue
-        plan, number = place[scene]
-        key = (str(plan.path), number)
+    for scene, (plan, number) in sorted(last.items(), key=lambda item: item[0]):
+        key = (plan.path, number)
         if key not in causes:
             causes[key] = element_cause(plan, number, states)
         cause, task = causes[key]
@@ -119,19 +124,31 @@ def unfinished(run: Run, phase: str, scenes: Iterable[str], states: TaskStates) 
     return found
 
 
+def finished_by_task(plans: Sequence[Plan]) -> set[str]:
+    """Scenes whose last element came to its end, so that its script has looked at each of them."""
+    found: set[str] = set()
+    for plan in plans:
+        for number, element in enumerate(plan.elements):
+            ends = [event["cause"] for event in _records(plan, number) if event["event"] == "end"]
+            over = bool(ends) and ends[-1] in ("done", "scenes_failed")
+            (found.update if over else found.difference_update)(element)
+    return found
+
+
 def element_cause(plan: Plan, number: int, states: TaskStates) -> tuple[str, str]:
-    """(cause, task id) of an element that is over."""
-    events = Records(plan.records / f"{number}.jsonl").read()
+    """(cause, task id) of an element that is over, or "queued"."""
+    events = _records(plan, number)
     array, task = _task(plan, number)
     last = next((event for event in reversed(events) if event["event"] in ("end", "start")), None)
     if last is not None and last["event"] == "end" and last["cause"] != "requeued":
         cause = str(last["cause"])
         return ("held" if cause == "done" else cause), task
-    state = (states.state(array, task) or "").split("+")[0] if task else ""
+    queued = states.queued(plan, number)
+    if queued:
+        return "queued", queued
+    state = (states.ended(array, task) or "").split("+")[0] if task else ""
     if state in _STATES:
         return _STATES[state], task
-    if state in LIVE:
-        return "queued", task
     step = _last_step(events)
     if step == 137:
         return "memory", task
@@ -140,6 +157,10 @@ def element_cause(plan: Plan, number: int, states: TaskStates) -> tuple[str, str
     if last is None and step is not None and step != 0:
         return "error", task
     return ("stopped" if last is not None and last["event"] == "end" else "lost"), task
+
+
+def _records(plan: Plan, number: int) -> list[dict[str, Any]]:
+    return Records(plan.records / f"{number}.jsonl").read()
 
 
 def _last_step(events: list[dict[str, Any]]) -> int | None:

@@ -24,6 +24,17 @@ class QueuedScene:
     reason: str
 
 
+def place(task: QueuedTask) -> tuple[str, str, int] | None:
+    """(run id, plan, element) of a queued array element, from its name; None for a gate or somebody's other job.
+
+    The name is what sbatch was given, so it holds even where the answer with the job's id got lost.
+    """
+    phase, number, first, run_id = (*task.name.split("."), "", "", "", "")[:4]
+    if phase not in ARRAY_PHASES or not (number.isdigit() and first.isdigit()):
+        return None
+    return run_id, f"{phase}_{number}", int(first) + (task.index or 0)
+
+
 def _active_runs(logs: Path, out_root: Path, queue: Sequence[QueuedTask]) -> Iterator[Run]:
     for run_id in sorted({task.name.rpartition(".")[2] for task in queue}):
         folder = runs_folder(logs) / run_id
@@ -34,31 +45,34 @@ def _active_runs(logs: Path, out_root: Path, queue: Sequence[QueuedTask]) -> Ite
 
 
 def active_scenes(logs: Path, out_root: Path, queue: Sequence[QueuedTask], phases: Sequence[str]) -> dict[str, str]:
-    """Scenes of runs that have any job queued or running and share a phase with `phases`: scene -> run id."""
-    taken = {}
+    """Scenes that runs with a phase of `phases` still have in work: scene -> run id.
+
+    A run that goes on has all its scenes; one that stopped, as after a refused submission, only those in its queued tasks.
+    """
+    taken: dict[str, str] = {}
     for run in _active_runs(logs, out_root, queue):
         if {stage.phase for stage in run.stages} & set(phases):
-            taken.update(dict.fromkeys(run.scenes, run.run_id))
+            scenes = run.scenes if run.outcome() is None else [one.scene for one in _scenes_of(run, queue)]
+            taken.update(dict.fromkeys(scenes, run.run_id))
     return taken
 
 
 def queued_scenes(logs: Path, out_root: Path, queue: Sequence[QueuedTask]) -> list[QueuedScene]:
     """Every scene in a queued or running array element."""
-    found = []
-    for run in _active_runs(logs, out_root, queue):
-        places = {}
-        for phase in ARRAY_PHASES:
-            for plan in run.plans(phase):
-                for job in plan.jobs():
-                    places[job["job"]] = (plan, int(job["first"]))
-        for task in queue:
-            if task.array in places:
-                plan, first = places[task.array]
-                for scene in plan.elements[first + (task.index or 0)]:
-                    found.append(
-                        QueuedScene(phase=plan.phase, scene=scene, task=task.job, state=task.state, reason=task.reason)
-                    )
-    return found
+    return [found for run in _active_runs(logs, out_root, queue) for found in _scenes_of(run, queue)]
+
+
+def _scenes_of(run: Run, queue: Sequence[QueuedTask]) -> Iterator[QueuedScene]:
+    plans: dict[str, Plan] = {}
+    for task in queue:
+        found = place(task)
+        if found is None or found[0] != run.run_id:
+            continue
+        _, name, element = found
+        if name not in plans:
+            plans[name] = Plan.load(run.folder / f"{name}.json")
+        for scene in plans[name].elements[element]:
+            yield QueuedScene(phase=plans[name].phase, scene=scene, task=task.job, state=task.state, reason=task.reason)
 
 
 def hours_used(logs: Path, out_root: Path, live: frozenset[str] = frozenset()) -> dict[str, dict[str, float]]:

@@ -132,6 +132,10 @@ class Run:
         except FileNotFoundError:
             return None
 
+    def reopen(self) -> None:
+        """Forget how the run ended: it goes on."""
+        (self.folder / "outcome.json").unlink(missing_ok=True)
+
     def finish(self, state: str, message: str) -> None:
         """Note how the run ended: "finished" or "stopped"."""
         write_json(
@@ -157,9 +161,9 @@ class Plan:
         """The folder of this plan's element records and of submitit's files."""
         return self.path.with_suffix("")
 
-    @property
-    def job_name(self) -> str:
-        return f"{self.phase}.{self.round}.{self.path.parent.name}"
+    def job_name(self, first: int) -> str:
+        """The name of the array whose index 0 is element `first`: read back by `in_work.place`."""
+        return f"{self.phase}.{self.round}.{first}.{self.path.parent.name}"
 
     @property
     def scenes(self) -> list[str]:

@@ -58,7 +58,6 @@ class Profile:
     workers: int = 1
     target_minutes: float = 60
     signal_s: int = 120
-    poll_s: float = 60
     account: str = ""
     qos: str = ""
     mail: str = ""
@@ -71,6 +70,9 @@ class Profile:
         for name in ("workers", "target_minutes", "signal_s"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        for phase, asked in self.phases.items():
+            if asked.hours * 3600 <= self.signal_s:
+                raise ValueError(f"[phase.{phase}] hours must be longer than signal_s, got {asked.hours * 3600:g} s")
         if self.max_gpus < 0:
             raise ValueError(f"max_gpus must not be negative, got {self.max_gpus}")
 

@@ -7,8 +7,9 @@ else the second. Flags of the scripts are those of the newest run that had the p
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pipeline.cluster.commands import Request, submit
+from pipeline.cluster.commands import submit
 from pipeline.cluster.plan import Run, all_runs
+from pipeline.cluster.request import Request
 from pipeline.phases.calibration import stats_path
 from pipeline.runner import ExitCode, RunSettings
 from pipeline.status import dataset_status
@@ -29,17 +30,19 @@ def what_is_missing(settings: RunSettings) -> Missing | None:
     for phases in (("deblur", "depth"), ("render",)):
         why: dict[str, str] = {}
         stale = False
+        first = len(phases)
         for scene, row in found.items():
             for phase in phases:
                 state, detail = row[phase]["state"], row[phase]["detail"]
                 if state != "done":
                     why[scene] = f"{phase} is {state}" + (f": {detail}" if detail else "")
                     stale = stale or state in ("stale", "foreign")
+                    first = min(first, phases.index(phase))
                     break
         if why:
             calibrate = phases[0] == "deblur" and not stats_path(settings.out_root).exists()
             after = ("calibrate",) if calibrate else ("validate",) if phases[0] == "render" else ()
-            return Missing(phases=(*phases, *after), why=why, stale=stale)
+            return Missing(phases=(*phases[first:], *after), why=why, stale=stale)
     return None
 
 
@@ -55,7 +58,9 @@ def resume(settings: RunSettings, flags: dict[str, Any]) -> ExitCode:
     """
     missing = what_is_missing(settings)
     if missing is None:
-        print("every scene is done; nothing to resume")
+        report = settings.out_root / "validation_report.json"
+        more = "" if report.exists() else f"; there is no {report} yet: python scripts/06_validate_outputs.py"
+        print(f"every scene is done; nothing to resume{more}")
         return ExitCode.DONE
     last = _last_runs(settings, missing.phases)
     if not flags["profile"] and last and not flags["local"]:

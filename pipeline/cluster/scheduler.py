@@ -21,6 +21,20 @@ class SchedulerError(PipelineError):
     """SLURM refused or did not answer."""
 
 
+class SchedulerSilent(SchedulerError):
+    """SLURM did not answer, which says nothing about what was asked; worth another try later."""
+
+
+_SILENT = re.compile(
+    r"unable to contact|timed out|connection refused|communication (connection )?failure", re.IGNORECASE
+)
+
+
+def scheduler_error(message: str) -> SchedulerError:
+    """Silent or refused, by SLURM's own words."""
+    return (SchedulerSilent if _SILENT.search(message) else SchedulerError)(message)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Partition:
     """One partition, as far as a plan has to fit it.
@@ -82,9 +96,9 @@ class Slurm:
                 f"there is no {argv[0]} here; run this on a login node, or add --local to use this machine's processes"
             ) from None
         except subprocess.TimeoutExpired:
-            raise SchedulerError(f"{argv[0]} did not answer within {TIMEOUT_S:.0f} s; try again later") from None
+            raise SchedulerSilent(f"{argv[0]} did not answer within {TIMEOUT_S:.0f} s; try again later") from None
         if done.returncode:
-            raise SchedulerError(f"{' '.join(argv)}: {done.stderr.strip() or f'exit code {done.returncode}'}")
+            raise scheduler_error(f"{' '.join(argv)}: {done.stderr.strip() or f'exit code {done.returncode}'}")
         return done.stdout
 
     def max_array_size(self) -> int:
@@ -127,9 +141,14 @@ class Slurm:
         """What the controller still remembers of a job or of all elements of an array: job -> field -> value.
 
         A controller forgets finished jobs after MinJobAge; an empty answer is normal.
+
+        Raises:
+            SchedulerSilent: it did not answer: not the same as having forgotten.
         """
         try:
             text = self.ask("scontrol", "show", "job", job)
+        except SchedulerSilent:
+            raise
         except SchedulerError:
             return {}
         found = {}
@@ -151,9 +170,25 @@ class Slurm:
         rows = (line.split("|") for line in text.splitlines() if "|" in line)
         return {row[0]: row[1].split()[0] for row in rows if row[1]}
 
-    def requeue(self, job: str) -> None:
-        """Put one job or array element back. The bare id of an array would requeue every element."""
+    def put_back(self, job: str) -> bool:
+        """Requeue this job or array element after a stop, unless a person cancelled it; returns whether it is back.
+
+        The bare id of an array would requeue every element.
+
+        Raises:
+            SchedulerError: it was not put back; after a preemption because the scheduler has done it already.
+        """
+        if self.was_cancelled(job):
+            return False
         self.ask("scontrol", "requeue", job)
+        return True
+
+    def was_cancelled(self, job: str) -> bool:
+        """Whether a job that is being ended was cancelled by a person, rather than preempted or out of time."""
+        facts = self.job_facts(job).get(job, {})
+        ending = "COMPLETING" in facts.get("JobState", "") or "CANCELLED" in facts.get("JobState", "")
+        preempted = facts.get("PreemptTime", "None") not in ("None", "(null)", "Unknown")
+        return ending and not preempted and facts.get("Reason") not in ("TimeLimit", "Preempted")
 
 
 def check_fits(profile: Profile, partitions: dict[str, Partition], phases: tuple[str, ...]) -> None:
@@ -215,17 +250,18 @@ def _number(text: str) -> int:
     return int(re.match(r"\d+", text)[0]) if re.match(r"\d+", text) else 0  # type: ignore[index]
 
 
-# What a person exports for all their jobs, and where the cluster is.
-_KEPT = ("SLURM_CONF", "SBATCH_ACCOUNT", "SBATCH_QOS", "SBATCH_RESERVATION")
-
-
 @contextlib.contextmanager
-def outside_job() -> Iterator[None]:
-    """Hide this job's own SLURM variables, which sbatch would hand on to the new job, over what its file says."""
+def outside_job(profile: Profile) -> Iterator[None]:
+    """Hide this job's own SLURM variables, which sbatch would hand on to the new job, over what its file says.
+
+    Where the cluster is stays, and what a person exports for all their jobs, unless the profile says otherwise.
+    """
+    kept = ["SLURM_CONF", "SBATCH_RESERVATION"]
+    kept += [f"SBATCH_{name}" for name, given in (("ACCOUNT", profile.account), ("QOS", profile.qos)) if not given]
     hidden = {
         name: os.environ.pop(name)
         for name in list(os.environ)
-        if name.startswith(("SLURM_", "SBATCH_", "SRUN_", "SUBMITIT_")) and name not in _KEPT
+        if name.startswith(("SLURM_", "SBATCH_", "SRUN_", "SUBMITIT_")) and name not in kept
     }
     try:
         yield

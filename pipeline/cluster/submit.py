@@ -6,6 +6,7 @@ nothing (the batch script notes its exit code in the element's records).
 """
 
 import contextlib
+import os
 import shlex
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 from pipeline.cluster.plan import Plan, Run
 from pipeline.cluster.profile import CPU, REPOSITORY, Resources
-from pipeline.cluster.scheduler import SchedulerError, outside_job
+from pipeline.cluster.scheduler import SchedulerError, Slurm, outside_job, scheduler_error
 from pipeline.cluster.worker import run_element, run_gate
 
 GATE_RETRY_S = 600  # how long a gate waits for scenes that another run has in work
@@ -59,29 +60,24 @@ def submit_plan(run: Run, plan: Plan, max_array_size: int) -> Submitted:
     With a limit on GPUs, one array follows the other, since `%N` throttles each by itself.
 
     Raises:
-        SchedulerError: sbatch refused; the message says why, what is queued already and how to cancel it.
+        SchedulerError: it was refused or broke off; the message says why, what is queued already and how to cancel it.
     """
     if run.local:
         return _submit_local(run, plan)
     jobs: list[str] = []
     for first, count in chunks(len(plan.elements), max_array_size):
         after = f"afterany:{jobs[-1]}" if jobs and run.profile.max_gpus else None
-        executor = _executor(run, plan, first, after)
         try:
-            with outside_job():
-                made = executor.map_array(
+            with outside_job(run.profile):
+                made = _executor(run, plan, first, after).map_array(
                     run_element, [str(plan.path)] * count, [plan.digest] * count, range(first, first + count)
                 )
-        except (FailedJobError, FailedSubmissionError, subprocess.SubprocessError) as error:
+            jobs.append(str(made[0].job_id).partition("_")[0])
+            plan.note_job(jobs[-1], first, count)
+        except _BROKEN as error:
             _remove_litter(plan.records)
-            queued = ", ".join(f"job {job}" for job in jobs)
-            state = f"already queued: {queued}; cancel with: scancel {' '.join(jobs)}" if jobs else "nothing was queued"
-            raise SchedulerError(
-                f"sbatch refused elements {first}-{first + count - 1} of {plan.path.name}: {_reason(error)}; {state}"
-            ) from None
-        job = str(made[0].job_id).partition("_")[0]
-        jobs.append(job)
-        plan.note_job(job, first, count)
+            what = f"elements {first}-{first + count - 1} of {plan.path.name}"
+            raise scheduler_error(f"{_broke_off(what, error)}; {_queued(run, jobs)}") from None
     return Submitted(jobs=jobs)
 
 
@@ -89,22 +85,43 @@ def submit_gate(run: Run, jobs: list[str], delay_s: int = 0) -> str:
     """Queue the gate that looks at what the arrays left; returns its job id.
 
     Raises:
-        SchedulerError: sbatch refused; the arrays are queued and the message says so.
+        SchedulerError: it was refused or broke off; the message says what is queued without it.
     """
     more: dict[str, Any] = {"requeue": True}
     if jobs:
         more |= {"dependency": f"afterany:{':'.join(jobs)}", "kill-on-invalid-dep": "yes"}
     elif delay_s:
         more["begin"] = f"now+{delay_s}"
-    executor = _Slurm(run.folder / "gate")
-    executor.update_parameters(**_parameters(run, run.profile.phases[CPU], f"gate.{run.run_id}", more, []))
+    folder = run.folder / "gate"
     try:
-        with outside_job():
+        executor = _Slurm(folder)
+        executor.update_parameters(**_parameters(run, run.profile.phases[CPU], f"gate.{run.run_id}", more, []))
+        with outside_job(run.profile):
             return str(executor.submit(run_gate, str(run.folder)).job_id)
-    except (FailedJobError, FailedSubmissionError, subprocess.SubprocessError) as error:
-        _remove_litter(run.folder / "gate")
-        left = f"; queued without it: {', '.join(jobs)}. When they end: python -m pipeline resume" if jobs else ""
-        raise SchedulerError(f"sbatch refused the gate: {_reason(error)}{left}") from None
+    except _BROKEN as error:
+        _remove_litter(folder)
+        after = " When they end: python -m pipeline resume" if jobs else ""
+        raise scheduler_error(f"{_broke_off('the gate', error)}; {_queued(run, jobs)}.{after}") from None
+
+
+_BROKEN = (FailedJobError, FailedSubmissionError, subprocess.SubprocessError, OSError)
+
+
+def _broke_off(what: str, error: BaseException) -> str:
+    if isinstance(error, OSError):  # a full quota, before or after sbatch was asked
+        return f"submitting {what} broke off: {error.filename or 'the file system'}: {error.strerror or error}"
+    return f"sbatch refused {what}: {_reason(error)}"
+
+
+def _queued(run: Run, jobs: list[str]) -> str:
+    """What of a run is queued, in words: as sbatch answered, and as the queue has it, where an answer got lost."""
+    found = dict.fromkeys(jobs)
+    with contextlib.suppress(SchedulerError):
+        found |= dict.fromkeys(task.array for task in Slurm().queue() if task.name.endswith(f".{run.run_id}"))
+    own = os.environ.get("SLURM_JOB_ID")
+    ids = [job for job in found if job != own]
+    listed = ", ".join(f"job {job}" for job in ids)
+    return f"already queued: {listed}; cancel with: scancel {' '.join(ids)}" if ids else "nothing was queued"
 
 
 def preview(run: Run, plan: Plan, first: int, count: int) -> str:
@@ -118,8 +135,8 @@ def _executor(run: Run, plan: Plan, first: int, after: str | None) -> _Slurm:
     executor = _Slurm(plan.records)
     more: dict[str, Any] = {"requeue": True}
     if after:
-        more["dependency"] = after
-    parameters = _parameters(run, plan.resources, plan.job_name, more, _note_exit(plan, first))
+        more |= {"dependency": after, "kill-on-invalid-dep": "yes"}
+    parameters = _parameters(run, plan.resources, plan.job_name(first), more, _note_exit(plan, first))
     if run.profile.max_gpus:
         parameters["array_parallelism"] = max(1, run.profile.max_gpus // max(1, plan.resources.gpus))
     else:
@@ -170,9 +187,8 @@ def _parameters(run: Run, resources: Resources, name: str, more: dict[str, Any],
 def _note_exit(plan: Plan, first: int) -> list[str]:
     """A shell function for the batch script, which outlives a step that is killed for its memory."""
     record = f"{shlex.quote(str(plan.records))}/$(({first} + ${{SLURM_ARRAY_TASK_ID:-0}})).jsonl"
-    line = '{"event": "step", "exit": %d, "at": %d, "job": "%s"}'
-    job = "${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"
-    return [f'note_exit() {{ printf \'{line}\\n\' "$1" "$(date +%s)" "{job}" >> {record}; }}']
+    line = '{"event": "step", "exit": %d, "at": %d}'
+    return [f'note_exit() {{ printf \'{line}\\n\' "$1" "$(date +%s)" >> {record}; }}']
 
 
 def _submit_local(run: Run, plan: Plan) -> Submitted:

@@ -21,8 +21,9 @@ from typing import Any
 from pipeline.cluster.plan import Plan, Run, StalePlan
 from pipeline.cluster.profile import REPOSITORY
 from pipeline.cluster.scheduler import SchedulerError, Slurm
-from pipeline.errors import InputError, PipelineError
+from pipeline.errors import InputError
 from pipeline.files import append_line, names_in, read_json
+from pipeline.lease import task_id
 
 STOPPED = 75
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
@@ -39,8 +40,11 @@ def run_element(plan_path: str, digest: str, element: int) -> None:
     except (StalePlan, InputError) as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         _exit(2)
-    records = Records(plan.records / f"{element}.jsonl")
-    code = _attempt(run, plan, scenes, records)
+    try:
+        code = _attempt(run, plan, scenes, Records(plan.records / f"{element}.jsonl"))
+    except OSError as error:  # the records cannot be written: a full quota, most likely
+        print(f"error: {error.filename or plan.records}: {error.strerror or error}", file=sys.stderr, flush=True)
+        _exit(1)
     _exit(code)
 
 
@@ -92,12 +96,6 @@ def progress_of(run: Run, phase: str, scenes: tuple[str, ...]) -> list[int]:
         path = run.out_root / scene / ".pipeline" / f"{phase}.jsonl"
         journal += path.stat().st_size if path.exists() else 0
     return [files, journal]
-
-
-def task_id() -> str | None:
-    """`ARRAY_TASK` or the job's id; None outside SLURM."""
-    array = os.environ.get("SLURM_ARRAY_JOB_ID")
-    return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ.get("SLURM_JOB_ID")
 
 
 def _attempt(run: Run, plan: Plan, scenes: tuple[str, ...], records: Records) -> int:
@@ -168,17 +166,22 @@ def _stopped(run: Run, plan: Plan, scenes: tuple[str, ...], records: Records, re
             flush=True,
         )
         return STOPPED
-    slurm = Slurm()
-    if signal.SIGTERM in received and _cancelled(slurm.job_facts(job).get(job, {})):
+    # Before the request, which ends this process.
+    records.note("end", cause="requeued", exit=STOPPED)
+    if not put_back(job):
         records.note("end", cause="cancelled", exit=STOPPED)
-        return STOPPED
-    records.note("end", cause="requeued", exit=STOPPED)  # before the request, which ends this process
+    return STOPPED
+
+
+def put_back(job: str) -> bool:
+    """After a stop at a safe point: back into the queue; False when a person cancelled the job."""
     try:
-        slurm.requeue(job)
-        print(f"stopped at a safe point; {job} is back in the queue", flush=True)
+        back = Slurm().put_back(job)
+        print(f"stopped at a safe point; {f'{job} is back in the queue' if back else 'cancelled'}", flush=True)
+        return back
     except SchedulerError as error:  # preempted: the scheduler has put it back already
         print(f"stopped at a safe point; not put back by this task: {error}", flush=True)
-    return STOPPED
+        return True
 
 
 def _idle_attempts(events: list[dict[str, Any]], now: list[int]) -> int:
@@ -192,20 +195,13 @@ def _idle_attempts(events: list[dict[str, Any]], now: list[int]) -> int:
     return idle
 
 
-def _cancelled(facts: dict[str, str]) -> bool:
-    """Whether a job that is being ended was cancelled by a person, rather than preempted or out of time."""
-    ending = "COMPLETING" in facts.get("JobState", "") or "CANCELLED" in facts.get("JobState", "")
-    preempted = facts.get("PreemptTime", "None") not in ("None", "(null)", "Unknown")
-    return ending and not preempted and facts.get("Reason") not in ("TimeLimit", "Preempted")
-
-
 def run_gate(folder: str) -> None:
     """The job after an array; the work is in gate.py, whose imports are heavier."""
-    for number in STOP_SIGNALS:
-        signal.signal(number, signal.SIG_DFL)
-    code = subprocess.run(
-        [sys.executable, "-m", "pipeline.cluster.gate", folder], cwd=REPOSITORY, check=False
-    ).returncode
+    job = task_id()
+    print(f"gate {job}, restart {os.environ.get('SLURM_RESTART_COUNT', '0')}, on {socket.gethostname()}", flush=True)
+    code, received = _watch([sys.executable, "-m", "pipeline.cluster.gate", folder], own_session=False)
+    if job and received and (code == STOPPED or -code in STOP_SIGNALS):
+        put_back(job)
     _exit(code if code >= 0 else 128 - code)
 
 
@@ -216,6 +212,3 @@ def _exit(code: int) -> None:
     if code == 0:
         return
     raise SystemExit(code)
-
-
-__all__ = ["PipelineError", "Records", "progress_of", "run_element", "run_gate", "still_indexed", "task_id"]

@@ -25,7 +25,6 @@ PROFILE = """
 max_gpus = {max_gpus}
 target_minutes = 60
 signal_s = {signal_s}
-poll_s = 1
 setup = []
 [phase.deblur]
 partition = "gpu"

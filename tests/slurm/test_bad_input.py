@@ -107,7 +107,9 @@ def test_a_cluster_without_gpus(tmp_path: Path):
 
 def test_a_stale_plan_says_so_in_the_log_and_the_gate(tiny: Operator):
     """The index no longer accepts what a queued task has: nothing is done to it, and the message names the scene."""
-    blocker = tiny.cluster.command("sbatch", "--parsable", "--output=/dev/null", "-N3", "--exclusive", "--wrap", "sleep 300").strip()
+    blocker = tiny.cluster.command(
+        "sbatch", "--parsable", "--output=/dev/null", "-N3", "--exclusive", "--wrap", "sleep 300"
+    ).strip()
     tiny.cluster.wait_until(lambda: "RUNNING" in dict(tiny.tasks("wrap")).values(), 60, "the blocker did not start")
     assert tiny.bash("phase2_deblur.sh", *FAST).returncode == 0
     assert set(tiny.states("deblur").values()) == {"queued"}

@@ -1,0 +1,93 @@
+"""A submission as a person asks for it: phases, their scripts' flags, and where to run."""
+
+import argparse
+import os
+import shlex
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline import cli
+from pipeline.cluster.plan import SCRIPTS
+from pipeline.cluster.profile import ARRAY_PHASES, known_profiles
+from pipeline.errors import UsageError
+from pipeline.runner import RunSettings
+
+GROUPS = {
+    "1-4": ("index", "deblur", "depth", "calibrate"),
+    "5-6": ("render", "validate"),
+    "test": ("index", "deblur", "depth", "calibrate", "confirm", "render", "validate"),
+    **{phase: (phase,) for phase in ARRAY_PHASES},
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """A submission as it was asked for.
+
+    Args:
+        phases: of GROUPS, in order; "index" runs at once.
+        args: flags of single phases' scripts.
+        profile: a name, a path, or empty to look at the cluster.
+    """
+
+    phases: tuple[str, ...]
+    args: dict[str, tuple[str, ...]]
+    settings: RunSettings
+    profile: str = ""
+    account: str = ""
+    qos: str = ""
+    mail: str = ""
+    local: bool = False
+    workers: int = 0
+    min_yield: float = 0.9
+    scenes_per_task: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.min_yield <= 1:
+            raise UsageError(f"--min_yield must be between 0 and 1, got {self.min_yield}")
+        for name in ("workers", "scenes_per_task"):
+            if getattr(self, name) < 0:
+                raise UsageError(f"--{name} must not be negative, got {getattr(self, name)}")
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags that say where and how to run; shared by jobs/*.sh and `resume`."""
+    group = parser.add_argument_group("cluster")
+    shipped = ", ".join(known_profiles())
+    group.add_argument(
+        "--profile",
+        default=os.environ.get("BOKEHFLOW_PROFILE", ""),
+        help=f"resources: {shipped}, or a .toml file; by default what fits the cluster's partitions",
+    )
+    for name in ("account", "qos", "mail"):
+        group.add_argument(f"--{name}", default="", help="overrides the profile's")
+    group.add_argument("--local", action="store_true", help="in processes of this machine, without SLURM; waits")
+    group.add_argument("--workers", type=int, default=0, help="with --local: processes at once; 0: the profile's")
+    group.add_argument("--scenes_per_task", type=int, default=0, help="0: as many as fill the profile's target_minutes")
+    group.add_argument("--min_yield", type=float, default=0.9, help="share of scenes that the next stage needs")
+
+
+def parse(description: str | None, argv: list[str] | None = None) -> Request:
+    parser = cli.parser(description)
+    parser.prog = "python -m pipeline.cluster"
+    parser.add_argument("what", choices=sorted(GROUPS), help="phases to run")
+    add_flags(parser)
+    for phase in SCRIPTS:
+        parser.add_argument(f"--{phase}_args", default="", metavar="FLAGS", help=f"further flags of {SCRIPTS[phase]}")
+    args, rest = parser.parse_known_args(argv)
+    phases = GROUPS[args.what]
+    given = {phase: tuple(shlex.split(getattr(args, f"{phase}_args"))) for phase in phases}
+    if rest and len(phases) > 1:
+        parser.error(
+            f'{rest[0]} is no flag of all phases; give it to one, as in: --{phases[1]}_args "{" ".join(rest)}"'
+        )
+    given[phases[0]] = (*given[phases[0]], *rest)
+    if "confirm" in phases:
+        given["confirm"] = ("--confirm", "--keep_confirmed", *given["confirm"])
+    return Request(phases=phases, args=given, settings=cli.run_settings(args), **cluster_flags(args))
+
+
+def cluster_flags(args: argparse.Namespace) -> dict[str, Any]:
+    """What `add_flags` added."""
+    names = ("profile", "account", "qos", "mail", "local", "workers", "min_yield", "scenes_per_task")
+    return {name: getattr(args, name) for name in names}
