@@ -184,7 +184,7 @@ def test_stale_scenes_are_named_and_never_redone_unasked(scene_project: Project)
     ("flags", "words"),
     [
         ((), "engine 'none' -> 'wiener'"),
-        (("--engine", "none", "--temporal", "flow"), "temporal 'none' -> 'flow'"),
+        (("--engine", "none"), "temporal 'none' -> 'flow'"),
     ],
 )
 def test_what_is_done_with_other_settings_is_not_passed_over(

@@ -6,7 +6,7 @@ import io
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from pipeline import cli
@@ -25,7 +25,7 @@ _ROLES: dict[str, Role] = {"deblur": "deblur", "depth": "depth", "render": "boke
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """What a phase's flags ask for, as far as it is said and known before the phase runs: the engine, options, settings."""
+    """What a phase's flags ask for, as far as it is known before the phase runs: engine, options that were given, settings."""
 
     engine: str = ""
     options: dict[str, Any] = field(default_factory=dict)
@@ -54,12 +54,12 @@ def check_script_flags(phase: str, args: tuple[str, ...]) -> Asked:
     if phase not in _ROLES:
         return Asked()
     engine = engine_class(_ROLES[phase], parsed.engine)
-    given = cli.engine_options(parsed)
-    options = parse_options(engine, given)
-    named = {word[2:].partition("=")[0] for word in args if word.startswith("--")}
-    settings = {name: value for name, value in vars(parsed).items() if name in named}
-    if settings.pop("no_temporal_avg", False):
+    settings = vars(parsed)
+    if settings.get("no_temporal_avg"):
         settings["temporal"] = "none"
+    flags = {item.name: settings[item.name] for item in fields(engine.Options) if item.name in settings}  # as --steps 8
+    given = cli.engine_options(parsed) | {name: value for name, value in flags.items() if isinstance(value, str)}
+    options = parse_options(engine, given)
     return Asked(engine=parsed.engine, options={name: getattr(options, name) for name in given}, settings=settings)
 
 
@@ -85,15 +85,15 @@ def check_same_settings(run: Run, asked: dict[str, Asked], entries: Sequence[Sce
                 )
 
 
-def _difference(wanted: Asked, fields: dict[str, Any]) -> str | None:
-    engine = fields.get("engine", {})
+def _difference(wanted: Asked, recorded: dict[str, Any]) -> str | None:
+    engine = recorded.get("engine", {})
     if engine.get("name") != wanted.engine:
         return f"engine {engine.get('name')!r} -> {wanted.engine!r}"
-    for recorded, given in ((engine.get("options", {}), wanted.options), (fields.get("settings", {}), wanted.settings)):
-        for name, value in given.items():
+    for old, new in ((engine.get("options", {}), wanted.options), (recorded.get("settings", {}), wanted.settings)):
+        for name, value in new.items():
             # "auto" is recorded as what it became on the node that did it.
-            if name in recorded and value != "auto" and recorded[name] != value:
-                return f"{name} {recorded[name]!r} -> {value!r}"
+            if name in old and value != "auto" and old[name] != value:
+                return f"{name} {old[name]!r} -> {value!r}"
     return None
 
 

@@ -70,6 +70,7 @@ MessageTimeout=20
 SchedulerParameters=defer_batch,sched_interval=2,bf_interval=2,batch_sched_delay=1,sched_min_interval=100000
 SchedulerType=sched/backfill
 PriorityType=priority/basic
+{more}
 {nodes}
 {partitions}
 """
@@ -84,12 +85,14 @@ class ClusterSettings:
         max_array_size: caps the array *index*: 11 allows 0-10.
         gpus: fake GPUs per node; 0 for a cluster without.
         partitions: name -> further slurm.conf fields.
+        more: further lines of slurm.conf.
     """
 
     nodes: int = 3
     max_array_size: int = 11
     gpus: int = 1
     partitions: tuple[tuple[str, str], ...] = (("gpu", "Default=YES"), ("cpu", ""))
+    more: str = ""
 
 
 def missing_programs() -> list[str]:
@@ -237,6 +240,7 @@ class Cluster:
             user=pwd.getpwuid(os.getuid()).pw_name,
             ctld_port=ctld_port,
             first_port=ports[0],
+            more=self.settings.more,
             max_array_size=self.settings.max_array_size,
             nodes="\n".join(nodes),
             partitions="\n".join(partitions),

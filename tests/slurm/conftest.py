@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY, Project, write_scene
+from conftest import REPOSITORY, SIZE, Project, moving_frames, write_scene
 
 from pipeline.cluster.plan import Run
 from slurm.cluster import HOW_TO_INSTALL, Cluster, ClusterSettings, missing_programs
@@ -169,16 +169,21 @@ class Operator:
         self.cluster.wait_until(there, PATIENCE_S, f"no {name} task became {state}\n{self.logs_text()}")
         return found[0]
 
+    def release(self) -> None:
+        """Cut short the two minutes that a requeued job waits."""
+        waiting = self.cluster.command("squeue", "-h", "-r", "-t", "PENDING", "-o", "%F_%K %j %r")
+        for line in waiting.splitlines():
+            job, name, reason = line.split()
+            if reason == "BeginTime" and not name.startswith("gate"):
+                job = job.removesuffix("_N/A")
+                self.cluster.command("scontrol", "update", f"jobid={job}", "starttime=now", check=False)
+
     def wait_idle(self) -> None:
-        """Wait until nothing is queued; a requeued task's two minutes of delay are cut short."""
+        """Wait until nothing is queued."""
 
         def idle() -> bool:
             tasks = self.tasks()
-            waiting = self.cluster.command("squeue", "-h", "-r", "-t", "PENDING", "-o", "%F_%K %r")
-            for line in waiting.splitlines():
-                if line.endswith("BeginTime") and not line.startswith("gate"):
-                    job = line.split()[0].removesuffix("_N/A")
-                    self.cluster.command("scontrol", "update", f"jobid={job}", "starttime=now", check=False)
+            self.release()
             return not tasks
 
         self.cluster.wait_until(idle, PATIENCE_S, f"the queue did not empty\n{self.logs_text()}", every_s=1.0)
@@ -208,6 +213,17 @@ class Operator:
             time.sleep(0.02)
 
 
+def script_processes(name: str, root: Path) -> list[int]:
+    """Processes of a phase's script that work below a folder."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            words = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
+            if len(words) > 1 and words[1].endswith(name) and any(word.startswith(str(root)) for word in words):
+                found.append(int(folder.name))
+    return found
+
+
 @pytest.fixture
 def operator(cluster: Cluster, tmp_path: Path):
     """An operator with an empty project; whatever the scenario left in the queue is cancelled."""
@@ -232,3 +248,21 @@ def tiny(operator: Operator, three_scenes: Path) -> Operator:
     """Three indexed scenes of 16 small frames."""
     operator.take_over(three_scenes)
     return operator
+
+
+@pytest.fixture(scope="session")
+def long_scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Scenes ready to render, which takes long enough to be hit: "small", a "pair", and "large" for a real time limit."""
+    root = tmp_path_factory.mktemp("long")
+    for name, size, scenes in (
+        ("small", SIZE, ("long",)),
+        ("pair", SIZE, ("long_0", "long_1")),
+        ("large", (288, 176), ("long",)),
+    ):
+        project = Project(root / name)
+        for scene in scenes:
+            write_scene(project.raw, scene, moving_frames(60, size))
+        flags = ("--engine", "none", "--no_temporal_avg")
+        for phase, more in ((1, ()), (2, flags), (3, ()), (4, ()), (4, ("--confirm",))):
+            assert project.run(phase, *more) == 0
+    return root

@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY, SIZE, Project, moving_frames, tree, write_scene
+from conftest import REPOSITORY, tree, write_scene
+
+from slurm.conftest import script_processes
 
 FAST = ("--engine", "none", "--no_temporal_avg")
 
@@ -69,18 +71,6 @@ def test_the_whole_pipeline_gives_the_same_bytes_as_a_local_run(operator, demo_s
         assert tree(operator.out / scene) == tree(local.out / scene), scene
 
 
-@pytest.fixture(scope="session")
-def long_scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Scenes ready to render, which takes long enough to be hit: "small", and "large" for a real time limit."""
-    root = tmp_path_factory.mktemp("long")
-    for name, size in (("small", SIZE), ("large", (288, 176))):
-        project = Project(root / name)
-        write_scene(project.raw, "long", moving_frames(60, size))
-        for phase, flags in ((1, ()), (2, FAST), (3, ()), (4, ()), (4, ("--confirm",))):
-            assert project.run(phase, *flags) == 0
-    return root
-
-
 def _folder(path: Path) -> Path:
     path.mkdir()
     return path
@@ -116,18 +106,6 @@ def test_arrays_follow_each_other_under_a_limit_on_gpus(operator):
     assert set(operator.states("deblur").values()) == {"done"}, operator.logs_text()
 
 
-def _script_processes(name: str) -> list[int]:
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
-        except OSError:
-            continue
-        if len(words) > 1 and words[1].endswith(name):
-            found.append(int(folder.name))
-    return found
-
-
 RENDERED = "long/bokeh_renders/set_*/*.png"
 
 
@@ -140,7 +118,7 @@ def test_a_killed_task_costs_the_frame_in_hand(operator, long_scenes):
     operator.take_over(long_scenes / "small")
     operator.sbatch("phase5_render.sh", "--num_sets", "4")
     operator.wait_for_files(RENDERED, 5)
-    (victim,) = _script_processes("05_render_and_labels.py")
+    (victim,) = script_processes("05_render_and_labels.py", operator.root)
     os.kill(victim, signal.SIGKILL)
     before = operator.finished(RENDERED)
     operator.wait_idle()
