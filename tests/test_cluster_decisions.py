@@ -1,8 +1,10 @@
 """What a submission and a gate decide: what is done, stale, queued, tried again; and what they never do by mistake."""
 
 import os
+import signal
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,14 +13,16 @@ from conftest import REPOSITORY, Project
 from test_cluster import FAST, entry, local, make_plan, make_run, partition
 
 from pipeline.cluster.causes import TaskStates, unfinished
+from pipeline.cluster.gate import advance
 from pipeline.cluster.in_work import active_scenes, place, queued_scenes
 from pipeline.cluster.judge import judge, make_plans, reason
-from pipeline.cluster.plan import Run
+from pipeline.cluster.plan import Run, Stage
 from pipeline.cluster.profile import load_profile
 from pipeline.cluster.scheduler import Partition, QueuedTask, SchedulerSilent, Slurm, outside_job
 from pipeline.cluster.worker import Records
 from pipeline.errors import StaleError
 from pipeline.scene import SceneIndex
+from pipeline.signals import StopSignals
 
 
 def test_more_memory_is_what_a_node_has(tmp_path: Path):
@@ -197,3 +201,16 @@ def test_what_is_done_with_other_settings_is_not_passed_over(
     assert not list((scene_project.logs / "runs").glob("*"))
     assert local(scene_project, "deblur", *flags, "--on_stale", "keep") == 0
     assert local(scene_project, "deblur", *FAST.split()) == 0
+
+
+def test_a_gate_out_of_time_says_what_to_run(scene_project: Project, capsys: pytest.CaptureFixture[str]):
+    """It is warned while a stage runs in it: not put back, since the stage would begin again and be no faster."""
+    scene_project.run_upto(3)
+    run = replace(run_of(scene_project, "stop"), stages=(Stage(phase="calibrate"),))
+    with StopSignals() as signals:
+        threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGUSR2)).start()  # Python alone takes longer to start
+        assert advance(run, Slurm(), signals) == 1
+    shown = capsys.readouterr().err
+    assert "calibrate was stopped by SIGUSR2; a gate may take 1 h, [phase.cpu] of the profile" in shown
+    assert "By hand: python scripts/04_calibrate_coc.py --raw_root" in shown
+    assert (run.outcome() or {})["state"] == "stopped"

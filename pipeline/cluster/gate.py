@@ -78,7 +78,8 @@ def _advance(run: Run, slurm: Slurm | None, signals: StopSignals) -> ExitCode:
         if held and slurm is not None and _may_wait(run):
             gate = submit_gate(run, [], delay_s=GATE_RETRY_S)
             names = ", ".join(one.scene for one in held[:5]) + (", ..." if len(held) > 5 else "")
-            print(f"{stage.phase}: {len(held)} scenes are in work elsewhere ({names}); gate {gate} looks again in {GATE_RETRY_S} s")
+            where = f"{len(held)} scenes are in work elsewhere ({names})"
+            print(f"{stage.phase}: {where}; gate {gate} looks again in {GATE_RETRY_S} s")
             return ExitCode.DONE
         _tell(run, stage.phase, found, len(eligible))
         failed = failed or bool(found.left)
