@@ -52,6 +52,7 @@ cpus = 2
 """
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """All scenarios in one worker: they share a cluster, and one machine's cores are few."""
     for item in items:
