@@ -38,7 +38,7 @@ lint: env
 	@.venv/bin/mypy
 
 test: lint
-	@$(PYTHON) -m pytest -n 2 --dist loadgroup -rs --cov --cov-report=term
+	@$(PYTHON) -m pytest -n 2 -rs --cov --cov-report=term
 
 test-slow: env
 	@$(PYTHON) -m pytest -m slow -n 2

@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import os
 import pwd
+import random
 import shutil
 import signal
 import socket
@@ -59,6 +60,7 @@ JobAcctGatherFrequency=task=1
 JobAcctGatherParams=OverMemoryKill
 JobCompType=jobcomp/none
 MaxArraySize={max_array_size}
+FirstJobId={first_job}
 SlurmctldTimeout=10
 SlurmdTimeout=8
 KillWait=5
@@ -242,6 +244,8 @@ class Cluster:
             first_port=ports[0],
             more=self.settings.more,
             max_array_size=self.settings.max_array_size,
+            # Several clusters may run at once, and processes are told apart by their job's id.
+            first_job=1000 * random.randrange(1, 60000),
             nodes="\n".join(nodes),
             partitions="\n".join(partitions),
         )

@@ -52,15 +52,6 @@ cpus = 2
 """
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """All scenarios in one worker: they share a cluster, and one machine's cores are few."""
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.slurm)
-            item.add_marker(pytest.mark.xdist_group("slurm"))
-
-
 def require_slurm() -> None:
     lacking = missing_programs()
     if lacking:

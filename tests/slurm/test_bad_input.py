@@ -17,6 +17,8 @@ from pipeline.scene import SceneEntry, SceneIndex
 from slurm.cluster import ClusterSettings
 from slurm.conftest import Operator, running
 
+pytestmark = pytest.mark.slurm
+
 FAST = ("--engine", "none", "--no_temporal_avg")
 CLIENTS = ("sbatch", "scontrol", "squeue", "sinfo", "sacct", "srun", "scancel")
 

@@ -7,11 +7,14 @@ import signal
 import subprocess
 from pathlib import Path
 
+import pytest
 from conftest import REPOSITORY
 
 from pipeline.cluster.plan import Run
 from slurm.cluster import ClusterSettings
 from slurm.conftest import Operator, running, script_processes
+
+pytestmark = pytest.mark.slurm
 
 FAST = ("--engine", "none", "--no_temporal_avg")
 

@@ -12,6 +12,8 @@ from conftest import REPOSITORY, tree, write_scene
 
 from slurm.conftest import script_processes
 
+pytestmark = pytest.mark.slurm
+
 FAST = ("--engine", "none", "--no_temporal_avg")
 
 

@@ -15,6 +15,8 @@ from test_train import write_config
 from model.checkpoint import find_model, step_folders
 from slurm.conftest import PATIENCE_S, Operator
 
+pytestmark = pytest.mark.slurm
+
 STEPS = 12
 
 
