@@ -15,13 +15,14 @@ from conftest import REPOSITORY, Project, tree, write_scene
 from pipeline.cluster.causes import TaskStates, element_cause, unfinished
 from pipeline.cluster.commands import submit
 from pipeline.cluster.estimate import pack, seconds_per_frame, spread
+from pipeline.cluster.fit import check_fits, detect_profile
 from pipeline.cluster.judge import judge as judge_stage
 from pipeline.cluster.judge import make_plans
 from pipeline.cluster.plan import Plan, Run, Stage, StalePlan, new_run_folder
 from pipeline.cluster.profile import ARRAY_PHASES, CPU, Profile, Resources, known_profiles, load_profile
 from pipeline.cluster.request import Request
 from pipeline.cluster.request import parse as parse_request
-from pipeline.cluster.scheduler import Partition, SchedulerError, Slurm, check_fits, detect_profile, minutes
+from pipeline.cluster.scheduler import Partition, SchedulerError, Slurm, minutes
 from pipeline.cluster.submit import chunks
 from pipeline.cluster.worker import Records, _idle_attempts, run_element, still_indexed
 from pipeline.completion import Journal

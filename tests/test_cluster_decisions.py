@@ -87,6 +87,7 @@ def test_a_stopped_run_holds_only_what_is_queued(tmp_path: Path):
     run.finish("stopped", "sbatch refused the second array")
     assert set(active_scenes(run.logs, run.out_root, tasks, ("deblur",))) == {"a"}
     assert active_scenes(run.logs, run.out_root, tasks, ("render",)) == {}
+    assert active_scenes(run.logs, tmp_path / "elsewhere", tasks, ("deblur",)) == {}, "scenes of another output root"
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ missing, so a cluster without accounting, a purged job or a killed gate costs no
 
     profile.py     what a cluster offers and what each phase asks for (jobs/profiles/*.toml)
     scheduler.py   every question put to SLURM, counted and bounded in time
+    fit.py         whether a profile fits a cluster, and which one does
     plan.py        runs and immutable plan files: which scenes, in which array element
     estimate.py    seconds per frame as measured, packing of scenes, GPU hours
     submit.py      arrays through submitit: SLURM's executor or the local one

@@ -17,13 +17,14 @@ from pathlib import Path
 
 from pipeline.cluster.checks import check_same_settings, check_script_flags, refuse_stale
 from pipeline.cluster.dry_run import dry_run
+from pipeline.cluster.fit import check_fits, detect_profile
 from pipeline.cluster.gate import advance
 from pipeline.cluster.in_work import active_scenes
 from pipeline.cluster.judge import judge
 from pipeline.cluster.plan import SCRIPTS, Run, Stage, new_run_folder, runs_folder
 from pipeline.cluster.profile import ARRAY_PHASES, CPU, REPOSITORY, Profile, load_profile
 from pipeline.cluster.request import Request
-from pipeline.cluster.scheduler import Slurm, check_fits, detect_profile
+from pipeline.cluster.scheduler import Slurm
 from pipeline.cluster.worker import put_back
 from pipeline.errors import LeaseHeld, Stopped
 from pipeline.lease import Lease, task_id

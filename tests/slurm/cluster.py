@@ -20,7 +20,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -147,7 +147,9 @@ class Cluster:
         self.wait_until(lambda: self.idle_nodes() == len(self.node_names), 60, "the nodes did not become idle")
 
     def stop(self) -> None:
-        """Stop everything that was started, by pid files; safe to call twice."""
+        """Stop everything that was started: jobs that still run, and the daemons by their pid files. Safe to call twice."""
+        for step in _steps(f"SLURM_CONF={self.root / 'slurm.conf'}"):
+            _kill_tree(step)
         for pid_file in (*self.root.glob("slurmd.*.pid"), self.root / "slurmctld.pid", self.root / "munge/munged.pid"):
             _stop_pid(pid_file)
 
@@ -160,10 +162,8 @@ class Cluster:
         pid = int((self.root / f"slurmd.{name}.pid").read_text())
         jobs = self.command("squeue", "-h", "-w", name, "-o", "%A").split()
         os.kill(pid, signal.SIGKILL)
-        for step in _steps_of(jobs):
-            for process in (*_descendants(step), step):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(process, signal.SIGKILL)
+        for step in _steps(f"SLURM_CONF={self.root / 'slurm.conf'}", jobs):
+            _kill_tree(step)
 
     def command(self, *argv: str, check: bool = True) -> str:
         """The output of a SLURM command on this cluster."""
@@ -270,15 +270,23 @@ def _stop_pid(pid_file: Path) -> None:
     pid_file.unlink(missing_ok=True)
 
 
-def _steps_of(jobs: list[str]) -> list[int]:
-    """The slurmstepd processes of jobs; their titles read `slurmstepd: [JOB.STEP]`."""
+def _steps(variable: str, jobs: Sequence[str] = ()) -> list[int]:
+    """The slurmstepd processes of one cluster, of some jobs or all; their titles read `slurmstepd: [JOB.STEP]`."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             title = (folder / "cmdline").read_bytes().decode(errors="replace")
-            if title.startswith("slurmstepd: [") and title[13:].partition(".")[0] in jobs:
+            if not title.startswith("slurmstepd: [") or (jobs and title[13:].partition(".")[0] not in jobs):
+                continue
+            if variable in (folder / "environ").read_bytes().decode(errors="replace").split("\0"):
                 found.append(int(folder.name))
     return found
+
+
+def _kill_tree(pid: int) -> None:
+    for process in (*_descendants(pid), pid):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
 
 
 def _descendants(pid: int) -> list[int]:
