@@ -107,8 +107,6 @@ def test_arrays_follow_each_other_under_a_limit_on_gpus(operator):
     ((gate, _),) = operator.tasks("gate")
     for job in (second, gate):  # a dependency that can never be met must not wait for ever; the field's name varies
         assert "InvalidDependent=Yes" in operator.cluster.command("scontrol", "show", "job", job)
-    operator.wait_idle()
-    assert set(operator.states("deblur").values()) == {"done"}, operator.logs_text()
 
 
 RENDERED = "long/bokeh_renders/set_*/*.png"
