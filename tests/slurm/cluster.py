@@ -148,8 +148,7 @@ class Cluster:
 
     def stop(self) -> None:
         """Stop everything that was started: jobs that still run, and the daemons by their pid files. Safe to call twice."""
-        for step in _steps(f"SLURM_CONF={self.root / 'slurm.conf'}"):
-            _kill_tree(step)
+        _kill_trees(_steps(f"SLURM_CONF={self.root / 'slurm.conf'}"))
         for pid_file in (*self.root.glob("slurmd.*.pid"), self.root / "slurmctld.pid", self.root / "munge/munged.pid"):
             _stop_pid(pid_file)
 
@@ -162,8 +161,7 @@ class Cluster:
         pid = int((self.root / f"slurmd.{name}.pid").read_text())
         jobs = self.command("squeue", "-h", "-w", name, "-o", "%A").split()
         os.kill(pid, signal.SIGKILL)
-        for step in _steps(f"SLURM_CONF={self.root / 'slurm.conf'}", jobs):
-            _kill_tree(step)
+        _kill_trees(_steps(f"SLURM_CONF={self.root / 'slurm.conf'}", jobs))
 
     def command(self, *argv: str, check: bool = True) -> str:
         """The output of a SLURM command on this cluster."""
@@ -283,8 +281,10 @@ def _steps(variable: str, jobs: Sequence[str] = ()) -> list[int]:
     return found
 
 
-def _kill_tree(pid: int) -> None:
-    for process in (*_descendants(pid), pid):
+def _kill_trees(pids: Sequence[int]) -> None:
+    """Processes and all below them, from the top: a slurmstepd that outlived its task would report the task's end."""
+    below = [process for pid in pids for process in _descendants(pid)]
+    for process in (*pids, *below):
         with contextlib.suppress(ProcessLookupError):
             os.kill(process, signal.SIGKILL)
 
