@@ -3,9 +3,12 @@
     python benchmarks/bokehflow.py --device cuda --bf16          # all sizes, on a GPU
     python benchmarks/bokehflow.py --quick                       # small sizes, on two CPU cores
     python benchmarks/bokehflow.py --variants nano small --sizes 256x256 512x512 --json bokehflow.json
+    python benchmarks/bokehflow.py --quick --backward            # a training step: forward and backward
 
-Inference of one frame with a carried state, batch 1, median of many after a warm-up; the picture is smooth with edges and the
-lens blurs it by up to the largest radius. Each variant and size runs in a process of its own, so that its peak memory is
+Inference of one frame with a carried state, batch 1, median of many after a warm-up; with --backward the gradients of a frame
+too, the state detached as between stretches of truncated backpropagation. The picture is smooth with edges and the lens blurs
+it by up to the largest radius. Beside 720p and 1080p stands what the published prototype claims, the floor. Shares are of the
+forward pass. Each variant and size runs in a process of its own, so that its peak memory is
 its own: what PyTorch allocated on CUDA, weights included; on the CPU what the process grew by over its imports. The slope is
 that of log time over log pixels, 1 for a linear cost. Physics is the lens renderer with its correction.
 """
@@ -28,13 +31,15 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from model.bokehflow import VARIANTS, BokehFlow, LensBatch
+from model.bokehflow import VARIANTS, BokehFlow, BokehFlowState, LensBatch
 from model.bokehflow.config import Backend
 from pipeline.optics import Lens, px_per_mm
 
 SIZES = ("256x256", "512x512", "854x480", "1280x720", "1920x1088")
 QUICK_SIZES = ("128x128", "192x192", "256x256", "384x384")
 LENS = Lens(f_m=0.05, f_number=2.0, focus_m=2.0)
+# What the published prototype claims.
+CLAIMS = {"1280x720": "23 frames/s", "1920x1088": "1.8 GB"}
 PARTS = ("stem", "depth_blocks", "bokeh_blocks", "fusions", "depth_head", "bokeh_head", "physics")
 
 
@@ -50,6 +55,7 @@ class Case:
     backend: Backend
     repeat: int
     threads: int
+    backward: bool
 
 
 class PartTimes:
@@ -94,8 +100,8 @@ def measure(case: Case) -> dict[str, Any]:
     torch.set_num_threads(case.threads)
     resting = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     torch.manual_seed(0)
-    net = BokehFlow(replace(VARIANTS[case.variant], backend=case.backend)).eval().to(case.device)
-    if case.bf16:
+    net = BokehFlow(replace(VARIANTS[case.variant], backend=case.backend)).train(case.backward).to(case.device)
+    if case.bf16 and not case.backward:
         net = net.bfloat16()
     # A depth that varies over the picture, as a trained network's does: untrained it is nearly constant, and the renderer's
     # work depends on it.
@@ -107,11 +113,16 @@ def measure(case: Case) -> dict[str, Any]:
     if case.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
 
-    def run(state: Any) -> Any:
-        return net(frame, lens, state)[1]
+    def run(state: BokehFlowState | None) -> BokehFlowState:
+        with torch.autocast(case.device, torch.bfloat16, enabled=case.bf16 and case.backward):
+            out, state = net(frame, lens, state)
+        if case.backward:
+            net.zero_grad()
+            (out.bokeh.mean() + out.depth_m.mean()).backward()
+        return state.detach()
 
     times = []
-    with torch.inference_mode():
+    with torch.inference_mode(not case.backward):
         state = run(None)
         for _ in range(case.repeat):
             started = now(case.device)
@@ -164,10 +175,12 @@ def slope(pixels: list[int], seconds: list[float]) -> float:
 def report(variant: str, results: dict[str, dict[str, Any]], title: str, console: Console) -> float | None:
     """Print one variant's table; returns the slope where there are sizes enough."""
     table = Table(title=f"{variant}, {title}")
-    for column in ("size", "frames/s", "ms", "peak MiB", *PARTS):
+    claims = any(size in CLAIMS for size in results)
+    for column in ("size", "frames/s", "ms", "peak MiB", *(["claimed"] if claims else []), *PARTS):
         table.add_column(column.replace("_", " "), justify="left" if column == "size" else "right")
     for size, row in results.items():
         cells = [f"{row['frames_per_s']:.2f}", f"{1000 * row['frame_s']:.0f}", f"{row['peak_mib']:.0f}"]
+        cells += [CLAIMS.get(size, "")] if claims else []
         table.add_row(size, *cells, *(f"{row['shares'][name]:.0%}" for name in PARTS))
     console.print(table)
     if len(results) < 2:
@@ -184,7 +197,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, help="default: nano, small and base")
     parser.add_argument("--sizes", nargs="+", help=f"WIDTHxHEIGHT (default {' '.join(SIZES)})")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=("cpu", "cuda"))
-    parser.add_argument("--bf16", action="store_true", help="weights and features in bfloat16")
+    parser.add_argument("--bf16", action="store_true", help="weights in bfloat16; with --backward autocast")
+    parser.add_argument("--backward", action="store_true", help="measure forward and backward, as in training")
     parser.add_argument("--backend", default="auto", choices=get_args(Backend), help="of the recurrence")
     parser.add_argument("--repeat", type=int, help="frames per measurement (default 30 on CUDA, 5 on the CPU)")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (default 2)")
@@ -193,15 +207,18 @@ def main(argv: list[str] | None = None) -> int:
     console = Console(width=140)
     repeat = args.repeat or (30 if args.device == "cuda" else 5)
     device = torch.cuda.get_device_name() if args.device == "cuda" else f"CPU, {args.threads} threads"
-    title = f"{device}, {'bfloat16' if args.bf16 else 'float32'}, median of {repeat}"
-    found: dict[str, Any] = {"device": device, "bf16": args.bf16, "backend": args.backend, "variants": {}}
+    what = "forward and backward" if args.backward else "inference"
+    title = f"{what}, {device}, {'bfloat16' if args.bf16 else 'float32'}, median of {repeat}"
+    found: dict[str, Any] = {
+        "what": what, "device": device, "bf16": args.bf16, "backend": args.backend, "variants": {},
+    }  # fmt: skip
     for variant in args.variants or (["nano"] if args.quick else ["nano", "small", "base"]):
         results = {}
         for size in args.sizes or (QUICK_SIZES if args.quick else SIZES):
             width, height = (int(part) for part in size.split("x"))
             case = Case(
                 variant=variant, width=width, height=height, device=args.device, bf16=args.bf16, backend=args.backend,
-                repeat=repeat, threads=args.threads,
+                repeat=repeat, threads=args.threads, backward=args.backward,
             )  # fmt: skip
             results[size] = measure_apart(case)
         found["variants"][variant] = {"sizes": results, "slope": report(variant, results, title, console)}

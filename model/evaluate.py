@@ -30,7 +30,7 @@ from pipeline.runner import ExitCode
 from pipeline.signals import StopSignals
 
 SHEET_ROWS = 8
-_COLUMNS = ("psnr_db", "psnr_frame_db", "ssim", "lpips", "temporal", "abs_rel", "delta1")
+_COLUMNS = ("psnr_db", "psnr_frame_db", "ssim", "lpips", "temporal", "abs_rel", "delta1", "depth_temporal")
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:

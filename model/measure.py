@@ -14,7 +14,7 @@ from torch import Tensor
 
 from model import metrics
 from model.baselines import lens_render, unchanged
-from model.bokehflow import BokehFlow, LensBatch
+from model.bokehflow import BokehFlow, BokehFlowOutput, LensBatch
 from model.bokehflow.config import FAR_M
 from model.pictures import row
 from model.sequences import Take
@@ -25,7 +25,7 @@ FRAME_CAP_DB = 60.0
 NETWORK = "bokehflow"
 STATELESS = "bokehflow, state dropped"  # every frame as if it were the first
 BASELINES = ("unchanged frame", "lens renderer, true depth", "lens renderer, predicted depth")
-_MEANS = ("ssim", "lpips", "abs_rel", "delta1")
+_MEANS = ("ssim", "lpips", "temporal", "abs_rel", "delta1", "depth_temporal")
 
 
 @dataclass
@@ -56,7 +56,7 @@ class Tally:
             "psnr_frame_db": self.mean("psnr_frame_db"),
             "mse": pooled,
         }
-        return found | {name: self.mean(name) for name in (*_MEANS, "temporal") if name in self.counts}
+        return found | {name: self.mean(name) for name in _MEANS if name in self.counts}
 
 
 @dataclass(kw_only=True)
@@ -96,33 +96,36 @@ def measure_take(
         safe_point: called between frames.
     """
     lens = LensBatch.of(take.lens, take.px_per_mm, take.max_radius_px).to(device)
-    tallies = {name: Tally() for name in (NETWORK, *([STATELESS] if stateless else []), *baselines)}
+    names = (NETWORK, STATELESS) if stateless else (NETWORK,)
+    tallies = {name: Tally() for name in (*names, *baselines)}
     before: dict[str, Tensor] = {}
+    depths_before: dict[str, Tensor] = {}
     state, pictures = None, []
     total = min(max_frames, take.num_frames) if max_frames else take.num_frames
     for number, moment in enumerate(take.moments(max_frames)):
         safe_point()
         frame, truth = moment.frame[None].to(device), moment.bokeh[None].to(device)
         depth = None if moment.depth_m is None else moment.depth_m[None].to(device)
+        outs: dict[str, BokehFlowOutput] = {}
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=autocast):
-            out, state = net(frame, lens, state)
-            alone = net(frame, lens)[0] if stateless else None
-        answers = {NETWORK: out.bokeh.float().clamp(0, 1)}
-        if alone is not None:
-            answers[STATELESS] = alone.bokeh.float().clamp(0, 1)
-        answers |= dict(_answers(take, frame, depth, out.depth_m, baselines))
+            outs[NETWORK], state = net(frame, lens, state)
+            if stateless:
+                outs[STATELESS], _ = net(frame, lens)
+        answers = {name: out.bokeh.float().clamp(0, 1) for name, out in outs.items()}
+        answers |= dict(_answers(take, frame, depth, outs[NETWORK].depth_m, baselines))
         for name, picture in answers.items():
             _score(tallies[name], picture, truth, lpips)
             if number:
                 pair = (torch.stack([before[name], picture], 1), torch.stack([before["truth"], truth], 1))
                 tallies[name].add("temporal", float(metrics.temporal_error(*pair)))
-        if depth is not None:
-            valid = depth <= FAR_M  # sky is stored as 1000 m, beyond what the network can say
-            tallies[NETWORK].add("abs_rel", float(metrics.abs_rel(out.depth_m, depth, valid)))
-            tallies[NETWORK].add("delta1", float(metrics.delta1(out.depth_m, depth, valid)))
         before = {**answers, "truth": truth}
+        if depth is not None:
+            depths = {name: out.depth_m for name, out in outs.items()} | {"truth": depth}
+            for name in outs:
+                _score_depth(tallies[name], name, depths, depths_before)
+            depths_before = depths
         if number == total // 2:
-            pictures = row(frame[0], out.depth_m[0], answers[NETWORK][0], truth[0])
+            pictures = row(frame[0], outs[NETWORK].depth_m[0], answers[NETWORK][0], truth[0])
     return TakeResult(name=take.name, num_frames=total, tallies=tallies, pictures=pictures)
 
 
@@ -146,6 +149,16 @@ def _score(tally: Tally, picture: Tensor, truth: Tensor, lpips: Lpips | None) ->
     tally.add("ssim", float(metrics.ssim(picture, truth)))
     if lpips is not None:
         tally.add("lpips", float(lpips(picture, truth)))
+
+
+def _score_depth(tally: Tally, name: str, depths: dict[str, Tensor], before: dict[str, Tensor]) -> None:
+    predicted, truth = depths[name], depths["truth"]
+    valid = truth <= FAR_M  # sky is stored as 1000 m, beyond what the network can say
+    tally.add("abs_rel", float(metrics.abs_rel(predicted, truth, valid)))
+    tally.add("delta1", float(metrics.delta1(predicted, truth, valid)))
+    if before:
+        predicted, truth = (torch.stack([before[key], depths[key]], 1) for key in (name, "truth"))
+        tally.add("depth_temporal", float(metrics.depth_temporal_error(predicted, truth, truth <= FAR_M)))
 
 
 def pool(results: Sequence[TakeResult]) -> dict[str, dict[str, float | None]]:

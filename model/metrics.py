@@ -128,6 +128,28 @@ def temporal_error(pictures: Tensor, truth: Tensor) -> Tensor:
     return (pictures.diff(dim=1) - truth.diff(dim=1)).abs().flatten(1).mean(1)
 
 
+def depth_temporal_error(predicted_m: Tensor, truth_m: Tensor, valid: Tensor) -> Tensor:
+    """How unsteady depth is: mean |change of log depth from frame to frame - the truth's|, without warping.
+
+    A scale that is wrong but stays the same costs nothing here; `abs_rel` sees it.
+
+    Args:
+        predicted_m, truth_m: (B, T, 1, H, W) metres, > 0, T >= 2.
+        valid: (B, T, 1, H, W) bool; a change counts where both of its frames are valid.
+
+    Returns:
+        (B,) float64; NaN for a sample without such a pixel.
+
+    Raises:
+        ValueError: the shapes differ or there is only one frame.
+    """
+    _check_pair(predicted_m, truth_m)
+    if predicted_m.ndim != 5 or predicted_m.shape[1] < 2:
+        raise ValueError(f"a temporal error needs (B, T >= 2, 1, H, W), got {tuple(predicted_m.shape)}")
+    change = (predicted_m.double().log() - truth_m.double().log()).diff(dim=1).abs()
+    return _masked_mean(change, valid[:, 1:] & valid[:, :-1])
+
+
 def _masked_mean(values: Tensor, valid: Tensor) -> Tensor:
     if valid.shape != values.shape or valid.dtype != torch.bool:
         raise ValueError(f"valid must be bool {tuple(values.shape)}, got {valid.dtype} {tuple(valid.shape)}")

@@ -8,6 +8,7 @@ import torch
 
 from model import summary
 from model.bokehflow import VARIANTS, BokehFlow, BokehFlowConfig, BokehFlowError, BokehFlowState, LensBatch, variant
+from model.bokehflow.scans import gate_logits
 from pipeline.optics import Lens
 
 TINY = BokehFlowConfig(
@@ -184,6 +185,30 @@ def test_the_state_matters_and_a_detached_copy_is_the_same():
         without, _ = net(picture(), lenses())
     assert torch.equal(with_state.bokeh, again.bokeh)
     assert float((with_state.depth_m - without.depth_m).abs().max()) > 1e-5
+
+
+def test_slow_heads_carry_the_last_frame_into_the_middle_of_the_next():
+    """All heads at the fast start remember some 8 tokens, and the middle of a picture never hears of the last one."""
+
+    def heard(memory_tokens):
+        net = network(memory_tokens=memory_tokens).eval()
+        with torch.no_grad():
+            _, state = net(picture(1, 96, 96, seed=1), lenses())
+            other = dataclasses.replace(state, depth_states=-state.depth_states, bokeh_states=-state.bokeh_states)
+            one, two = (net(picture(1, 96, 96), lenses(), s)[0].depth_m.log() for s in (state, other))
+        return float((one - two)[..., 40:56, 40:56].abs().mean())
+
+    assert heard(4096) > 10 * heard(0)
+
+
+def test_gates_start_as_running_means_from_fast_to_slow():
+    logits = gate_logits(4, 4096)
+    assert logits[0] == 2.0  # sigmoid(2) = 1 - 1 / 8.4, and the step sigmoid(-2) = 1 / 8.4
+    reach = 1 / (1 - torch.sigmoid(logits.double()))
+    torch.testing.assert_close(reach[3], torch.tensor(4096.0).double(), rtol=1e-3, atol=0)
+    torch.testing.assert_close(reach, 1 / torch.sigmoid(-logits.double()), rtol=1e-3, atol=0)
+    assert bool((logits.diff() > 0).all()) and torch.equal(gate_logits(3, 0), torch.full((3,), 2.0))
+    assert gate_logits(1, 4096).tolist() == [2.0]
 
 
 def test_without_tsp_frames_do_not_see_each_other():

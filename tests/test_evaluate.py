@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -187,13 +188,17 @@ def test_the_network_is_also_measured_without_its_state(scenes: Path, net: Bokeh
     one = measure_take(net, take, device="cpu", baselines=(), stateless=True, max_frames=1).tallies
     assert one[STATELESS].sums["mse"] == one[NETWORK].sums["mse"]
     three = measure_take(net, take, device="cpu", baselines=(), stateless=True, max_frames=3).tallies
-    errors = []
+    errors, logs = [], []
     for moment in take.moments(3):
         with torch.no_grad():
             out, _ = net(moment.frame[None], LensBatch.of(take.lens, take.px_per_mm, take.max_radius_px))
         errors.append(float((out.bokeh.clamp(0, 1)[0].double() - moment.bokeh.double()).square().mean()))
+        logs.append(np.log(out.depth_m[0].double().numpy()) - np.log(moment.depth_m.double().numpy()))
     assert three[STATELESS].sums["mse"] == pytest.approx(sum(errors), rel=1e-5)
-    assert three[STATELESS].sums["mse"] != three[NETWORK].sums["mse"]
+    changes = [np.abs(after - before).mean() for before, after in pairwise(logs)]  # this scene has no sky
+    assert three[STATELESS].mean("depth_temporal") == pytest.approx(np.mean(changes), rel=1e-5)
+    for name in ("mse", "temporal", "abs_rel", "depth_temporal"):
+        assert three[STATELESS].sums[name] != three[NETWORK].sums[name]
 
 
 def test_a_run_goes_onto_the_report_page(scenes: Path, net: BokehFlow, tmp_path: Path, capsys):

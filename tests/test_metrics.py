@@ -10,7 +10,7 @@ import torch
 from scipy.ndimage import correlate1d
 from scipy.signal import convolve2d
 
-from model.metrics import abs_rel, delta1, mse, psnr, psnr_of_mse, ssim, temporal_error
+from model.metrics import abs_rel, delta1, depth_temporal_error, mse, psnr, psnr_of_mse, ssim, temporal_error
 from model.vgg import LPIPS_TAPS, PERCEPTUAL_TAPS, Lpips, VggFeatures, find_weights, load_lpips, load_vgg
 from pipeline.errors import UsageError
 
@@ -127,6 +127,20 @@ def test_temporal_error_sees_flicker_and_not_motion():
     assert temporal_error(flicker, truth).item() == pytest.approx(0.2, abs=1e-6)
     with pytest.raises(ValueError, match="T >= 2"):
         temporal_error(truth[:, :1], truth[:, :1])
+
+
+def test_depth_temporal_error_sees_unsteady_depth_and_not_a_wrong_scale():
+    truth = torch.tensor([2.0, 3.0, 5.0]).view(1, 3, 1, 1, 1).expand(1, 3, 1, 4, 4).clone()
+    valid = torch.ones_like(truth, dtype=torch.bool)
+    assert depth_temporal_error(1.7 * truth, truth, valid).item() == pytest.approx(0, abs=1e-6)
+    unsteady = truth * torch.tensor([1.0, math.e**0.1, 1.0]).view(1, 3, 1, 1, 1)
+    assert depth_temporal_error(unsteady, truth, valid).item() == pytest.approx(0.1, abs=1e-6)
+    unsteady[0, 1, 0, 0] = 50.0  # sky in the middle frame spoils both of its changes, and is left out of both
+    valid[0, 1, 0, 0] = False
+    assert depth_temporal_error(unsteady, truth, valid).item() == pytest.approx(0.1, abs=1e-6)
+    assert depth_temporal_error(truth, truth, ~valid & False).isnan()
+    with pytest.raises(ValueError, match="T >= 2"):
+        depth_temporal_error(truth[:, :1], truth[:, :1], valid[:, :1])
 
 
 # --- VGG-16 and LPIPS -------------------------------------------------------------------------------------------------

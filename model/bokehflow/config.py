@@ -36,6 +36,8 @@ class BokehFlowConfig:
         enable_dahg: a floor under the decay that grows with the layer and with the mean blur (see `scans.DecayGate`).
         dahg_lambda: weight of the mean blur in that floor.
         enable_tsp: carry states from frame to frame; without it every frame starts from the learned states.
+        memory_tokens: how far the slowest head of a scan remembers when training starts, in tokens; the fastest remembers 8,
+            the others lie between, evenly in the logarithm. 0 starts all of them at 8 (see `scans.gate_logits`).
         max_state_norm: carried states are scaled down to this Frobenius norm per head, once a frame.
         max_radius_px: largest blur radius that is rendered, at a full frame of `reference_width_px`; it scales with the
             frame, and data that saturates earlier lowers it (`LensBatch.max_radius_px`). What decides the renderer's
@@ -60,6 +62,7 @@ class BokehFlowConfig:
     enable_dahg: bool = True
     dahg_lambda: float = 0.1
     enable_tsp: bool = True
+    memory_tokens: int = 4096
     max_state_norm: float = 100.0
     max_radius_px: float = 31.0
     reference_width_px: int = 854
@@ -81,8 +84,9 @@ class BokehFlowConfig:
         for name in ("channels", "stem_channels"):
             if getattr(self, name) % NORM_GROUPS:
                 raise BokehFlowError(f"{name} must be a multiple of {NORM_GROUPS}, got {getattr(self, name)}")
-        if self.fusion_every < 0:
-            raise BokehFlowError(f"fusion_every must be >= 0, got {self.fusion_every}")
+        for name in ("fusion_every", "memory_tokens"):
+            if getattr(self, name) < 0:
+                raise BokehFlowError(f"{name} must be >= 0, got {getattr(self, name)}")
         if not 0 <= self.dropout < 1:
             raise BokehFlowError(f"dropout must be in [0, 1), got {self.dropout}")
         if self.chunk_size & (self.chunk_size - 1):

@@ -19,7 +19,7 @@ from model.bokehflow.temporal import DIRECTIONS
 # More tokens than this (512x512 pixels) are scanned one direction after the other when no gradients are needed. One direction
 # fills a device by then, and four at once would hold most of the memory of 1080p inference.
 TOKENS_TOGETHER = 1 << 14
-ALPHA_LOGIT, BETA_LOGIT = 2.0, -2.0  # at the start a token is kept for some ten steps and written at 12 %
+FAST_LOGIT = 2.0  # of the fastest head's decay at the start: a token is kept for 1 + e^2 = 8.4 steps
 FLOOR_LOGITS = (-2.0, 2.0)  # of the first and the last layer
 
 
@@ -51,6 +51,18 @@ class DecayGate(nn.Module):
         return torch.logaddexp(F.logsigmoid(floor), F.logsigmoid(-floor) + F.logsigmoid(logits))
 
 
+def gate_logits(heads: int, memory_tokens: int) -> Tensor:
+    """(heads,) logits of the decay a to start from; those of the step b are their negatives.
+
+    A head that remembers n tokens keeps a = 1 - 1/n of its state and writes b = 1/n of what is new, a running mean over n
+    tokens: logit a = log(n - 1) = -logit b. With a step of its own size a slow head would write over its state long before
+    it decays. n goes geometrically from 8.4 to `memory_tokens`; where that is less, all heads start at 8.4. A picture is
+    thousands of tokens, so only slow heads carry anything of one frame into the middle of the next.
+    """
+    slow_logit = max(FAST_LOGIT, math.log(max(memory_tokens, 2) - 1))
+    return torch.linspace(FAST_LOGIT, slow_logit, heads)
+
+
 class BiGDR(nn.Module):
     """Bidirectional gated delta recurrence in rows and columns.
 
@@ -66,9 +78,8 @@ class BiGDR(nn.Module):
         self.features = 3 * inner + 2 * config.heads  # q, k, v, logits of a and b
         # Weights of all directions in one tensor, direction first.
         self.project = nn.Parameter(torch.randn(DIRECTIONS, self.features, width) / math.sqrt(width))
-        self.gate_bias = nn.Parameter(
-            torch.tensor([ALPHA_LOGIT, BETA_LOGIT]).repeat_interleave(config.heads).repeat(4, 1)
-        )
+        logits = gate_logits(config.heads, config.memory_tokens)
+        self.gate_bias = nn.Parameter(torch.cat([logits, -logits]).repeat(DIRECTIONS, 1))
         self.out_gate = nn.Parameter(torch.randn(DIRECTIONS, inner, width) / math.sqrt(width))
         self.out_gate_bias = nn.Parameter(torch.zeros(DIRECTIONS, inner))
         self.out = nn.Parameter(0.1 * torch.randn(DIRECTIONS, inner, width) / math.sqrt(inner))

@@ -19,6 +19,7 @@ from pipeline.files import write_bytes
 
 DIRECTIONS = 4
 DEPTH_SAMPLES = 32  # per side: of the last depth map, what the mean blur under the next lens is taken from
+KEEP_LOGIT = 2.0  # tau starts near 0.88: at 0.5 half of what is carried would be lost at every frame
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,11 +124,9 @@ class TemporalStart(nn.Module):
         self.max_norm = config.max_state_norm
         self.initial = nn.Parameter(0.02 * torch.randn(DIRECTIONS, config.heads, config.head_dim, config.head_dim))
         if config.enable_tsp:
-            self.keep = nn.Sequential(
-                nn.Linear(2 * config.channels, config.channels // 2),
-                nn.GELU(),
-                nn.Linear(config.channels // 2, DIRECTIONS),
-            )
+            last = nn.Linear(config.channels // 2, DIRECTIONS)
+            nn.init.constant_(last.bias, KEEP_LOGIT)
+            self.keep = nn.Sequential(nn.Linear(2 * config.channels, config.channels // 2), nn.GELU(), last)
 
     def forward(self, pooled: Tensor, previous: tuple[Tensor, Tensor] | None) -> Tensor:
         """The start of a frame.
