@@ -62,7 +62,7 @@ class BokehFlowConfig:
     enable_dahg: bool = True
     dahg_lambda: float = 0.1
     enable_tsp: bool = True
-    memory_tokens: int = 4096
+    memory_tokens: int = 0
     max_state_norm: float = 100.0
     max_radius_px: float = 31.0
     reference_width_px: int = 854
