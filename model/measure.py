@@ -96,8 +96,7 @@ def measure_take(
         safe_point: called between frames.
     """
     lens = LensBatch.of(take.lens, take.px_per_mm, take.max_radius_px).to(device)
-    names = (NETWORK, STATELESS) if stateless else (NETWORK,)
-    tallies = {name: Tally() for name in (*names, *baselines)}
+    tallies = {name: Tally() for name in (NETWORK, *([STATELESS] if stateless else []), *baselines)}
     before: dict[str, Tensor] = {}
     depths_before: dict[str, Tensor] = {}
     state, pictures = None, []
@@ -157,8 +156,9 @@ def _score_depth(tally: Tally, name: str, depths: dict[str, Tensor], before: dic
     tally.add("abs_rel", float(metrics.abs_rel(predicted, truth, valid)))
     tally.add("delta1", float(metrics.delta1(predicted, truth, valid)))
     if before:
-        predicted, truth = (torch.stack([before[key], depths[key]], 1) for key in (name, "truth"))
-        tally.add("depth_temporal", float(metrics.depth_temporal_error(predicted, truth, truth <= FAR_M)))
+        pair = (torch.stack([before[key], depths[key]], 1) for key in (name, "truth"))
+        both = torch.stack([before["truth"] <= FAR_M, valid], 1)
+        tally.add("depth_temporal", float(metrics.depth_temporal_error(*pair, valid=both)))
 
 
 def pool(results: Sequence[TakeResult]) -> dict[str, dict[str, float | None]]:
