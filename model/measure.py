@@ -156,9 +156,9 @@ def _score_depth(tally: Tally, name: str, depths: dict[str, Tensor], before: dic
     tally.add("abs_rel", float(metrics.abs_rel(predicted, truth, valid)))
     tally.add("delta1", float(metrics.delta1(predicted, truth, valid)))
     if before:
-        pair = (torch.stack([before[key], depths[key]], 1) for key in (name, "truth"))
+        ours, true = (torch.stack([before[key], depths[key]], 1) for key in (name, "truth"))
         both = torch.stack([before["truth"] <= FAR_M, valid], 1)
-        tally.add("depth_temporal", float(metrics.depth_temporal_error(*pair, valid=both)))
+        tally.add("depth_temporal", float(metrics.depth_temporal_error(ours, true, both)))
 
 
 def pool(results: Sequence[TakeResult]) -> dict[str, dict[str, float | None]]:
