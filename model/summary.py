@@ -41,6 +41,7 @@ PARTS = {
     "depth head": "depth_head",
     "bokeh head": "bokeh_head",
     "PG-CoC correction": "physics",
+    "motion": "motion",
 }
 
 
@@ -142,8 +143,9 @@ def measure_physics(config: BokehFlowConfig, width: int, height: int) -> Cost:
 
 
 def parameters_by_part(net: BokehFlow) -> dict[str, int]:
-    """Part -> number of parameters; what belongs to no part is "other"."""
-    counts = {name: sum(p.numel() for p in getattr(net, attribute).parameters()) for name, attribute in PARTS.items()}
+    """Part -> number of parameters; what belongs to no part is "other", parts that are switched off are absent."""
+    parts = {name: part for name, attribute in PARTS.items() if (part := getattr(net, attribute)) is not None}
+    counts = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
     counts["other"] = sum(p.numel() for p in net.parameters()) - sum(counts.values())
     return counts
 

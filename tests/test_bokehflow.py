@@ -50,8 +50,9 @@ def test_any_size_gives_outputs_of_that_size(size, dtype):
     assert bool(torch.isfinite(out.bokeh.float()).all())
 
 
-def test_the_state_has_one_size_for_all_frames():
-    net = network().eval()
+@pytest.mark.parametrize("motion", [False, True])
+def test_the_state_has_one_size_for_all_frames(motion):
+    net = network(enable_motion=motion).eval()
     with torch.no_grad():
         _, small = net(picture(height=8, width=8), lenses())
         out, large = net(picture(height=40, width=56), lenses(), small)  # a video may even change its size
@@ -104,12 +105,13 @@ def test_backends_agree_through_the_whole_network():
 # gradients and learning
 
 # Zero at step 0 by construction: the lens embedding is behind FiLM layers, the fusion gates behind projections, that start at
-# zero; the second frame's mixture has gradients on a second frame only.
-SILENT_AT_START = ("aperture.", "fusions.0.gates.")
+# zero, and so do the features of motion; the second frame's mixture has gradients on a second frame only.
+SILENT_AT_START = ("aperture.", "fusions.0.gates.", "motion.layers.")
 
 
-def test_every_parameter_gets_a_finite_gradient():
-    net = network().train()
+@pytest.mark.parametrize("motion", [False, True])
+def test_every_parameter_gets_a_finite_gradient(motion):
+    net = network(enable_motion=motion).train()
     lens = lenses(2)
     _, state = net(picture(2, seed=1), lens)
     out, _ = net(picture(2, seed=2), lens, state)
@@ -121,7 +123,7 @@ def test_every_parameter_gets_a_finite_gradient():
 
 
 def test_silent_parameters_speak_after_one_step():
-    net = network().train()
+    net = network(enable_motion=True).train()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
     for _ in range(2):
         optimizer.zero_grad()
@@ -176,6 +178,75 @@ def test_bfloat16_stays_close():
 # the temporal state
 
 
+@pytest.fixture
+def watching():
+    """A network that sees motion and carries nothing else; the cue's last layer is away from zero, as after training."""
+    net = network(enable_motion=True, enable_tsp=False).eval()
+    with torch.no_grad():
+        net.motion.last.weight.normal_(generator=torch.Generator().manual_seed(3))
+    return net
+
+
+@torch.no_grad()
+def depth_after(net, frame, before):
+    state = None if before is None else net(before, lenses())[1]
+    return net(frame, lenses(), state)[0].depth_m
+
+
+def test_motion_adds_nothing_before_training():
+    plain, watching = network().eval(), network(enable_motion=True).eval()
+    frames = picture(seed=1), picture(seed=2)
+    assert torch.equal(depth_after(watching, *frames), depth_after(plain, *frames))
+
+
+def test_the_first_frame_is_held_against_itself(watching):
+    frame = picture()
+    first = depth_after(watching, frame, None)
+    assert torch.equal(depth_after(watching, frame, frame), first)
+    assert float((depth_after(watching, frame, picture(seed=1)) / first).log().abs().max()) > 1e-2
+
+
+def test_motion_is_a_change_where_it_happens(watching):
+    frame = picture(height=64, width=64)
+    before = frame.clone()
+    before[..., :12, :12] = frame[..., :12, :12].flip(-1)  # what was in one corner has turned round
+    moved = (depth_after(watching, frame, before) / depth_after(watching, frame, None)).log().abs()
+    assert float(moved[..., :16, :16].mean()) > 5 * float(moved[..., 40:, 40:].mean())
+
+
+def test_depth_is_learned_from_motion_where_one_frame_cannot_tell():
+    """Noise all over, of which one half moves and is near: no single frame shows which."""
+    rng = torch.Generator().manual_seed(0)
+    net = network(enable_motion=True, enable_tsp=False, channels=8, head_dim=4, depth_blocks=1, bokeh_blocks=1).train()
+    optimizer = torch.optim.Adam([*net.motion.parameters(), *net.depth_head.parameters()], lr=1e-2)
+    near, far = 1.0, 10.0
+
+    def pair():
+        before = torch.rand(2, 3, 32, 32, generator=rng)
+        after, depth = before.clone(), torch.full((2, 1, 32, 32), far)
+        for i in range(2):
+            half = (slice(None, 16), slice(16, None))[int(torch.randint(2, (), generator=rng))]
+            after[i, :, :, half] = before[i, :, :, half].roll(1, -1)
+            depth[i, :, :, half] = near
+        return before, after, depth
+
+    def error(before, after, depth):
+        lens = torch.zeros(2, net.config.aperture_dim), torch.zeros(2)
+        with torch.no_grad():
+            _, _, state = net.predict(before, *lens, None)
+        return (net.predict(after, *lens, state)[0] / depth).log().abs().mean()
+
+    for _ in range(80):
+        optimizer.zero_grad()
+        error(*pair()).backward()
+        optimizer.step()
+    with torch.no_grad():
+        before, after, depth = pair()
+        told, untold = float(error(before, after, depth)), float(error(after, after, depth))
+    guess = 0.5 * float(torch.tensor(far / near).log())  # the middle between the two, which is the best without motion
+    assert told < 0.5 * guess < untold, (told, guess, untold)
+
+
 def test_the_state_matters_and_a_detached_copy_is_the_same():
     net = network().eval()
     with torch.no_grad():
@@ -218,8 +289,9 @@ def test_without_tsp_frames_do_not_see_each_other():
         assert torch.equal(net(picture(), lenses(), state)[0].bokeh, net(picture(), lenses())[0].bokeh)
 
 
-def test_states_are_saved_and_loaded(tmp_path):
-    net = network()
+@pytest.mark.parametrize("motion", [False, True])
+def test_states_are_saved_and_loaded(tmp_path, motion):
+    net = network(enable_motion=motion)
     _, state = net(picture(), lenses())
     state.save(tmp_path / "state.safetensors")
     loaded = BokehFlowState.load(tmp_path / "state.safetensors")
@@ -307,6 +379,8 @@ def test_wrong_frames_and_states():
     ):
         with pytest.raises(BokehFlowError, match=message):
             net(frame, lens, given)
+    with pytest.raises(BokehFlowError, match=r"state.frame_samples must be \(2, 3, 128, 128\).*got \(2, 3, 0, 0\)"):
+        network(enable_motion=True)(picture(2), lenses(2), state)
     with pytest.raises(BokehFlowError, match="a thin lens focuses only beyond its focal length: sample 0"):
         network(coc_model="thin_lens")(picture(), lenses(focus_m=0.04))
     with pytest.raises(ValueError, match=r"image must be in \[0, 1\]"):
@@ -322,6 +396,12 @@ def test_summary_prints_computed_figures(capsys):
     total = sum(p.numel() for p in BokehFlow(VARIANTS["demo"]).parameters())
     assert f"{total:,}" in text
     assert "64x48" in text and "GFLOP" in text and "MiB" in text
+
+
+def test_summary_names_the_part_that_sees_motion_where_there_is_one():
+    with_it = summary.parameters_by_part(network(enable_motion=True))
+    without = summary.parameters_by_part(network())
+    assert "motion" not in without and with_it.pop("motion") > 0 and with_it == without
 
 
 def test_summary_counts_the_operations_that_run():

@@ -16,7 +16,7 @@ from model.bokehflow.blocks import ApertureEncoder, Block, ConvStem, CrossStream
 from model.bokehflow.config import FAR_M, NEAR_M, STRIDE, BokehFlowConfig, BokehFlowError
 from model.bokehflow.lens import LensBatch, check_focus, mean_radius_share, unseen_mean_radius_share
 from model.bokehflow.physics import PhysicsBlur
-from model.bokehflow.temporal import BokehFlowState, sample_depth
+from model.bokehflow.temporal import BokehFlowState, MotionCue, sample_depth, sample_frame
 
 RESIDUAL_GAIN = 0.1  # of the bokeh head's last layer: the first prediction is nearly the frame itself
 
@@ -79,6 +79,7 @@ class BokehFlow(nn.Module):
         self.bokeh_head = FullResolutionHead(config, 3, gain=RESIDUAL_GAIN)
         self.physics = PhysicsBlur(config)
         self.mix_logit = nn.Parameter(torch.zeros(()))
+        self.motion = MotionCue(config) if config.enable_motion else None
 
     def forward(
         self, frame: Tensor, lens: LensBatch, state: BokehFlowState | None = None
@@ -141,6 +142,10 @@ class BokehFlow(nn.Module):
         padding = (0, -width % STRIDE, 0, -height % STRIDE)
         padded = nn.functional.pad(frame, padding, mode="replicate") if any(padding) else frame
         depth = bokeh = self.stem(padded.to(self.mix_logit.dtype))
+        samples = frame.new_zeros((len(frame), 3, 0, 0)) if self.motion is None else sample_frame(frame)
+        if self.motion is not None:
+            before = samples if state is None else state.frame_samples
+            depth = depth + self.motion(samples, before, *depth.shape[1:3])
         kept: dict[str, list[tuple[Tensor, Tensor]]] = {"depth": [], "bokeh": []}
         for i in range(max(len(self.depth_blocks), len(self.bokeh_blocks))):
             if i < len(self.depth_blocks):
@@ -162,6 +167,7 @@ class BokehFlow(nn.Module):
             depth_pooled=torch.stack([pooled for _, pooled in kept["depth"]]),
             bokeh_pooled=torch.stack([pooled for _, pooled in kept["bokeh"]]),
             depth_samples_m=sample_depth(depth_m),
+            frame_samples=samples,
         )
         return depth_m, residual.to(frame.dtype), following
 

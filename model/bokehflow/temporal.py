@@ -19,6 +19,8 @@ from pipeline.files import write_bytes
 
 DIRECTIONS = 4
 DEPTH_SAMPLES = 32  # per side: of the last depth map, what the mean blur under the next lens is taken from
+FRAME_SAMPLES = 128  # per side: of the last frame, what motion is seen against
+CHANGE_GAIN = 4.0  # consecutive frames differ by little; this brings the difference to the size of the frame
 KEEP_LOGIT = 2.0  # tau starts near 0.88: at 0.5 half of what is carried would be lost at every frame
 
 
@@ -30,6 +32,7 @@ class BokehFlowState:
         depth_states, bokeh_states: (D, B, 4, H, Dv, Dk) final states of the four scans of every block of a stream.
         depth_pooled, bokeh_pooled: (D, B, C) the mean of every block's input.
         depth_samples_m: (B, 1, 32, 32) the last depth map, sampled.
+        frame_samples: (B, 3, 128, 128) the last frame, shrunk; (B, 3, 0, 0) for a network without `enable_motion`.
     """
 
     depth_states: Tensor
@@ -37,6 +40,7 @@ class BokehFlowState:
     depth_pooled: Tensor
     bokeh_pooled: Tensor
     depth_samples_m: Tensor
+    frame_samples: Tensor
 
     def detach(self) -> "BokehFlowState":
         """Cut the graph here: truncated backpropagation through time."""
@@ -88,6 +92,7 @@ class BokehFlowState:
     def check(self, config: BokehFlowConfig, batch_size: int) -> None:
         """Raises BokehFlowError unless this is a state of such a network and batch."""
         c = config
+        side = FRAME_SAMPLES if c.enable_motion else 0
         head = (batch_size, DIRECTIONS, c.heads, c.head_dim, c.head_dim)
         wanted = {
             "depth_states": (c.depth_blocks, *head),
@@ -95,6 +100,7 @@ class BokehFlowState:
             "depth_pooled": (c.depth_blocks, batch_size, c.channels),
             "bokeh_pooled": (c.bokeh_blocks, batch_size, c.channels),
             "depth_samples_m": (batch_size, 1, DEPTH_SAMPLES, DEPTH_SAMPLES),
+            "frame_samples": (batch_size, 3, side, side),
         }
         for name, shape in wanted.items():
             if tuple(getattr(self, name).shape) != shape:
@@ -145,6 +151,49 @@ class TemporalStart(nn.Module):
         states, pooled_before = previous
         keep = torch.sigmoid(self.keep(torch.cat([pooled, pooled_before.to(pooled)], dim=-1)))
         return torch.lerp(start, bound_norm(states.to(start), self.max_norm), keep.to(start)[:, :, None, None, None])
+
+
+class MotionCue(nn.Module):
+    """What changed since the last frame, as features for the depth stream: near things move more than far ones.
+
+    The scans' states are a summary of the last frame and cannot say what moved. Here the frame is held against the last one,
+    both shrunk to the same small size, so that what is carried stays constant. The first frame of a video is held against
+    itself. Adds nothing at the start of training.
+    """
+
+    def __init__(self, config: BokehFlowConfig) -> None:
+        super().__init__()
+        width = config.channels
+        self.layers = nn.Sequential(
+            nn.Conv2d(6, width, 3, stride=2, padding=1),
+            nn.GELU(),
+            nn.Conv2d(width, width, 3, padding=1),
+            nn.GELU(),
+        )
+        self.last = nn.Linear(width, width)
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)
+
+    def forward(self, samples: Tensor, before: Tensor, height: int, width: int) -> Tensor:
+        """What to add to the tokens.
+
+        Args:
+            samples, before: (B, 3, 128, 128) of this frame and of the last one, see `sample_frame`.
+            height, width: of the tokens.
+
+        Returns:
+            (B, height, width, C).
+        """
+        change = torch.cat([2 * samples - 1, CHANGE_GAIN * (samples - before.to(samples))], dim=1)
+        features = self.layers(change.to(self.last.weight.dtype))
+        spread = nn.functional.interpolate(features, size=(height, width), mode="bilinear", align_corners=False)
+        tokens: Tensor = self.last(spread.permute(0, 2, 3, 1))
+        return tokens
+
+
+def sample_frame(frame: Tensor) -> Tensor:
+    """(B, 3, H, W) -> (B, 3, 128, 128) means, so that motion by a fraction of a sample shows."""
+    return nn.functional.adaptive_avg_pool2d(frame, (FRAME_SAMPLES, FRAME_SAMPLES))
 
 
 def bound_norm(states: Tensor, max_norm: float) -> Tensor:
