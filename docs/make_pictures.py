@@ -1,8 +1,10 @@
 """The pictures in README.md and docs/, from the ray-traced scenes and the project's own lens. Some minutes on 2 cores.
 
 python docs/make_pictures.py
+python docs/make_pictures.py --run runs/hour --data_root output      # only the network's, from its checkpoint
 """
 
+import argparse
 from pathlib import Path
 
 import cv2
@@ -12,6 +14,10 @@ import numpy.typing as npt
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
+from model.checkpoint import load_model
+from model.data.catalogue import find_scenes
+from model.measure import measure_take
+from model.sequences import scene_takes
 from pipeline.optics import Lens, defocus_px, focus_map, px_per_mm, render_lens_blur
 from pipeline.raytrace import build_scene, render_frame, render_photograph, to_srgb8
 
@@ -35,15 +41,15 @@ def coloured(values: npt.NDArray[np.float32], name: str) -> npt.NDArray[np.uint8
     return (matplotlib.colormaps[name](values)[..., :3] * 255).astype(np.uint8)
 
 
-def sheet(panels: list[Panel], columns: int, path: Path) -> None:
+def sheet(panels: list[Panel], columns: int, path: Path, width: int = WIDTH, height: int = HEIGHT) -> None:
     """Panels with their titles in a grid."""
     rows = -(-len(panels) // columns)
-    canvas = Image.new("RGB", (columns * (WIDTH + GAP) - GAP, rows * (HEIGHT + GAP) - GAP), "white")
+    canvas = Image.new("RGB", (columns * (width + GAP) - GAP, rows * (height + GAP) - GAP), "white")
     font = ImageFont.load_default(size=19)
     draw = ImageDraw.Draw(canvas)
     for number, (title, panel) in enumerate(panels):
-        x, y = number % columns * (WIDTH + GAP), number // columns * (HEIGHT + GAP)
-        canvas.paste(Image.fromarray(cv2.resize(panel, (WIDTH, HEIGHT))), (x, y))
+        x, y = number % columns * (width + GAP), number // columns * (height + GAP)
+        canvas.paste(Image.fromarray(cv2.resize(panel, (width, height))), (x, y))
         box = draw.textbbox((x + 14, y + 10), title, font=font)
         draw.rounded_rectangle((box[0] - 8, box[1] - 6, box[2] + 8, box[3] + 7), 6, fill=(20, 24, 30))
         draw.text((x + 14, y + 10), title, font=font, fill="white")
@@ -51,8 +57,38 @@ def sheet(panels: list[Panel], columns: int, path: Path) -> None:
     print(path)
 
 
+def network(run: Path, data_root: Path, takes: tuple[str, ...] = ("fence_03 set 0", "night_01 set 1")) -> None:
+    """What a trained network makes of takes of the test split: a row each, of the middle of three frames."""
+    net = load_model(run).net
+    known = {take.name: take for take in scene_takes(find_scenes(data_root, "test"))}
+    panels: list[Panel] = []
+    for name in takes:
+        frame, depth, bokeh, truth = measure_take(net, known[name], device="cpu", baselines=(), max_frames=3).pictures
+        panels += [
+            ("all in focus", frame),
+            ("predicted depth", depth),
+            ("predicted photograph", bokeh),
+            ("truth", truth),
+        ]
+    sheet(panels, 4, IMAGES / "network.jpg", width=480, height=288)
+
+
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", type=Path, help="a training run: draw the network's picture from it, and nothing else")
+    parser.add_argument(
+        "--data_root", type=Path, default=Path("output"), help="scenes it was trained on (default: output)"
+    )
+    args = parser.parse_args()
     IMAGES.mkdir(exist_ok=True)
+    if args.run:
+        network(args.run, args.data_root)
+    else:
+        physics()
+
+
+def physics() -> None:
+    """overview.jpg and renderer.jpg."""
     scene, f_m = build_scene("bear"), 0.05
     frame = render_frame(scene, 11, width=WIDTH, height=HEIGHT, f_m=f_m)
     lens = Lens(f_m=f_m, f_number=1.4, focus_m=4.0)
