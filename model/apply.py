@@ -1,6 +1,6 @@
 """Run a trained network over a video: any length in constant memory, with the focus where it was asked for."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,11 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.bokehflow import BokehFlow, LensBatch
+from model.bokehflow import BokehFlow, BokehFlowState, LensBatch
 from model.bokehflow.blocks import F_NUMBERS, FOCAL_M, FOCUS_M
 from model.checkpoint import load_model
 from model.focus import FocusPull
 from model.pictures import to_picture
+from model.shots import CutFinder
 from model.video import TimedFolder, TimedFrame, TimedVideo, open_sink, open_timed
 from pipeline.engines import resolve_device
 from pipeline.errors import InputError, UsageError
@@ -37,6 +38,7 @@ class ApplySettings:
         device: auto, cpu, cuda or cuda:N.
         fps: of folders of pictures.
         audio: copy the sound.
+        find_cuts: start with a fresh state at every cut of a film.
         overwrite: replace an existing output.
     """
 
@@ -48,6 +50,7 @@ class ApplySettings:
     device: str = "auto"
     fps: float = 24.0
     audio: bool = True
+    find_cuts: bool = True
     overwrite: bool = False
 
     def __post_init__(self) -> None:
@@ -98,20 +101,32 @@ def depth_at(net: BokehFlow, settings: ApplySettings, picture: Picture, pixel: t
 
 @torch.inference_mode()
 def photographed(
-    net: BokehFlow, frames: Iterable[TimedFrame], settings: ApplySettings, focus: FocusPull
+    net: BokehFlow,
+    frames: Iterable[TimedFrame],
+    settings: ApplySettings,
+    focus: FocusPull,
+    on_cut: Callable[[TimedFrame], None] = lambda frame: None,
 ) -> Iterator[TimedFrame]:
     """The frames through the lens, one by one; nothing of a frame is kept but the network's state of constant size.
+
+    Args:
+        on_cut: called with the first frame of every shot but the first, where the state starts afresh.
 
     Raises:
         InputError: a frame has another size than the first.
     """
-    state, size = None, (0, 0)
+    state: BokehFlowState | None = None
+    size: tuple[int, int] | None = None
+    cuts = CutFinder() if settings.find_cuts else None
     device = next(net.parameters()).device
     for frame in frames:
         height, width = frame.picture.shape[:2]
-        if state is not None and (width, height) != size:
+        if size is not None and (width, height) != size:
             raise InputError(f"{frame.name} is {width}x{height}, the frames before are {size[0]}x{size[1]}")
         size = (width, height)
+        if cuts is not None and cuts.begins_shot(frame.picture):
+            state = None
+            on_cut(frame)
         lens = settings.lens_batch(net, focus.at(frame.time_s), width)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             out, state = net(frame_tensor(frame.picture, device), lens, state)
@@ -149,8 +164,11 @@ def apply_bokeh(input_path: Path, output_path: Path, checkpoint: Path, settings:
             reporter.info(f"what pixel {settings.focus_px} shows is {focus.keys[0][1]:.2f} m away")
         reporter.begin_progress(output_path.name, source.count)
         count = 0
+        cuts: list[float] = []
         with sink:
-            for frame in photographed(loaded.net, source.frames(), settings, focus):
+            for frame in photographed(
+                loaded.net, source.frames(), settings, focus, on_cut=lambda frame: cuts.append(float(frame.time_s))
+            ):
                 sink.write(frame)
                 count += 1
                 reporter.advance()
@@ -158,4 +176,10 @@ def apply_bokeh(input_path: Path, output_path: Path, checkpoint: Path, settings:
             if count == 0:
                 raise InputError(f"{input_path} holds no frames")
         reporter.end_progress()
+        if cuts:
+            reporter.info(f"started afresh where the film cuts, at {_times(cuts)}")
         reporter.info(f"apply_bokeh: {count} frames, {output_path}")
+
+
+def _times(seconds: list[float], shown: int = 8) -> str:
+    return ", ".join(f"{time:.2f} s" for time in seconds[:shown]) + (", ..." if len(seconds) > shown else "")

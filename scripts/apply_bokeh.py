@@ -34,6 +34,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--sensor_mm", type=float, default=36.0, help="sensor along the frame's width (default: 36)")
     parser.add_argument("--fps", type=float, default=24.0, help="of a folder of pictures (default: 24)")
     parser.add_argument("--no_audio", action="store_true", help="leave the sound out")
+    parser.add_argument("--no_cuts", action="store_true", help="one shot: look for no cuts, carry the state throughout")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     return parser.parse_args(argv)
@@ -52,6 +53,7 @@ def settings_of(args: argparse.Namespace) -> ApplySettings:
         device=args.device,
         fps=args.fps,
         audio=not args.no_audio,
+        find_cuts=not args.no_cuts,
         overwrite=args.overwrite,
     )
 

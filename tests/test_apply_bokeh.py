@@ -17,6 +17,7 @@ from model.apply import ApplySettings, depth_at, frame_tensor, photographed
 from model.bokehflow import VARIANTS, BokehFlow, LensBatch
 from model.checkpoint import model_bytes
 from model.focus import FocusPull, parse_pixel, parse_pull
+from model.shots import CutFinder
 from model.video import FolderSink, TimedFolder, TimedFrame, TimedVideo, VideoSink, open_sink
 from pipeline.errors import InputError, UsageError
 from pipeline.frames import read_picture
@@ -96,6 +97,41 @@ def test_a_folder_becomes_the_networks_own_pictures(tmp_path: Path, checkpoint: 
         expected = (out.bokeh[0] * 255).round().byte().permute(1, 2, 0).numpy()
         assert np.array_equal(read_picture(tmp_path / "out" / f"shot{number}.png")[0], expected)
     assert len(list((tmp_path / "out").iterdir())) == 4
+
+
+def two_shots() -> list[np.ndarray]:
+    """Three frames of one moving scene, then three of another, with other colours and another layout."""
+    first = moving_frames(3, SIZE)
+    return first + [255 - np.rot90(frame, 2) for frame in first]
+
+
+def test_cuts_are_found_and_motion_is_none():
+    finder = CutFinder()
+    assert [finder.begins_shot(frame) for frame in two_shots()] == [False, False, False, True, False, False]
+    finder = CutFinder()
+    assert not any(finder.begins_shot(frame) for frame in moving_frames(12, (640, 360)))
+
+
+@pytest.mark.parametrize("flags", [[], ["--no_cuts"]])
+def test_the_state_starts_afresh_at_a_cut(tmp_path: Path, checkpoint: Path, net: BokehFlow, capsys, flags):
+    (tmp_path / "in").mkdir()
+    for number, picture in enumerate(two_shots()):
+        Image.fromarray(picture).save(tmp_path / "in" / f"shot{number}.png")
+    assert run(tmp_path / "in", *lens_args(checkpoint), "--focus", 2.4, *flags, "-o", tmp_path / "out") == 0
+    assert ("started afresh where the film cuts, at 0.12 s" in capsys.readouterr().out) == (not flags)
+    lens = LensBatch.of(Lens(f_m=0.05, f_number=1.8, focus_m=2.4), px_per_mm(SIZE[0]))
+    state, fresh_differs = None, False
+    for number, picture in enumerate(two_shots()):
+        with torch.no_grad():
+            fresh, fresh_state = net(frame_tensor(picture, "cpu"), lens)
+            out, state = net(frame_tensor(picture, "cpu"), lens, state)
+        if number == 3:
+            fresh_differs = not torch.equal(fresh.depth_m, out.depth_m)
+            if not flags:
+                out, state = fresh, fresh_state
+        expected = (out.bokeh[0] * 255).round().byte().permute(1, 2, 0).numpy()
+        assert np.array_equal(read_picture(tmp_path / "out" / f"shot{number}.png")[0], expected), number
+    assert fresh_differs, "this test could not tell"
 
 
 def test_a_video_keeps_its_times_and_its_sound(tmp_path: Path, checkpoint: Path):

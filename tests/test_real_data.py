@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from conftest import Project
 
+from model.shots import CutFinder
 from pipeline.arrays import find_delivered_depth
 from pipeline.frames import open_source
 from pipeline.scene import Scene, SceneIndex
@@ -91,3 +92,14 @@ def test_whole_scenes(real_data: Path, project: Project, name: str):
         project.run_upto(6)
         report = json.loads((project.out / "validation_report.json").read_text())
         assert report["scenes"][name]["passed"]
+
+
+def test_cuts_between_real_shots_and_none_within(real_data: Path):
+    finder, found, counts = CutFinder(), [], []
+    for name in ("bear", "breakdance", "bear"):
+        folder = real_data / "scenes" / name
+        if not folder.is_dir():
+            pytest.skip(f"{folder} is not there")
+        found += [finder.begins_shot(frame) for _, frame, _ in open_source(folder).decode()]
+        counts.append(len(found))
+    assert [number for number, begins in enumerate(found) if begins] == counts[:2]
