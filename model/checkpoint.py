@@ -216,11 +216,19 @@ def load_resume(folder: Path, net: BokehFlow, ema: Ema, optimizer: torch.optim.O
             optimizer.state[p] = {k: v if k == "step" else v.to(p.device) for k, v in stored[name].items()}
 
 
-def prune(out_dir: Path, keep_last: int, best_step: int | None) -> None:
-    """Remove all checkpoints but the last few and the best, and what killed writers left."""
+def prune(out_dir: Path, keep_last: int, step: int, best_step: int | None) -> None:
+    """Remove all checkpoints but the last few and the best, and what killed writers left.
+
+    Args:
+        keep_last: how many to keep, counted back from `step`.
+        step: of the checkpoint just written. Those of later steps were damaged, or the run would have gone on from them;
+            counted among the last they would push out the whole ones, so they go.
+        best_step: kept whatever its age.
+    """
     folders = step_folders(out_dir)
-    for step, folder in folders[:-keep_last]:
-        if step != best_step:
+    kept = {best_step, *[found for found, _ in folders if found <= step][-keep_last:]}
+    for found, folder in folders:
+        if found not in kept:
             shutil.rmtree(folder, ignore_errors=True)
     for leftover in (out_dir / "checkpoints").glob(".step_*.partial"):
         shutil.rmtree(leftover, ignore_errors=True)

@@ -2,10 +2,13 @@
 
 from pipeline.errors import PipelineError
 
+# To somebody whose run diverged
+ADVICE = "Nothing was saved after the last checkpoint; try a lower optim.lr, a longer warm-up or run.precision=float32"
+
 
 class CheckpointError(PipelineError):
     """A checkpoint that is damaged, foreign, or of another network."""
 
 
 class TrainingDiverged(PipelineError):
-    """A loss or a gradient is no longer a number. The message names step, term and samples."""
+    """A loss, a gradient or a prediction is no longer a number. The message names step and term, or take and frame."""

@@ -16,10 +16,12 @@ from model import metrics
 from model.baselines import lens_render, unchanged
 from model.bokehflow import BokehFlow, BokehFlowOutput, LensBatch
 from model.bokehflow.config import FAR_M
+from model.errors import TrainingDiverged
 from model.pictures import row
 from model.sequences import Take
 from model.vgg import Lpips
 from pipeline.frames import Picture
+from pipeline.optics import OpticsError
 
 FRAME_CAP_DB = 60.0
 NETWORK = "bokehflow"
@@ -30,7 +32,7 @@ _MEANS = ("ssim", "lpips", "temporal", "abs_rel", "delta1", "depth_temporal")
 
 @dataclass
 class Tally:
-    """Sums over frames of what one method scored; NaN values (no valid pixel) are not counted."""
+    """Sums over frames of what one method scored; NaN (a depth figure without a valid pixel) is not counted."""
 
     sums: dict[str, float] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
@@ -94,6 +96,9 @@ def measure_take(
         stateless: measure the network also without the state of the frame before, at twice its cost.
         max_frames: 0 for all.
         safe_point: called between frames.
+
+    Raises:
+        TrainingDiverged: the network's values are not numbers; the message names take and frame.
     """
     lens = LensBatch.of(take.lens, take.px_per_mm, take.max_radius_px).to(device)
     tallies = {name: Tally() for name in (NETWORK, *([STATELESS] if stateless else []), *baselines)}
@@ -106,10 +111,18 @@ def measure_take(
         frame, truth = moment.frame[None].to(device), moment.bokeh[None].to(device)
         depth = None if moment.depth_m is None else moment.depth_m[None].to(device)
         outs: dict[str, BokehFlowOutput] = {}
-        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=autocast):
-            outs[NETWORK], state = net(frame, lens, state)
-            if stateless:
-                outs[STATELESS], _ = net(frame, lens)
+        try:
+            with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=autocast):
+                outs[NETWORK], state = net(frame, lens, state)
+                if stateless:
+                    outs[STATELESS], _ = net(frame, lens)
+        except OpticsError as error:
+            raise TrainingDiverged(
+                f"{take.name}, frame {number}: the network's prediction cannot be rendered ({error})"
+            ) from None
+        for out in outs.values():
+            if not bool(torch.isfinite(out.bokeh).all() and torch.isfinite(out.depth_m).all()):
+                raise TrainingDiverged(f"{take.name}, frame {number}: the network's picture or depth holds NaN or Inf")
         answers = {name: out.bokeh.float().clamp(0, 1) for name, out in outs.items()}
         answers |= dict(_answers(take, frame, depth, outs[NETWORK].depth_m, baselines))
         for name, picture in answers.items():

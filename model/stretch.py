@@ -7,7 +7,7 @@ from torch import Tensor
 
 from model.bokehflow import BokehFlow, BokehFlowError, BokehFlowState, LensBatch
 from model.data.clip import ClipBatch
-from model.errors import TrainingDiverged
+from model.errors import ADVICE, TrainingDiverged
 from model.losses import BokehLoss
 from pipeline.errors import InputError
 from pipeline.optics import OpticsError
@@ -15,7 +15,7 @@ from pipeline.optics import OpticsError
 
 @dataclass
 class Measured:
-    """Means over what was run so far, as numbers; `weight` is how much that is."""
+    """Weighted sums of what was run so far, as numbers: means, once the weights add up to 1."""
 
     values: dict[str, float] = field(default_factory=dict)
 
@@ -120,7 +120,4 @@ def _forward(
 
 
 def _message(step: int, what: str, batch: ClipBatch) -> str:
-    return (
-        f"step {step}: {what}; samples: {'; '.join(batch.names)}. Nothing was saved after the last checkpoint; "
-        f"try a lower optim.lr, a longer warm-up or run.precision=float32"
-    )
+    return f"step {step}: {what}; samples: {'; '.join(batch.names)}. {ADVICE}"

@@ -28,7 +28,7 @@ from model.checkpoint import (
 from model.data.clip import ClipBatch
 from model.data.loader import BatchPlan, batches
 from model.data.open import OpenData, open_data
-from model.errors import TrainingDiverged
+from model.errors import ADVICE, TrainingDiverged
 from model.losses import BokehLoss
 from model.measure import BASELINES, NETWORK, TakeResult, measure_take, pool
 from model.optim import Ema, learning_rate, make_optimizer
@@ -43,8 +43,8 @@ from pipeline.optics import stable_seed
 from pipeline.reporter import Reporter
 from pipeline.signals import StopSignals
 
-# A run that was told to stop leaves this file until it goes on: torchrun turns every exit code into 1, and a job script has to
-# know whether to requeue.
+# A run that was told to stop leaves this file until it goes on: torchrun turns every exit code into 1, and whoever started it
+# may want to know that it can be resumed.
 STOPPED_NAME = "stopped.json"
 IDENTICAL_DB = 120.0  # stands for infinity where a validation is compared and stored
 
@@ -185,8 +185,10 @@ class Trainer:
         settings = self.settings
         self._optimizer.zero_grad(set_to_none=True)
         measured = Measured()
+        samples: list[str] = []
         for numbers in self._plan.numbers(step):
             batch = next(stream).to(self.device)
+            samples += batch.names
             torch.manual_seed(stable_seed("dropout", settings.run.seed, numbers[0]))
             with self._accelerator.autocast():
                 part = backpropagate(
@@ -205,8 +207,8 @@ class Trainer:
                 n for n, p in self.net.named_parameters() if p.grad is not None and not bool(p.grad.isfinite().all())
             ]
             raise TrainingDiverged(
-                f"step {step}: the gradient of {bad[0] if bad else 'all parameters together'} is not a number; "
-                f"samples: {'; '.join(batch.names)}"
+                f"step {step}: the gradient of {bad[0] if bad else 'all parameters together'} is not a finite number; "
+                f"samples of this process: {'; '.join(samples)}. {ADVICE}"
             )
         rate = learning_rate(step, settings.run.steps, settings.optim)
         for group in self._optimizer.param_groups:
@@ -243,17 +245,20 @@ class Trainer:
         """The averaged weights on takes of the validation split; the main process measures, the others wait."""
         if log is not None:
             self.ema.copy_to(self._shadow)
-            results: list[TakeResult] = [
-                measure_take(
-                    self._shadow,
-                    take,
-                    device=self.device,
-                    autocast=self._autocast,
-                    baselines=BASELINES[:1],
-                    max_frames=self.settings.run.val_frames,
-                )
-                for take in spread(self._data.takes, self.settings.run.val_clips)
-            ]
+            try:
+                results: list[TakeResult] = [
+                    measure_take(
+                        self._shadow,
+                        take,
+                        device=self.device,
+                        autocast=self._autocast,
+                        baselines=BASELINES[:1],
+                        max_frames=self.settings.run.val_frames,
+                    )
+                    for take in spread(self._data.takes, self.settings.run.val_clips)
+                ]
+            except TrainingDiverged as error:
+                raise TrainingDiverged(f"step {self._state.step}, validation: {error}. {ADVICE}") from None
             scores = pool(results)
             found, plain = scores[NETWORK], scores[BASELINES[0]]
             score = found["psnr_db"] if found["psnr_db"] is not None else IDENTICAL_DB
@@ -272,7 +277,7 @@ class Trainer:
             save_checkpoint(out_dir, self.net, self.ema, self._optimizer, self._state)
             if self._state.best_step == self._state.step:
                 write_json(out_dir / BEST_NAME, {"step": self._state.best_step, "psnr_db": self._state.best_db})
-            prune(out_dir, self.settings.run.keep_last, self._state.best_step)
+            prune(out_dir, self.settings.run.keep_last, self._state.step, self._state.best_step)
         self._accelerator.wait_for_everyone()
 
 

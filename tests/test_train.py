@@ -276,9 +276,40 @@ def test_pruning_keeps_the_last_and_the_best_and_clears_leftovers(tmp_path: Path
     for step in (2, 4, 6, 8):
         (tmp_path / "checkpoints" / f"step_{step:06d}").mkdir(parents=True)
     (tmp_path / "checkpoints" / ".step_000009.1.partial").mkdir()
-    prune(tmp_path, 2, 4)
+    prune(tmp_path, 2, 8, 4)
     assert [step for step, _ in step_folders(tmp_path)] == [4, 6, 8]
     assert not list((tmp_path / "checkpoints").glob(".*"))
+
+
+def test_pruning_never_keeps_damaged_checkpoints_instead_of_whole_ones(tmp_path: Path):
+    """A run that skipped the damaged 20 and 30 and went on from 10 to 12 keeps what it can resume from."""
+    for step in (10, 12, 20, 30):
+        (tmp_path / "checkpoints" / f"step_{step:06d}").mkdir(parents=True)
+    prune(tmp_path, 2, 12, None)
+    assert [step for step, _ in step_folders(tmp_path)] == [10, 12]
+
+
+@pytest.mark.parametrize(
+    ("parameter", "what"),
+    [("bokeh_head.last.bias", "holds NaN or Inf"), ("depth_head.last.bias", "cannot be rendered")],
+)
+def test_a_network_that_is_no_longer_a_number_is_not_called_identical(
+    scenes: Path, tmp_path: Path, monkeypatch, capsys, parameter: str, what: str
+):
+    """It diverges in the very step before a validation: no 120 dB, no best checkpoint, an error that names the take."""
+    step = Trainer._step
+
+    def diverging(self, at, stream):
+        found = step(self, at, stream)
+        self.ema.weights[parameter].fill_(float("nan"))
+        return found
+
+    monkeypatch.setattr(Trainer, "_step", diverging)
+    config = write_config(tmp_path / "c.toml", scenes, tmp_path / "run", validate_every=1)
+    assert train.main(["--config", str(config)]) == 1
+    error = capsys.readouterr().err
+    assert "step 1, validation: " in error and "frame 0" in error and what in error and "lower optim.lr" in error
+    assert not (tmp_path / "run/best.json").exists() and not step_folders(tmp_path / "run")
 
 
 # --- learning ---------------------------------------------------------------------------------------------------------
@@ -360,6 +391,36 @@ def test_learning_rate_rises_and_falls():
     assert learning_rate(20, 20, settings) == pytest.approx(0.1)
 
 
+def test_a_step_clips_schedules_and_averages(scenes: Path, tmp_path: Path, monkeypatch):
+    """The prototype never clipped (defect 4). What reaches AdamW has norm 1 and the rate of the step; the average follows."""
+    config = write_config(tmp_path / "c.toml", scenes, tmp_path / "run", steps=3)
+    trainer = Trainer(load_settings(config, ["optim.clip_norm=1e-3"]), signals=_quiet())
+    received, lives = [], [{name: p.detach().clone() for name, p in trainer.net.named_parameters()}]
+    adamw = trainer._optimizer.step
+
+    def watched(*args, **kwargs):
+        norms = [p.grad.norm() for p in trainer.net.parameters() if p.grad is not None]
+        received.append((float(torch.stack(norms).norm()), [g["lr"] for g in trainer._optimizer.param_groups]))
+        adamw(*args, **kwargs)
+        lives.append({name: p.detach().clone() for name, p in trainer.net.named_parameters()})
+
+    monkeypatch.setattr(trainer._optimizer, "step", watched)
+    trainer.run()
+    logged = [row for row in losses(tmp_path / "run") if row["kind"] == "train"]
+    optim = trainer.settings.optim
+    assert len(received) == len(logged) == 3
+    for step, ((norm, rates), row) in enumerate(zip(received, logged, strict=True)):
+        assert row["grad_norm"] > 2e-3 and norm == pytest.approx(1e-3, rel=1e-3)
+        rate = learning_rate(step, 3, optim)
+        assert rates == pytest.approx([rate, rate, rate * optim.scalar_lr_scale]) and row["lr"] == rate
+    assert len({rates[0] for _, rates in received}) > 1
+    average = load_file(tmp_path / "run/checkpoints/step_000003/resume/average.safetensors")
+    for name, expected in lives[0].items():
+        for step in range(3):
+            expected = torch.lerp(expected, lives[step + 1][name], 1 - min(optim.ema_decay, (2 + step) / (11 + step)))
+        assert torch.allclose(average[name], expected, rtol=1e-5, atol=1e-7), name
+
+
 def test_norms_biases_and_gates_do_not_decay():
     net = BokehFlow(variant("demo"))
     decaying = {name for name, p in net.named_parameters() if decays(name, p)}
@@ -423,7 +484,9 @@ def test_an_infinite_gradient_stops_the_run(scenes: Path, tmp_path: Path, capsys
     settings = load_settings(config)
     trainer = Trainer(settings, _quiet())
     trainer.net.mix_logit.register_hook(lambda gradient: gradient * float("inf"))
-    with pytest.raises(TrainingDiverged, match=r"step 0: the gradient of mix_logit is not a number; samples: scene"):
+    with pytest.raises(
+        TrainingDiverged, match=r"mix_logit is not a finite number; samples of this process: scene[^;.]*; scene"
+    ):
         trainer.run()
 
 

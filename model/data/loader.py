@@ -77,8 +77,7 @@ def batches(source: ClipSource, plan: BatchPlan, first_step: int, last_step: int
     Raises:
         InputError: a sample cannot be read, or samples do not go together.
     """
-    groups = [(step, group) for step in range(first_step, last_step) for group in range(plan.micro_batches)]
-    numbers = (number for step, group in groups for number in plan.numbers(step)[group])
+    numbers = (number for step in range(first_step, last_step) for group in plan.numbers(step) for number in group)
     clips = map_ahead(source.__getitem__, numbers, workers, depth=max(2 * plan.micro_batch_size, workers + 1))
     pending: list[Clip] = []
     try:
