@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.bokehflow import BokehFlow, BokehFlowState, LensBatch
+from model.bokehflow import BokehFlow, BokehFlowOutput, BokehFlowState, LensBatch
 from model.bokehflow.blocks import F_NUMBERS, FOCAL_M, FOCUS_M
 from model.checkpoint import load_model
+from model.errors import CheckpointError
 from model.focus import FocusPull
 from model.pictures import to_picture
 from model.shots import CutFinder
@@ -63,20 +64,37 @@ class ApplySettings:
             raise UsageError("give exactly one of --focus, --focus_px and --focus_pull")
 
     def lens_batch(self, net: BokehFlow, focus_m: float, width: int) -> LensBatch:
-        """The lens for a frame of this width; UsageError when it cannot focus there."""
+        """The lens for a frame of this width; radii are limited in proportion to it, whatever the sensor.
+
+        Raises:
+            UsageError: this lens cannot focus there.
+        """
+        config = net.config
         try:
-            lens = Lens(
-                f_m=self.focal_mm / 1000, f_number=self.f_number, focus_m=focus_m, coc_model=net.config.coc_model
-            )
-        except OpticsError as error:
-            raise UsageError(str(error)) from None
-        device = next(net.parameters()).device
-        return LensBatch.of(lens, px_per_mm(width, self.sensor_mm)).to(device)
+            lens = Lens(f_m=self.focal_mm / 1000, f_number=self.f_number, focus_m=focus_m, coc_model=config.coc_model)
+        except OpticsError:
+            raise UsageError(
+                f"a lens of {self.focal_mm:g} mm focuses only beyond {self.focal_mm / 1000:g} m (this network learned of "
+                f"real photographs), got a focus at {focus_m:g} m; focus farther away, or take a smaller --focal_mm"
+            ) from None
+        limit_px = config.max_radius_px * width / config.reference_width_px
+        return LensBatch.of(lens, px_per_mm(width, self.sensor_mm), limit_px).to(next(net.parameters()).device)
 
 
 def frame_tensor(picture: Picture, device: torch.device | str) -> Tensor:
     """(H, W, 3) uint8 -> (1, 3, H, W) in [0, 1]; travels as bytes."""
     return torch.from_numpy(picture).to(device).permute(2, 0, 1)[None].float() / 255
+
+
+def _through(
+    net: BokehFlow, picture: Picture, lens: LensBatch, state: BokehFlowState | None
+) -> tuple[BokehFlowOutput, BokehFlowState]:
+    try:
+        return net(frame_tensor(picture, lens.f_m.device), lens, state)
+    except OpticsError as error:  # the picture is bytes and the lens was checked: the network's own depth
+        raise CheckpointError(
+            f"this network's prediction cannot be rendered ({error}); take another checkpoint"
+        ) from None
 
 
 @torch.inference_mode()
@@ -85,6 +103,7 @@ def depth_at(net: BokehFlow, settings: ApplySettings, picture: Picture, pixel: t
 
     Raises:
         UsageError: the pixel lies outside the frame.
+        CheckpointError: the network's depth is not a number.
     """
     height, width = picture.shape[:2]
     x, y = pixel
@@ -94,7 +113,7 @@ def depth_at(net: BokehFlow, settings: ApplySettings, picture: Picture, pixel: t
         )
     # Depth hardly depends on the lens it is asked under; the middle of the range is a fair one.
     lens = settings.lens_batch(net, 2.0, width)
-    out, _ = net(frame_tensor(picture, lens.f_m.device), lens)
+    out, _ = _through(net, picture, lens, None)
     around = out.depth_m[0, 0, max(0, y - _PROBE_PX) : y + _PROBE_PX + 1, max(0, x - _PROBE_PX) : x + _PROBE_PX + 1]
     return float(np.clip(float(around.median()), *FOCUS_M))
 
@@ -114,6 +133,7 @@ def photographed(
 
     Raises:
         InputError: a frame has another size than the first.
+        CheckpointError: the network's depth is not a number.
     """
     state: BokehFlowState | None = None
     size: tuple[int, int] | None = None
@@ -129,7 +149,7 @@ def photographed(
             on_cut(frame)
         lens = settings.lens_batch(net, focus.at(frame.time_s), width)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            out, state = net(frame_tensor(frame.picture, device), lens, state)
+            out, state = _through(net, frame.picture, lens, state)
         yield TimedFrame(time_s=frame.time_s, name=frame.name, picture=to_picture(out.bokeh[0]))
 
 
@@ -151,7 +171,7 @@ def apply_bokeh(input_path: Path, output_path: Path, checkpoint: Path, settings:
 
     Raises:
         UsageError, InputError, CheckpointError: what was given cannot be used.
-        Stopped: a signal came; no half video is left.
+        Stopped: a signal came; nothing is left of a video, and nothing of a folder.
     """
     source = open_timed(input_path, settings.fps)
     if not settings.audio:
@@ -159,6 +179,8 @@ def apply_bokeh(input_path: Path, output_path: Path, checkpoint: Path, settings:
     sink = open_sink(output_path, source, overwrite=settings.overwrite)
     loaded = load_model(checkpoint, resolve_device(settings.device))
     focus = resolve_focus(loaded.net, source, settings)
+    for _, focus_m in focus.keys:
+        settings.lens_batch(loaded.net, focus_m, 1)  # a lens that cannot focus there is refused before any work
     with StopSignals() as signals, Reporter("apply_bokeh", None) as reporter:
         if settings.focus_px is not None:
             reporter.info(f"what pixel {settings.focus_px} shows is {focus.keys[0][1]:.2f} m away")

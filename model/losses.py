@@ -108,6 +108,11 @@ class BokehLoss(nn.Module):
             self.vgg = load_vgg(path)
         self._perceptual = DEFAULT_PERCEPTUAL if wanted is None else wanted
 
+    @property
+    def perceptual(self) -> float:
+        """The weight that the perceptual term really has; 0 without weights to compute it with."""
+        return 0.0 if self.vgg is None else self._perceptual
+
     def forward(
         self,
         bokeh: Tensor,

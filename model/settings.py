@@ -111,7 +111,7 @@ class RunSettings:
         steps: optimiser steps of the whole run.
         batch_size: clips per step over all processes; micro_batch_size: clips in one process's memory at once.
         backprop_frames: T of the truncated backpropagation; the state goes on, detached, to the clip's end. 0: the clip.
-        device: auto, cpu, cuda or cuda:N.
+        device: auto, cpu or cuda.
         precision: auto (bf16 on CUDA), float32 or bf16.
         threads: of PyTorch on the CPU. Fixed, since sums depend on how they are cut into threads.
         log_every, validate_every: steps; every validation also saves. save_every: checkpoints in between, 0 for none.
@@ -214,8 +214,8 @@ def load_settings(path: Path, overrides: Sequence[str] = ()) -> TrainSettings:
             values = tomllib.load(file)
     except OSError as error:
         raise UsageError(f"the config {path} cannot be read: {error.strerror}") from None
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"the config {path} is not TOML: {error}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"the config {path} is not TOML, in UTF-8: {error}") from None
     for text in overrides:
         key, equals, value = text.partition("=")
         section, dot, name = key.strip().partition(".")
@@ -237,8 +237,10 @@ def settings_from(values: Mapping[str, Any]) -> TrainSettings:
     return TrainSettings(model=_network(values.get("model", {})), **built)
 
 
-def _network(values: Mapping[str, Any]) -> BokehFlowConfig:
+def _network(values: Any) -> BokehFlowConfig:
     """[model]: a variant's name, and fields of BokehFlowConfig that differ from it."""
+    if not isinstance(values, dict):
+        raise UsageError(f"model must be a section, [model], with variant = ..., got {values!r}")
     given = dict(values)
     name = given.pop("variant", "small")
     try:

@@ -6,6 +6,7 @@ Gradients are averaged in one all-reduce per step rather than by hooks: a clip r
 parameters only from the second frame on, and stretches of truncated backpropagation share one step.
 """
 
+import copy
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -36,6 +37,7 @@ from model.sequences import spread
 from model.settings import TrainSettings
 from model.stretch import Measured, backpropagate
 from model.trainlog import TrainLog
+from pipeline.completion import Fields
 from pipeline.engines import resolve_device
 from pipeline.errors import Stopped, UsageError
 from pipeline.files import write_json
@@ -81,7 +83,15 @@ class Trainer:
             num_processes=self._accelerator.num_processes,
         )
         self._loss = BokehLoss(settings.loss).to(self.device)
+        self._fields = self._what_was_found(settings.fields())
         self._build()
+
+    def _what_was_found(self, fields: Fields) -> Fields:
+        """The settings with what "auto" and weights that are or are not there came to: that decides the losses too."""
+        found = copy.deepcopy(fields)
+        found["loss"]["perceptual"] = self._loss.perceptual
+        found["run"]["precision"] = "bf16" if self._autocast else "float32"
+        return found
 
     def _build(self) -> None:
         torch.manual_seed(stable_seed("weights", self.settings.run.seed))
@@ -95,7 +105,7 @@ class Trainer:
         self.ema = Ema(self.net, self.settings.optim.ema_decay)
         self._optimizer = make_optimizer(self.net, self.settings.optim)
         self._shadow = BokehFlow(self.settings.model).to(self.device).eval()  # the averaged weights, for validations
-        self._state = ResumeState(step=0, samples=0, fields=self.settings.fields(), data=self._data.digest)
+        self._state = ResumeState(step=0, samples=0, fields=self._fields, data=self._data.digest)
 
     def run(self) -> ResumeState:
         """Train, from the newest whole checkpoint in out_dir if there is one.
@@ -128,7 +138,7 @@ class Trainer:
 
     def _resume(self, reporter: Reporter) -> None:
         say = reporter.warning if self.is_main else lambda text: None
-        found = find_resume(self.settings.out_dir, self.settings.fields(), say)
+        found = find_resume(self.settings.out_dir, self._fields, say)
         if found is None:
             return
         folder, state = found

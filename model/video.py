@@ -6,6 +6,7 @@ converter; colours, size and sound are kept, the container and codec follow from
 
 import contextlib
 import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -76,10 +77,14 @@ class TimedFolder(FolderSource):
 
     def __init__(self, path: Path, fps: float) -> None:
         super().__init__(path)
-        if not fps > 0:
-            raise UsageError(f"--fps must be > 0, got {fps}")
+        if not 0.01 <= fps <= 1000:
+            raise UsageError(f"--fps must be in [0.01, 1000], got {fps}")
         self.rate = Fraction(fps).limit_denominator(1001)
         self.time_base, self.has_audio, self.count = 1 / self.rate, False, len(self.files())
+        stems = [file.stem for file in self.files()]
+        twice = sorted({stem for stem in stems if stems.count(stem) > 1})
+        if twice:
+            raise UsageError(f"{path} holds several pictures called {twice[0]}; one of them belongs elsewhere")
 
     def frames(self) -> Iterator[TimedFrame]:
         for index, picture, _ in self.decode():
@@ -103,22 +108,30 @@ def open_timed(path: Path, fps: float) -> TimedVideo | TimedFolder:
 
 
 class FolderSink:
-    """PNG files in a folder, each whole or absent."""
+    """PNG files in a folder beside its final name, renamed when it is complete; what was there before goes then."""
 
     def __init__(self, path: Path) -> None:
-        path.mkdir(parents=True, exist_ok=True)
-        self._path, self._writer = path, WriteBehind()
+        self._path, self._writer = path.resolve(), WriteBehind()
+        self._partial = self._path.with_name(f".{self._path.name}.{os.getpid()}.partial")
 
     def write(self, frame: TimedFrame) -> None:
-        target, picture = self._path / frame.name, frame.picture
+        target, picture = self._partial / frame.name, frame.picture
         self._writer.submit(lambda: write_bytes(target, encode_png(picture)))
 
     def __enter__(self) -> "FolderSink":
+        self._partial.mkdir(parents=True)
         self._writer.__enter__()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
-        self._writer.__exit__(kind, value, tb)
+        try:
+            self._writer.__exit__(kind, value, tb)
+            if kind is None:
+                if self._path.exists():
+                    shutil.rmtree(self._path)
+                self._partial.rename(self._path)
+        finally:
+            shutil.rmtree(self._partial, ignore_errors=True)
 
 
 class VideoSink:
@@ -229,14 +242,20 @@ def open_sink(path: Path, source: TimedVideo | TimedFolder, *, overwrite: bool) 
     """A video when the name ends like one, otherwise a folder.
 
     Raises:
-        UsageError: it exists and overwrite is false, or it is the input itself.
+        UsageError: it exists and overwrite is false, it is or holds the input, or it is a folder that holds other things
+            than pictures.
     """
-    if path.resolve() == source.path.resolve():
-        raise UsageError(f"the output must not be the input, {path}")
+    if source.path.resolve().is_relative_to(path.resolve()):
+        raise UsageError(f"the output must neither be nor hold the input, {source.path}, got {path}")
     if path.exists() and not overwrite and not (path.is_dir() and not any(path.iterdir())):
         raise UsageError(f"{path} exists already; give another -o, or --overwrite")
     if path.suffix.lower() in VIDEO_SUFFIXES:
+        if path.is_dir():
+            raise UsageError(f"{path} is a folder, and a video was asked for; give another -o")
         return VideoSink(path, source)
     if path.suffix or path.is_file():
         raise UsageError(f"-o must be a folder or end in one of {', '.join(VIDEO_SUFFIXES)}, got {path}")
+    others = [entry.name for entry in path.iterdir() if entry.suffix.lower() != ".png"] if path.is_dir() else []
+    if others:
+        raise UsageError(f"{path} holds {sorted(others)[0]}, which no run wrote; it is not replaced, give another -o")
     return FolderSink(path)

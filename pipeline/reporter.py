@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from pipeline.lease import current_job_id
 
 _PLAIN_EVERY_S = 15.0  # in a log file, one progress line now and then
-_LOGGER = logging.getLogger("pipeline")
+_LOGGERS = (logging.getLogger("pipeline"), logging.getLogger("model"))
 
 
 class _Forward(logging.Handler):
@@ -32,7 +32,8 @@ class _Forward(logging.Handler):
 class Reporter:
     """Lines to the terminal and to `<logs>/<name>.log`; used as a context manager.
 
-    While it is open, records of the logger "pipeline" come here too, so that engines can speak without knowing it.
+    While it is open, records of the loggers "pipeline" and "model" come here too, so that engines and networks can speak
+    without knowing it.
     A log folder that cannot be written costs the log, with one warning, and not the work.
     """
 
@@ -43,7 +44,7 @@ class Reporter:
         self._bar: Progress | None = None
         self._task: TaskID | None = None
         self._handler = _Forward(self)
-        self._level = logging.NOTSET
+        self._levels: list[int] = []
         self._total = self._done = 0
         self._started = self._printed = time.monotonic()
         if logs is None:
@@ -57,14 +58,16 @@ class Reporter:
             self.warning(f"no log file {path} ({error.strerror}); going on without")
 
     def __enter__(self) -> "Reporter":
-        self._level = _LOGGER.level
-        _LOGGER.setLevel(logging.INFO)
-        _LOGGER.addHandler(self._handler)
+        self._levels = [logger.level for logger in _LOGGERS]
+        for logger in _LOGGERS:
+            logger.setLevel(logging.INFO)
+            logger.addHandler(self._handler)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
-        _LOGGER.removeHandler(self._handler)
-        _LOGGER.setLevel(self._level)
+        for logger, level in zip(_LOGGERS, self._levels, strict=True):
+            logger.removeHandler(self._handler)
+            logger.setLevel(level)
         self.end_progress()
         if self._log:
             self._log.close()

@@ -1,8 +1,10 @@
 """apply_bokeh: videos and folders in and out, sound untouched, focus where it was asked for, memory that does not grow."""
 
 import os
+import shutil
 import signal
 import weakref
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from PIL import Image
 
 from model.apply import ApplySettings, depth_at, frame_tensor, photographed
 from model.bokehflow import VARIANTS, BokehFlow, LensBatch
+from model.bokehflow.lens import radius_limit_px
 from model.checkpoint import model_bytes
 from model.focus import FocusPull, parse_pixel, parse_pull
 from model.shots import CutFinder
@@ -283,9 +286,51 @@ def test_a_signal_leaves_no_half_file_and_exits_75(tmp_path: Path, checkpoint: P
         monkeypatch.setattr(sink, "write", interrupted)
     code = run(source, *lens_args(checkpoint), "--focus", 2, "-o", tmp_path / target)
     assert code == 75
-    assert not (tmp_path / "out.mp4").exists() and not list(tmp_path.rglob(".*"))
-    written = sorted(path.name for path in tmp_path.glob("out/*"))
-    assert written == (["shot0.png", "shot1.png", "shot2.png"] if target == "out" else [])
+    assert not (tmp_path / target).exists() and not list(tmp_path.rglob(".*"))
+    monkeypatch.undo()
+    assert run(source, *lens_args(checkpoint), "--focus", 2, "-o", tmp_path / target) == 0, "the same command, as told"
+
+
+def test_overwriting_a_folder_leaves_nothing_of_what_was_there(tmp_path: Path, checkpoint: Path, capsys):
+    (tmp_path / "out").mkdir()
+    Image.new("RGB", SIZE).save(tmp_path / "out" / "old.png")
+    more = [write_folder(tmp_path / "in", 2), *lens_args(checkpoint), "--focus", 2, "-o", tmp_path / "out"]
+    assert run(*more) == 2
+    assert run(*more, "--overwrite") == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["shot0.png", "shot1.png"]
+    (tmp_path / "out" / "thesis.tex").write_text("years of work")
+    capsys.readouterr()
+    assert run(*more, "--overwrite") == 2
+    assert "holds thesis.tex, which no run wrote" in capsys.readouterr().err
+    assert (tmp_path / "out" / "thesis.tex").exists()
+
+
+def test_radii_are_limited_by_the_frames_width_and_not_by_the_sensor(net: BokehFlow):
+    for sensor_mm in (6.0, 24.0, 36.0):
+        settings = ApplySettings(f_number=2, focal_mm=50, focus=FocusPull(keys=((0.0, 2.0),)), sensor_mm=sensor_mm)
+        lens = settings.lens_batch(net, 2.0, 427)
+        assert float(radius_limit_px(lens, net.config)) == pytest.approx(15.5)
+
+
+def test_a_lens_that_cannot_focus_there_is_refused_before_any_work(tmp_path: Path, net: BokehFlow, capsys):
+    photographic = BokehFlow(replace(net.config, coc_model="thin_lens"))
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(model_bytes(photographic.config, photographic.state_dict(), 7, {}))
+    source = write_folder(tmp_path / "in", 2)
+    args = [source, "--checkpoint", path, "--focal_mm", 200, "--focus_pull", "0:2,0.3:0.15", "--device", "cpu"]
+    assert run(*args, "-o", tmp_path / "out") == 2
+    assert "a lens of 200 mm focuses only beyond 0.2 m" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_network_whose_depth_is_no_number(tmp_path: Path, net: BokehFlow, capsys):
+    weights = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    weights["depth_head.last.bias"].fill_(float("nan"))
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(model_bytes(net.config, weights, 7, {}))
+    source = write_folder(tmp_path / "in", 1)
+    assert run(source, *lens_args(path), "--focus", 2, "-o", tmp_path / "out") == 1
+    assert "prediction cannot be rendered" in capsys.readouterr().err
 
 
 # --- bad input --------------------------------------------------------------------------------------------------------
@@ -298,7 +343,8 @@ def test_a_signal_leaves_no_half_file_and_exits_75(tmp_path: Path, checkpoint: P
         (["--focal_mm", "500"], "--focal_mm must be in [10, 200], got 500"),
         (["--sensor_mm", "0"], "--sensor_mm must be in [1, 100]"),
         (["--device", "cuda"], "sees no CUDA device"),
-        (["--fps", "0"], "--fps must be > 0"),
+        (["--fps", "0"], "--fps must be in [0.01, 1000]"),
+        (["--fps", "inf"], "--fps must be in [0.01, 1000]"),
     ],
 )
 def test_flags_out_of_range(tmp_path: Path, checkpoint: Path, capsys, args, message):
@@ -327,13 +373,19 @@ def test_inputs_and_outputs_that_do_not_fit(tmp_path: Path, checkpoint: Path, ca
     (tmp_path / "note.txt").write_text("x")
     (tmp_path / "broken.mp4").write_bytes(b"no video")
     (tmp_path / "none").mkdir()
+    (tmp_path / "folder.mp4").mkdir()
+    shutil.copytree(source, tmp_path / "twice")
+    shutil.copy(source / "shot0.png", tmp_path / "twice" / "shot0.jpg")
     for given, target, code, message in (
         (tmp_path / "absent.mp4", "out.mp4", 2, "no video or folder"),
         (tmp_path / "note.txt", "out.mp4", 2, "must be a folder of pictures or a video"),
         (tmp_path / "broken.mp4", "out.mp4", 1, "does not decode"),
         (tmp_path / "none", "out.mp4", 1, "holds no frames"),
         (source, "out.avi", 2, "-o must be a folder or end in one of"),
-        (source, "in", 2, "must not be the input"),
+        (source, "in", 2, "must neither be nor hold the input"),
+        (source, "", 2, "must neither be nor hold the input"),
+        (tmp_path / "twice", "out.mp4", 2, "several pictures called shot0"),
+        (source, "folder.mp4", 2, "is a folder, and a video was asked for"),
         (source, "note.txt", 2, "exists already"),
     ):
         assert run(given, *more, "-o", tmp_path / target) == code

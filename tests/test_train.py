@@ -17,8 +17,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from model import train
-from model.bokehflow import BokehFlow, BokehFlowConfig, variant
-from model.checkpoint import CONVENTIONS, find_model, load_model, prune, step_folders
+from model.bokehflow import BokehFlow, BokehFlowConfig, recurrence, variant
+from model.checkpoint import CONVENTIONS, find_model, find_resume, load_model, prune, step_folders
 from model.data.catalogue import find_scenes
 from model.data.clip import ClipBatch, collate
 from model.data.draw import ClipSettings
@@ -29,7 +29,7 @@ from model.optim import Ema, decays, learning_rate, make_optimizer
 from model.settings import OptimSettings, load_settings, settings_from
 from model.stretch import backpropagate, lenses_of
 from model.trainer import Trainer
-from pipeline.errors import InputError
+from pipeline.errors import InputError, UsageError
 
 TINY = {
     "variant": "demo",
@@ -221,6 +221,27 @@ def test_what_a_run_leaves(whole_run: Path):
         "clipped_share",
         "lens_values_outside",
     } <= set(row)
+
+
+def test_the_log_says_which_backend_ran(scenes: Path, tmp_path: Path):
+    recurrence._choose.cache_clear()  # it is said once per process
+    config = write_config(tmp_path / "c.toml", scenes, tmp_path / "run", steps=1)
+    assert train.main(["--config", str(config)]) == 0
+    said = (tmp_path / "run/train.log").read_text()
+    assert said.count("gated delta recurrence: backend torch (the device is cpu)") == 1
+
+
+def test_a_perceptual_term_that_came_or_went_is_another_run(scenes: Path, whole_run: Path, tmp_path: Path, capsys):
+    """With no setting changed: the file of weights is there now."""
+    shutil.copytree(whole_run, tmp_path / "run")
+    config = write_config(tmp_path / "c.toml", scenes, tmp_path / "run")
+    state = json.loads((tmp_path / "run/checkpoints/step_000006/resume/state.json").read_text())
+    assert state["fields"]["loss"]["perceptual"] == 0 and state["fields"]["run"]["precision"] == "float32"
+    trainer = Trainer(load_settings(config), signals=_quiet())
+    trainer._loss.vgg = torch.nn.Identity()
+    fields = trainer._what_was_found(trainer.settings.fields())
+    with pytest.raises(UsageError, match=r"loss.perceptual is 0.1 now and was 0.0"):
+        find_resume(tmp_path / "run", fields, print)
 
 
 def test_a_checkpoint_says_what_its_numbers_mean(whole_run: Path):
