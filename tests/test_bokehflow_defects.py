@@ -170,6 +170,16 @@ def test_10_every_block_and_direction_has_its_own_start():
     net(torch.rand(2, 3, 8, 8), lens_batch(*[(50, 1.4, 2.0)] * 2), state)
 
 
+def test_06_what_is_carried_is_bounded_before_it_is_mixed():
+    torch.manual_seed(0)
+    module = TemporalStart(TINY)
+    pooled, states = torch.randn(2, 16), torch.randn(2, 4, 2, 8, 8)
+    bounded = module(pooled, (bound_norm(1e6 * states, TINY.max_state_norm), pooled))
+    assert torch.equal(module(pooled, (1e6 * states, pooled)), bounded)
+    largest = TINY.max_state_norm + module.initial.norm(dim=(-2, -1)).max()
+    assert float(bounded.norm(dim=(-2, -1)).max()) <= float(largest)
+
+
 def test_10_mixture_is_what_it_says():
     torch.manual_seed(0)
     module = TemporalStart(TINY)

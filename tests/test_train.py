@@ -572,6 +572,12 @@ def test_configs_that_are_no_configs(tmp_path: Path, capsys):
     assert train.main(["--config", str(tmp_path / "bad.toml")]) == 2
     error = capsys.readouterr().err
     assert "cannot be read: No such file" in error and "is not TOML" in error
+    (tmp_path / "flat.toml").write_text('model = "nano"\n')
+    assert train.main(["--config", str(tmp_path / "flat.toml")]) == 2
+    assert "model must be a section, [model], with variant = ..., got 'nano'" in capsys.readouterr().err
+    (tmp_path / "latin.toml").write_bytes("# Unschärfe\n[model]\n".encode("latin-1"))
+    assert train.main(["--config", str(tmp_path / "latin.toml")]) == 2
+    assert "is not TOML, in UTF-8" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("path", sorted((REPOSITORY / "model" / "configs").glob("*.toml")), ids=lambda path: path.stem)

@@ -1,10 +1,10 @@
 """The gated delta recurrence in chunks: matrix products over all chunks at once instead of a loop over tokens.
 
 Special: nothing before the scan of the states depends on a state, so every chunk of every sequence and head is one entry
-of a few batched products; each chunk then is an affine map S -> S A + B, and maps are scanned in two levels of about the
-square root of their number. The inverse that a chunk needs comes from substitution, never from powers: for alike keys and
-beta near 1, which every sky and wall is, powers cancel from 1e9 and float32 keeps nothing. The backward pass is written out,
-which halves what has to be kept for it; tests hold it against the token loop in float64.
+of a few batched products; each chunk then is an affine map S -> S A + B, and maps are scanned level by level in small
+groups. The inverse that a chunk needs comes from substitution, never from powers: for alike keys and beta near 1, which every
+sky and wall is, powers cancel from 1e9 and float32 keeps nothing. The backward pass is written out, which halves what has to
+be kept for it; tests hold it against the token loop in float64.
 
 For one chunk of C rows, with c the inclusive cumulative sum of log a, gamma = exp c and S the state it starts from:
 

@@ -50,7 +50,7 @@ def gated_delta_rule(
             "reference" the loop over tokens; "auto" is "fla" where it runs and v is in half precision, else "torch".
 
     Returns:
-        out (B, L, H, Dv) in the dtype of v, and the final state (B, H, Dv, Dk) in float32, or float64 if any input is.
+        out (B, L, H, Dv) in the dtype of v, and the final state (B, H, Dv, Dk) in float32, or float64 if q, k, v or beta is.
 
     Raises:
         BokehFlowError: a shape does not fit, or the backend cannot run here; the message says why.

@@ -42,8 +42,7 @@ class FocusDataset(Dataset[FocusSample]):
         catalogue: the scenes, as `find_scenes` gives them.
         roi: "full", "random" or "saliency"; see `model.data.roi`.
         verify: compute every focus map again and compare.
-        seed: of the boxes.
-        epoch: changes the boxes from one epoch to the next; set it with `set_epoch`.
+        seed: of the boxes; `set_epoch` changes them from one epoch to the next.
 
     Raises:
         UsageError: roi is none of the three.
