@@ -6,7 +6,6 @@ Gradients are averaged in one all-reduce per step rather than by hooks: a clip r
 parameters only from the second frame on, and stretches of truncated backpropagation share one step.
 """
 
-import copy
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -83,12 +82,12 @@ class Trainer:
             num_processes=self._accelerator.num_processes,
         )
         self._loss = BokehLoss(settings.loss).to(self.device)
-        self._fields = self._what_was_found(settings.fields())
+        self._fields = self._what_was_found()
         self._build()
 
-    def _what_was_found(self, fields: Fields) -> Fields:
+    def _what_was_found(self) -> Fields:
         """The settings with what "auto" and weights that are or are not there came to: that decides the losses too."""
-        found = copy.deepcopy(fields)
+        found = self.settings.fields()
         found["loss"]["perceptual"] = self._loss.perceptual
         found["run"]["precision"] = "bf16" if self._autocast else "float32"
         return found

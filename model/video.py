@@ -7,6 +7,7 @@ converter; colours, size and sound are kept, the container and codec follow from
 import contextlib
 import os
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -81,8 +82,7 @@ class TimedFolder(FolderSource):
             raise UsageError(f"--fps must be in [0.01, 1000], got {fps}")
         self.rate = Fraction(fps).limit_denominator(1001)
         self.time_base, self.has_audio, self.count = 1 / self.rate, False, len(self.files())
-        stems = [file.stem for file in self.files()]
-        twice = sorted({stem for stem in stems if stems.count(stem) > 1})
+        twice = sorted(stem for stem, count in Counter(file.stem for file in self.files()).items() if count > 1)
         if twice:
             raise UsageError(f"{path} holds several pictures called {twice[0]}; one of them belongs elsewhere")
 

@@ -239,7 +239,7 @@ def test_a_perceptual_term_that_came_or_went_is_another_run(scenes: Path, whole_
     assert state["fields"]["loss"]["perceptual"] == 0 and state["fields"]["run"]["precision"] == "float32"
     trainer = Trainer(load_settings(config), signals=_quiet())
     trainer._loss.vgg = torch.nn.Identity()
-    fields = trainer._what_was_found(trainer.settings.fields())
+    fields = trainer._what_was_found()
     with pytest.raises(UsageError, match=r"loss.perceptual is 0.1 now and was 0.0"):
         find_resume(tmp_path / "run", fields, print)
 
