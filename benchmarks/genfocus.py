@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from pipeline.engines import resolve_device
+from pipeline.device import resolve_device
 from pipeline.engines.genfocus.deblur import GUIDANCE
 from pipeline.engines.genfocus.forward import Prompt
 from pipeline.engines.genfocus.latents import Noise

@@ -29,7 +29,8 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.cli import TORCH_THREADS
-from pipeline.engines import load_engine, resolve_device
+from pipeline.device import resolve_device
+from pipeline.engines import load_engine
 from pipeline.engines.base import Clip, DepthEstimator
 from pipeline.engines.vda import VideoDepthAnything
 from pipeline.engines.vda.architecture import PATCH_PX, PUBLISHED
@@ -37,7 +38,7 @@ from pipeline.engines.vda.network import VideoDepthNetwork, load_network
 from pipeline.engines.vda.preprocess import network_size, normalise, resize_frame
 from pipeline.engines.vda.temporal import WINDOW
 from pipeline.engines.vda.windows import FADE, STEP
-from pipeline.frames import Picture
+from pipeline.media.images import Picture
 
 WHOLE = "whole windows"
 FIRST = WINDOW - FADE - 1  # the last frame that the first window finishes

@@ -10,5 +10,5 @@ class CheckpointError(PipelineError):
     """A checkpoint that is damaged, foreign, or of another network."""
 
 
-class TrainingDiverged(PipelineError):
+class TrainingDivergedError(PipelineError):
     """A loss, a gradient or a prediction is no longer a number. The message names step and term, or take and frame."""

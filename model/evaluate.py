@@ -14,20 +14,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from model.checkpoint import Loaded, load_model
-from model.data.catalogue import find_scenes
 from model.data.realbokeh import find_pairs
-from model.measure import BASELINES, NETWORK, TakeResult, measure_take, pool
-from model.pictures import write_sheet
-from model.sequences import Take, pair_takes, scene_takes
-from model.vgg import load_lpips
+from model.data.scene_manifest import find_scenes
+from model.evaluation.eval_clips import EvalClip, pair_clips, scene_clips
+from model.evaluation.measure import BASELINES, NETWORK, ClipResult, measure_clip, pool
+from model.evaluation.perceptual import load_lpips
+from model.evaluation.visualize import write_sheet
+from model.training.checkpoint import Loaded, load_model
 from pipeline import cli
-from pipeline.engines import resolve_device
-from pipeline.errors import UsageError
-from pipeline.files import write_json
+from pipeline.device import resolve_device
+from pipeline.errors import ExitCode, UsageError
 from pipeline.reporter import Reporter
-from pipeline.runner import ExitCode
 from pipeline.signals import StopSignals
+from pipeline.storage.files import write_json
 
 SHEET_ROWS = 8
 _COLUMNS = ("psnr_db", "psnr_frame_db", "ssim", "lpips", "temporal", "abs_rel", "delta1", "depth_temporal")
@@ -51,13 +50,13 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def find_takes(kind: str, root: Path, split: str, coc_model: str) -> tuple[list[Take], str]:
+def find_eval_clips(kind: str, root: Path, split: str, coc_model: str) -> tuple[list[EvalClip], str]:
     """What to measure on, and a line that says how much there is; UsageError when the split is empty."""
     if kind == "realbokeh":
         pairs = find_pairs(root, split)
-        return pair_takes(pairs), pairs.describe()
+        return pair_clips(pairs), pairs.describe()
     catalogue = find_scenes(root, split, coc_model=coc_model)
-    return scene_takes(catalogue), catalogue.describe()
+    return scene_clips(catalogue), catalogue.describe()
 
 
 def table(scores: dict[str, dict[str, float | None]]) -> str:
@@ -72,7 +71,7 @@ def table(scores: dict[str, dict[str, float | None]]) -> str:
 
 
 def report_of(
-    loaded: Loaded, results: Sequence[TakeResult], split: str, root: Path, device: str, lpips_note: str
+    loaded: Loaded, results: Sequence[ClipResult], split: str, root: Path, device: str, lpips_note: str
 ) -> dict[str, Any]:
     """What the JSON file holds."""
     return {
@@ -95,7 +94,7 @@ def evaluate(args: argparse.Namespace, signals: StopSignals) -> ExitCode:
     loaded = load_model(args.checkpoint, device)
     kind = args.kind or loaded.training.get("data", {}).get("kind", "scenes")
     root = args.data_root
-    takes, line = find_takes(kind, root, args.split, loaded.net.config.coc_model)
+    takes, line = find_eval_clips(kind, root, args.split, loaded.net.config.coc_model)
     lpips = load_lpips(args.vgg_weights)
     note = lpips if isinstance(lpips, str) else ""
     out = args.out or loaded.path.parent
@@ -108,7 +107,7 @@ def evaluate(args: argparse.Namespace, signals: StopSignals) -> ExitCode:
         results = []
         for take in takes:
             results.append(
-                measure_take(
+                measure_clip(
                     loaded.net,
                     take,
                     device=device,

@@ -15,13 +15,12 @@ from typing import Any
 import cv2
 import numpy as np
 
-from model.checkpoint import find_model, load_model
-from model.measure import BASELINES, NETWORK, STATELESS
+from model.evaluation.measure import BASELINES, NETWORK, STATELESS
+from model.training.checkpoint import find_model, load_model
 from pipeline import cli
-from pipeline.errors import UsageError
-from pipeline.files import read_json, write_bytes, write_json
-from pipeline.frames import PICTURE_SUFFIXES, natural_key
-from pipeline.runner import ExitCode
+from pipeline.errors import ExitCode, UsageError
+from pipeline.media.images import PICTURE_SUFFIXES, natural_key
+from pipeline.storage.files import read_json, write_bytes, write_json
 
 CURVES = {"loss": "total loss", "depth": "depth term", "l1": "L1 term"}
 APPLIED_FRAMES = 3

@@ -9,10 +9,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from model.settings import load_settings
+from model.training.settings import load_settings
 from pipeline import cli
-from pipeline.errors import Stopped
-from pipeline.runner import ExitCode
+from pipeline.errors import ExitCode, StoppedError
 from pipeline.signals import StopSignals
 
 
@@ -35,13 +34,13 @@ def main(argv: list[str] | None = None) -> int:
         if args.perceptual_weights:
             overrides.append(f"loss.perceptual_weights='{args.perceptual_weights}'")
         settings = load_settings(args.config, overrides)
-        from model.trainer import Trainer  # Accelerate takes seconds to import; a wrong config should not
+        from model.training.trainer import Trainer  # Accelerate takes seconds to import; a wrong config should not
 
         with StopSignals() as signals:
             trainer = Trainer(settings, signals)
             try:
                 trainer.run()
-            except Stopped:
+            except StoppedError:
                 trainer.close()  # not after a failure: the other processes may be waiting in a collective
                 raise
             trainer.close()

@@ -25,9 +25,10 @@ from pipeline import cli
 from pipeline.cluster import overview, request
 from pipeline.cluster.resume import resume
 from pipeline.environment import check
+from pipeline.errors import ExitCode
+from pipeline.phases.run_settings import RunSettings
 from pipeline.phases.validate import page_path
 from pipeline.report.page import write_page
-from pipeline.runner import ExitCode, RunSettings
 from pipeline.status import PHASES, dataset_status, explain
 from pipeline.weights import command as weights_command
 

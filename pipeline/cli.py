@@ -9,9 +9,9 @@ from pathlib import Path
 import cv2
 import torch
 
-from pipeline.errors import PipelineError, Stopped, UsageError
+from pipeline.errors import ExitCode, PipelineError, StoppedError, UsageError
+from pipeline.phases.run_settings import RunSettings
 from pipeline.reporter import stdout_is_closed_quietly
-from pipeline.runner import ExitCode, RunSettings
 
 # Sums depend on how they are cut into threads, and so would the last bit of a picture; a fixed number keeps outputs equal
 # on machines with any number of cores. DIS flow cuts the picture by threads too (pipeline/temporal.py).
@@ -96,6 +96,6 @@ def main(body: Callable[[], ExitCode]) -> int:
             return int(ExitCode.FAILED)
         print(f"error: {error.filename or 'the file system'}: {error.strerror or error}", file=sys.stderr)
         return int(ExitCode.FAILED)
-    except (KeyboardInterrupt, Stopped):
+    except (KeyboardInterrupt, StoppedError):
         print("stopped; run the same command to go on", file=sys.stderr)
         return int(ExitCode.STOPPED)

@@ -7,8 +7,8 @@ import subprocess
 
 import torch
 
-from pipeline.completion import software_versions
 from pipeline.errors import PipelineError
+from pipeline.storage.completion import software_versions
 
 
 def describe() -> list[str]:

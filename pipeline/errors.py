@@ -1,4 +1,19 @@
-"""Users' mistakes and the world's failures, as types. Messages say what was given, what is allowed and what to do."""
+"""Users' mistakes and the world's failures, as types, and the exit codes they become.
+
+Messages say what was given, what is allowed and what to do.
+"""
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """What scripts return; schedulers decide by it."""
+
+    DONE = 0
+    FAILED = 1
+    USAGE = 2
+    SOME_SCENES_FAILED = 3
+    STOPPED = 75  # EX_TEMPFAIL: work is left, run me again
 
 
 class PipelineError(Exception):
@@ -13,7 +28,7 @@ class UsageError(PipelineError):
     exit_code = 2
 
 
-class NotConfirmed(PipelineError):
+class NotConfirmedError(PipelineError):
     """Phase 5 was started before the operator confirmed max_coc, or after the depth it came from changed."""
 
 
@@ -29,15 +44,15 @@ class StaleError(SceneError):
     """Outputs exist that were made with other settings or inputs, or whose origin is unknown."""
 
 
-class LeaseHeld(SceneError):
+class LeaseHeldError(SceneError):
     """Another worker is at this scene and phase."""
 
 
-class LeaseLost(SceneError):
+class LeaseLostError(SceneError):
     """Another worker took this scene over; what it writes must not be mixed with what we write."""
 
 
-class Stopped(BaseException):
+class StoppedError(BaseException):
     """A signal asked for a stop, and a safe point was reached.
 
     Not an Exception, so that no handler for failures takes a stop for one.

@@ -11,7 +11,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from pipeline.lease import current_job_id
+from pipeline.storage.lease import current_job_id
 
 _PLAIN_EVERY_S = 15.0  # in a log file, one progress line now and then
 _LOGGERS = (logging.getLogger("pipeline"), logging.getLogger("model"))

@@ -4,7 +4,7 @@ import signal
 from types import FrameType
 from typing import Any
 
-from pipeline.errors import Stopped
+from pipeline.errors import StoppedError
 
 
 class StopSignals:
@@ -17,9 +17,9 @@ class StopSignals:
         self._previous: dict[int, Any] = {}
 
     def safe_point(self) -> None:
-        """Raise Stopped when a signal has come."""
+        """Raise StoppedError when a signal has come."""
         if self.received:
-            raise Stopped(self.received)
+            raise StoppedError(self.received)
 
     def __enter__(self) -> "StopSignals":
         for number in self.SIGNALS:

@@ -4,15 +4,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.completion import DoneRecord, Journal, first_difference, flatten
 from pipeline.errors import InputError, PipelineError
-from pipeline.files import names_in, read_json
-from pipeline.lease import held
+from pipeline.phases.base import failure_path, lease_path
 from pipeline.phases.calibration import confirmed_calibration, stats_path
-from pipeline.phases.upstream import record_folder, stale_upstream
-from pipeline.runner import RunSettings
-from pipeline.scene import Scene, SceneEntry, SceneIndex
-from pipeline.scene_phase import failure_path, lease_path
+from pipeline.phases.dependencies import record_folder, stale_upstream
+from pipeline.phases.run_settings import RunSettings
+from pipeline.storage.completion import DoneRecord, Journal, first_difference, flatten
+from pipeline.storage.files import names_in, read_json
+from pipeline.storage.lease import held
+from pipeline.storage.scene import Scene, SceneEntry, SceneIndex
 
 PHASES = ("deblur", "depth", "render")
 STATES = ("done", "running", "partial", "stale", "incomplete", "failed", "foreign", "waiting")

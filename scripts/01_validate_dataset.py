@@ -8,8 +8,8 @@ import argparse
 import sys
 
 from pipeline import cli
+from pipeline.errors import ExitCode
 from pipeline.phases.index import IndexSettings, run_index
-from pipeline.runner import ExitCode
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:

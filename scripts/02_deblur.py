@@ -11,8 +11,9 @@ import sys
 from pipeline import cli
 from pipeline.engines import DEFAULTS, load_engine
 from pipeline.engines.base import Deblurrer
+from pipeline.errors import ExitCode
 from pipeline.phases.deblur import DeblurPhase, DeblurSettings
-from pipeline.runner import ExitCode, run_scenes
+from pipeline.phases.runner import run_scenes
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:

@@ -10,8 +10,9 @@ import sys
 from pipeline import cli
 from pipeline.engines import DEFAULTS, load_engine
 from pipeline.engines.base import DepthEstimator
+from pipeline.errors import ExitCode
 from pipeline.phases.depth import DepthPhase, DepthSettings
-from pipeline.runner import ExitCode, run_scenes
+from pipeline.phases.runner import run_scenes
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:

@@ -9,10 +9,10 @@ import argparse
 import sys
 
 from pipeline import cli
+from pipeline.errors import ExitCode
 from pipeline.optics import SENSOR_WIDTH_MM
 from pipeline.phases.calibrate import run_calibrate
 from pipeline.phases.calibration import CalibrateSettings, confirm
-from pipeline.runner import ExitCode
 
 RECOMMENDATION = "the recommendation"
 

@@ -11,10 +11,11 @@ import sys
 from pipeline import cli
 from pipeline.engines import DEFAULTS, load_engine
 from pipeline.engines.base import BokehRenderer
+from pipeline.errors import ExitCode
 from pipeline.phases.calibration import confirmed_calibration
 from pipeline.phases.render import RenderPhase, RenderSettings
-from pipeline.runner import ExitCode, run_scenes
-from pipeline.scene import SceneIndex
+from pipeline.phases.runner import run_scenes
+from pipeline.storage.scene import SceneIndex
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:

@@ -8,8 +8,8 @@ import argparse
 import sys
 
 from pipeline import cli
+from pipeline.errors import ExitCode
 from pipeline.phases.validate import run_validate
-from pipeline.runner import ExitCode
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:

@@ -12,10 +12,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from model.apply import ApplySettings, apply_bokeh  # noqa: E402
-from model.focus import FocusPull, check_focus_m, parse_pixel, parse_pull  # noqa: E402
+from model.video.apply import ApplySettings, apply_bokeh  # noqa: E402
+from model.video.focus import FocusPull, check_focus_m, parse_pixel, parse_pull  # noqa: E402
 from pipeline import cli  # noqa: E402
-from pipeline.runner import ExitCode  # noqa: E402
+from pipeline.errors import ExitCode  # noqa: E402
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:

@@ -15,15 +15,15 @@ import torch
 from conftest import load_script, moving_frames
 from PIL import Image
 
-from model.apply import ApplySettings, depth_at, frame_tensor, photographed
 from model.bokehflow import VARIANTS, BokehFlow, LensBatch
 from model.bokehflow.lens import radius_limit_px
-from model.checkpoint import model_bytes
-from model.focus import FocusPull, parse_pixel, parse_pull
-from model.shots import CutFinder
-from model.video import FolderSink, TimedFolder, TimedFrame, TimedVideo, VideoSink, open_sink
+from model.training.checkpoint import model_bytes
+from model.video.apply import ApplySettings, depth_at, frame_tensor, photographed
+from model.video.focus import FocusPull, parse_pixel, parse_pull
 from pipeline.errors import InputError, UsageError
-from pipeline.frames import read_picture
+from pipeline.media.cuts import CutDetector
+from pipeline.media.images import read_picture
+from pipeline.media.video_io import FolderSink, TimedFolder, TimedFrame, TimedVideo, VideoSink, open_sink
 from pipeline.optics import Lens, px_per_mm
 
 SIZE = (48, 32)
@@ -109,9 +109,9 @@ def two_shots() -> list[np.ndarray]:
 
 
 def test_cuts_are_found_and_motion_is_none():
-    finder = CutFinder()
+    finder = CutDetector()
     assert [finder.begins_shot(frame) for frame in two_shots()] == [False, False, False, True, False, False]
-    finder = CutFinder()
+    finder = CutDetector()
     assert not any(finder.begins_shot(frame) for frame in moving_frames(12, (640, 360)))
 
 

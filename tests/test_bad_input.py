@@ -11,7 +11,7 @@ import pytest
 from conftest import Project, moving_frames, slanted_depth, tree, write_scene
 from PIL import Image
 
-from pipeline.scene import Scene, SceneIndex
+from pipeline.storage.scene import Scene, SceneIndex
 
 
 def entry_of(project: Project, name: str = "tiny"):

@@ -12,22 +12,22 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY, Project, tree, write_scene
 
-from pipeline.cluster.causes import TaskStates, element_cause, unfinished
 from pipeline.cluster.commands import submit
 from pipeline.cluster.estimate import pack, seconds_per_frame, spread
+from pipeline.cluster.failures import TaskStates, element_cause, unfinished
 from pipeline.cluster.fit import check_fits, detect_profile
-from pipeline.cluster.judge import judge as judge_stage
-from pipeline.cluster.judge import make_plans
-from pipeline.cluster.plan import Plan, Run, Stage, StalePlan, new_run_folder
+from pipeline.cluster.plan import Plan, Run, Stage, StalePlanError, new_run_folder
 from pipeline.cluster.profile import ARRAY_PHASES, CPU, Profile, Resources, known_profiles, load_profile
 from pipeline.cluster.request import Request
 from pipeline.cluster.request import parse as parse_request
 from pipeline.cluster.scheduler import Partition, SchedulerError, Slurm, minutes
+from pipeline.cluster.stage_status import make_plans
+from pipeline.cluster.stage_status import stage_status as judge_stage
 from pipeline.cluster.submit import chunks
 from pipeline.cluster.worker import Records, _idle_attempts, run_element, still_indexed
-from pipeline.completion import Journal
 from pipeline.errors import PipelineError, UsageError
-from pipeline.scene import Scene, SceneEntry, SceneIndex
+from pipeline.storage.completion import Journal
+from pipeline.storage.scene import Scene, SceneEntry, SceneIndex
 
 FAST = "--engine none --no_temporal_avg"
 
@@ -86,7 +86,7 @@ def test_a_plan_that_was_edited_is_refused(tmp_path: Path, capsys: pytest.Captur
     run.save()
     plan = make_plan(run, ("a",))
     plan.path.write_text(plan.path.read_text().replace('"a"', '"b"'))
-    with pytest.raises(StalePlan, match="not the one that was submitted"):
+    with pytest.raises(StalePlanError, match="not the one that was submitted"):
         Plan.load(plan.path, plan.digest)
     with pytest.raises(SystemExit) as stopped:
         run_element(str(plan.path), plan.digest, 0)
@@ -95,13 +95,13 @@ def test_a_plan_that_was_edited_is_refused(tmp_path: Path, capsys: pytest.Captur
 
 def test_a_plan_older_than_the_index_names_the_scenes(tmp_path: Path):
     run = make_run(tmp_path)
-    with pytest.raises(StalePlan, match=r"there is no .*scene_index.json any more"):
+    with pytest.raises(StalePlanError, match=r"there is no .*scene_index.json any more"):
         still_indexed(run, ("a",))
     index = SceneIndex(raw_root="data", settings={}, entries={"a": entry("a")})
     run.out_root.mkdir()
     index.save(run.out_root / "scene_index.json")
     assert still_indexed(run, ("a",)) == ("a",)
-    with pytest.raises(StalePlan, match="no longer accepts b; python -m pipeline resume"):
+    with pytest.raises(StalePlanError, match="no longer accepts b; python -m pipeline resume"):
         still_indexed(run, ("a", "b"))
 
 
@@ -346,7 +346,7 @@ def test_a_cancelled_job_is_told_from_a_preempted_one(facts: dict[str, str], exp
             asked.append(argv)
             return ""
 
-    assert Told().put_back("7_1") is not expected
+    assert Told().requeue("7_1") is not expected
     assert asked == ([] if expected else [("scontrol", "requeue", "7_1")])
 
 
@@ -445,8 +445,8 @@ def test_a_full_quota_leaves_nothing_half_said(
     """The run's folder cannot be written: one line, exit 1, and nothing was started."""
     import errno
 
-    from pipeline import files
     from pipeline.cluster.__main__ import main
+    from pipeline.storage import files
 
     write_scene(project.raw, "scene", 16)
     assert project.run(1) == 0

@@ -12,17 +12,17 @@ import pytest
 from conftest import REPOSITORY, Project
 from test_cluster import FAST, entry, local, make_plan, make_run, partition
 
-from pipeline.cluster.causes import TaskStates, unfinished
+from pipeline.cluster.failures import TaskStates, unfinished
 from pipeline.cluster.gate import advance
-from pipeline.cluster.in_work import active_scenes, place, queued_scenes
-from pipeline.cluster.judge import judge, make_plans, reason
 from pipeline.cluster.plan import Run, Stage
 from pipeline.cluster.profile import load_profile
-from pipeline.cluster.scheduler import Partition, QueuedTask, SchedulerSilent, Slurm, outside_job
+from pipeline.cluster.queue_view import active_scenes, place, queued_scenes
+from pipeline.cluster.scheduler import Partition, QueuedTask, SchedulerUnreachableError, Slurm, outside_job
+from pipeline.cluster.stage_status import make_plans, reason, stage_status
 from pipeline.cluster.worker import Records
 from pipeline.errors import StaleError
-from pipeline.scene import SceneIndex
 from pipeline.signals import StopSignals
+from pipeline.storage.scene import SceneIndex
 
 
 def test_more_memory_is_what_a_node_has(tmp_path: Path):
@@ -38,7 +38,7 @@ def test_more_memory_is_what_a_node_has(tmp_path: Path):
             return {"gpu": replace(partition("gpu"), mem_gb=self.mem_gb)}
 
     slurm = Offers()
-    found = judge(run, "deblur", [entry("a")], slurm)
+    found = stage_status(run, "deblur", [entry("a")], slurm)
     (plan,) = make_plans(run, "deblur", found, {"a": entry("a")}, slurm)
     assert plan.resources.mem_gb == 60
     slurm.mem_gb = 48.0
@@ -107,7 +107,7 @@ def test_no_answer_is_not_taken_for_forgotten(
     script.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     if silent:
-        with pytest.raises(SchedulerSilent):
+        with pytest.raises(SchedulerUnreachableError):
             Slurm().job_facts("7")
     else:
         assert Slurm().job_facts("7") == {}
@@ -149,7 +149,7 @@ def run_of(project: Project, on_stale: str) -> Run:
 def judged(run: Run, phase: str) -> tuple[str, str]:
     """(list or cause that the only scene is in, words)."""
     (one,) = SceneIndex.load(run.out_root / "scene_index.json").accepted.values()
-    found = judge(run, phase, [one], None)
+    found = stage_status(run, phase, [one], None)
     if found.left:
         return found.left["tiny"].cause, found.left["tiny"].detail
     return ("done" if found.done else "waiting"), ""

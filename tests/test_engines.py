@@ -10,13 +10,16 @@ import pytest
 from conftest import Project, moving_frames, texture, tree, write_scene
 
 from pipeline.engines import engine_class, load_engine
-from pipeline.engines.base import BokehRenderer, BokehRequest, Clip, Deblurrer, DepthEstimator, EngineInfo
+from pipeline.engines.base import BokehRenderer, BokehRequest, Clip, Deblurrer, DepthEstimator
+from pipeline.engines.info import EngineInfo
 from pipeline.engines.wiener import noise_sigma
+from pipeline.errors import ExitCode
 from pipeline.optics import Lens
 from pipeline.phases.deblur import DeblurPhase, DeblurSettings, psnr_db
 from pipeline.phases.depth import DepthPhase, DepthSettings
-from pipeline.runner import ExitCode, RunSettings, run_scenes
-from pipeline.scene import Scene
+from pipeline.phases.run_settings import RunSettings
+from pipeline.phases.runner import run_scenes
+from pipeline.storage.scene import Scene
 
 
 def degraded(clean: np.ndarray, sigma_px: float, noise: float, seed: int = 0) -> np.ndarray:

@@ -12,15 +12,15 @@ import torch
 from finished_scenes import HEIGHT, NUM_FRAMES, WIDTH, shared_scenes
 
 from model import evaluate, report
-from model.baselines import lens_render
 from model.bokehflow import VARIANTS, BokehFlow, LensBatch
-from model.checkpoint import model_bytes
-from model.data.catalogue import find_scenes
-from model.measure import BASELINES, FRAME_CAP_DB, NETWORK, STATELESS, Tally, measure_take, pool
-from model.metrics import psnr_of_mse
-from model.pictures import colour_depth, write_sheet
-from model.sequences import scene_takes, spread
-from pipeline.frames import read_picture
+from model.data.scene_manifest import find_scenes
+from model.evaluation.baselines import lens_render
+from model.evaluation.eval_clips import scene_clips, spread
+from model.evaluation.measure import BASELINES, FRAME_CAP_DB, NETWORK, STATELESS, Tally, measure_clip, pool
+from model.evaluation.metrics import psnr_of_mse
+from model.evaluation.visualize import colour_depth, write_sheet
+from model.training.checkpoint import model_bytes
+from pipeline.media.images import read_picture
 from pipeline.report.network import read_network
 
 PLAIN, TRUE_DEPTH, PREDICTED = BASELINES
@@ -106,8 +106,8 @@ def test_fewer_frames_and_another_folder(scenes: Path, checkpoint: Path, tmp_pat
 
 
 def test_predicted_depth_is_the_networks(scenes: Path, net: BokehFlow):
-    take = scene_takes(find_scenes(scenes, "val"))[1]
-    found = measure_take(net, take, device="cpu", max_frames=1).tallies[PREDICTED].sums["mse"]
+    take = scene_clips(find_scenes(scenes, "val"))[1]
+    found = measure_clip(net, take, device="cpu", max_frames=1).tallies[PREDICTED].sums["mse"]
     moment = take.read(0)
     with torch.no_grad():
         out, _ = net(moment.frame[None], LensBatch.of(take.lens, take.px_per_mm, take.max_radius_px))
@@ -184,10 +184,10 @@ def test_an_empty_split_and_a_damaged_checkpoint(scenes: Path, checkpoint: Path,
 
 def test_the_network_is_also_measured_without_its_state(scenes: Path, net: BokehFlow):
     """A dropped state is that of a first frame: equal on frame 0, and what a fresh call gives on the others."""
-    take = scene_takes(find_scenes(scenes, "val"))[1]
-    one = measure_take(net, take, device="cpu", baselines=(), stateless=True, max_frames=1).tallies
+    take = scene_clips(find_scenes(scenes, "val"))[1]
+    one = measure_clip(net, take, device="cpu", baselines=(), stateless=True, max_frames=1).tallies
     assert one[STATELESS].sums["mse"] == one[NETWORK].sums["mse"]
-    three = measure_take(net, take, device="cpu", baselines=(), stateless=True, max_frames=3).tallies
+    three = measure_clip(net, take, device="cpu", baselines=(), stateless=True, max_frames=3).tallies
     errors, logs = [], []
     for moment in take.moments(3):
         with torch.no_grad():

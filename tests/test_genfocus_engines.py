@@ -20,15 +20,16 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from pipeline.engines import load_engine
-from pipeline.engines.base import BokehRenderer, BokehRequest, Deblurrer, recorded_options
+from pipeline.engines.base import BokehRenderer, BokehRequest, Deblurrer
 from pipeline.engines.bokehnet import BokehNet, defocus_map
 from pipeline.engines.genfocus import GenfocusDeblur, network, prompts
 from pipeline.engines.genfocus.deblur import warn_of_old_file
 from pipeline.engines.genfocus.lora import load_lora
 from pipeline.engines.genfocus.options import FluxOptions, MemoryPlan
-from pipeline.errors import InputError, Stopped, UsageError
+from pipeline.engines.info import recorded_options
+from pipeline.errors import InputError, StoppedError, UsageError
 from pipeline.optics import Lens
-from pipeline.scene_phase import engine_fields, with_less_memory
+from pipeline.phases.base import engine_fields, retry_on_oom
 
 SIZE = (48, 64)  # height, width
 LENS = Lens(f_m=0.05, f_number=2.0, focus_m=2.0)
@@ -228,9 +229,9 @@ def test_stops_between_calls_of_the_network(weights: Path):
         nonlocal calls
         calls += 1
         if calls == 3:
-            raise Stopped("SIGTERM")
+            raise StoppedError("SIGTERM")
 
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         genfocus(weights, steps=50).deblur(texture(*SIZE), 0, stop_at_third)
 
 
@@ -476,11 +477,11 @@ def test_out_of_memory_takes_the_next_step_and_then_gives_up(weights: Path, monk
 
     monkeypatch.setattr(network, "denoise", scarce)
     engine, said = genfocus(weights, tile_batch=2), []
-    with_less_memory(engine, lambda: engine.deblur(frame, 0, nothing), said.append)
+    retry_on_oom(engine, lambda: engine.deblur(frame, 0, nothing), said.append)
     assert len(said) == 2 and engine._network.plan.tile_batch == 1 and engine._network.plan.vae_tiling
     failures = 1
     with pytest.raises(torch.OutOfMemoryError):
-        with_less_memory(engine, lambda: engine.deblur(frame, 0, nothing), said.append)
+        retry_on_oom(engine, lambda: engine.deblur(frame, 0, nothing), said.append)
 
 
 @pytest.mark.parametrize("offload", ["model", "sequential"])

@@ -10,7 +10,7 @@ import pytest
 import tiny_flux
 from conftest import REPOSITORY, Project, write_scene
 
-from pipeline.scene import Scene
+from pipeline.storage.scene import Scene
 
 FRAMES = 16
 FAST = ("--steps", "1", "--engine_opt", "dtype=fp32")

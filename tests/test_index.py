@@ -10,10 +10,11 @@ import pytest
 from conftest import Project, moving_frames, texture, write_scene
 
 from pipeline.errors import InputError
-from pipeline.frames import VideoSource, multiple_of_16, natural_key, open_source
+from pipeline.media.images import multiple_of_16, natural_key
+from pipeline.media.sources import VideoSource, open_source
 from pipeline.phases import index
 from pipeline.phases.index import assign_splits
-from pipeline.scene import SPLITS, Scene, SceneIndex
+from pipeline.storage.scene import SPLITS, Scene, SceneIndex
 
 
 def count(splits: dict[str, str]) -> list[int]:

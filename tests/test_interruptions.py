@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from conftest import SCRIPTS, Project, load_script, tree, write_scene
 
-from pipeline import files
-from pipeline.completion import DoneRecord
-from pipeline.lease import Lease, abandoned, current_job_id
-from pipeline.scene import Scene
-from pipeline.scene_phase import failure_path, lease_path
+from pipeline.phases.base import failure_path, lease_path
+from pipeline.storage import files
+from pipeline.storage.completion import DoneRecord
+from pipeline.storage.lease import Lease, abandoned, current_job_id
+from pipeline.storage.scene import Scene
 
 PHASES = {2: "deblur", 3: "depth", 5: "render"}
 EXTRA = {2: (), 3: (), 5: ("--num_sets", "2")}
@@ -281,9 +281,13 @@ def test_unexpected_error_is_one_scene_s_failure(scene_project: Project, monkeyp
 
 
 def test_lease_is_exclusive_and_released(tmp_path: Path):
-    from pipeline.errors import LeaseHeld
+    from pipeline.errors import LeaseHeldError
 
-    with Lease(tmp_path / "x.lease"), pytest.raises(LeaseHeld, match=f"pid {os.getpid()}"), Lease(tmp_path / "x.lease"):
+    with (
+        Lease(tmp_path / "x.lease"),
+        pytest.raises(LeaseHeldError, match=f"pid {os.getpid()}"),
+        Lease(tmp_path / "x.lease"),
+    ):
         pass
     assert list(tmp_path.iterdir()) == []
     with Lease(tmp_path / "x.lease"):
@@ -314,16 +318,16 @@ def test_when_a_lease_is_taken_over(holder, age_s, expected, monkeypatch: pytest
 
 
 def test_live_worker_of_the_same_job_is_not_robbed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    from pipeline.errors import LeaseHeld
+    from pipeline.errors import LeaseHeldError
 
     monkeypatch.setenv("SLURM_JOB_ID", "12")
-    with Lease(tmp_path / "x.lease"), pytest.raises(LeaseHeld), Lease(tmp_path / "x.lease"):
+    with Lease(tmp_path / "x.lease"), pytest.raises(LeaseHeldError), Lease(tmp_path / "x.lease"):
         pass
 
 
 def test_silent_lease_is_taken_over_and_its_holder_notices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    from pipeline import lease
-    from pipeline.errors import LeaseLost
+    from pipeline.errors import LeaseLostError
+    from pipeline.storage import lease
 
     monkeypatch.setattr(lease, "HEARTBEAT_S", 0.05)
     path = tmp_path / "x.lease"
@@ -335,13 +339,13 @@ def test_silent_lease_is_taken_over_and_its_holder_notices(tmp_path: Path, monke
         with Lease(path) as second:
             first._stop.clear()
             first._beat()
-            with pytest.raises(LeaseLost, match="taken over"):
+            with pytest.raises(LeaseLostError, match="taken over"):
                 first.check()
             second.check()
 
 
 def test_heartbeat_keeps_the_lease_young(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    from pipeline import lease
+    from pipeline.storage import lease
 
     monkeypatch.setattr(lease, "HEARTBEAT_S", 0.02)
     path = tmp_path / "x.lease"

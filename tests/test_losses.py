@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from model.losses import BokehLoss, LossWeights, scale_invariant_log
-from model.metrics import ssim
-from model.vgg import VggFeatures
+from model.bokehflow.losses import BokehLoss, LossWeights, scale_invariant_log
+from model.evaluation.metrics import ssim
+from model.evaluation.perceptual import VggFeatures
 from pipeline.errors import UsageError
 
 

@@ -10,8 +10,16 @@ import torch
 from scipy.ndimage import correlate1d
 from scipy.signal import convolve2d
 
-from model.metrics import abs_rel, delta1, depth_temporal_error, mse, psnr, psnr_of_mse, ssim, temporal_error
-from model.vgg import LPIPS_TAPS, PERCEPTUAL_TAPS, Lpips, VggFeatures, find_weights, load_lpips, load_vgg
+from model.evaluation.metrics import abs_rel, delta1, depth_temporal_error, mse, psnr, psnr_of_mse, ssim, temporal_error
+from model.evaluation.perceptual import (
+    LPIPS_TAPS,
+    PERCEPTUAL_TAPS,
+    Lpips,
+    VggFeatures,
+    find_weights,
+    load_lpips,
+    load_vgg,
+)
 from pipeline.errors import UsageError
 
 

@@ -12,16 +12,16 @@ from finished_scenes import HEIGHT, NUM_FRAMES, WIDTH, shared_scenes
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from model.data.catalogue import Catalogue, find_scenes
-from model.data.clip import collate
-from model.data.draw import ClipSettings, draw_window, item_of, sample_rng
 from model.data.focus_dataset import FocusDataset
-from model.data.loader import BatchPlan, batches
+from model.data.loaders import BatchPlan, batches
 from model.data.realbokeh import RealBokehDataset, find_pairs, photograph_px_per_mm
 from model.data.roi import choose_box, saliency
+from model.data.samples import collate
+from model.data.sampling import ClipSettings, draw_window, item_of, sample_rng
+from model.data.scene_manifest import SceneManifest, find_scenes
 from model.data.scenes import ClipDataset, read_bokeh, read_depth, read_frame
-from pipeline.arrays import encode_npz
 from pipeline.errors import InputError, UsageError
+from pipeline.media.depth_files import encode_npz
 from pipeline.optics import focus_map
 
 SMALL = ClipSettings(clip_frames=2, crop_width=32, crop_height=24, seed=3)
@@ -40,7 +40,7 @@ def out(finished: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def catalogue(finished: Path) -> Catalogue:
+def catalogue(finished: Path) -> SceneManifest:
     return find_scenes(finished, "train")
 
 
@@ -122,7 +122,7 @@ def test_roots_splits_and_lens_models_that_do_not_fit(out: Path, tmp_path: Path)
 # --- clips ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_clip_is_its_window_of_the_stored_files(catalogue: Catalogue):
+def test_a_clip_is_its_window_of_the_stored_files(catalogue: SceneManifest):
     dataset = ClipDataset(catalogue, SMALL)
     seen_mirrored = set()
     for number in range(8):
@@ -158,7 +158,7 @@ def test_an_epoch_shows_every_scene_and_set_once_in_another_order(out: Path):
     assert len({tuple(order) for order in orders}) > 1
 
 
-def test_samples_follow_from_seed_and_number(catalogue: Catalogue):
+def test_samples_follow_from_seed_and_number(catalogue: SceneManifest):
     first, second = ClipDataset(catalogue, SMALL), ClipDataset(catalogue, SMALL)
     forward = [first[n].name for n in range(6)]
     assert [second[n].name for n in reversed(range(6))] == forward[::-1]
@@ -190,7 +190,7 @@ def test_settings_that_make_no_sense(values, message):
         ClipSettings(**values)
 
 
-def test_frames_smaller_than_the_patch_and_scenes_shorter_than_the_clip(catalogue: Catalogue):
+def test_frames_smaller_than_the_patch_and_scenes_shorter_than_the_clip(catalogue: SceneManifest):
     with pytest.raises(UsageError, match=r"6 frames of 80x48; a sample needs 4 of 96x32"):
         ClipDataset(catalogue, ClipSettings(crop_width=96, crop_height=32))
     with pytest.raises(UsageError, match=r"a sample needs 7 of 32x32"):
@@ -238,7 +238,7 @@ def test_ranks_share_a_step_without_overlap_whatever_their_number():
         BatchPlan(batch_size=0, micro_batch_size=2)
 
 
-def test_batches_are_the_samples_in_order_for_any_number_of_threads_and_any_start(catalogue: Catalogue):
+def test_batches_are_the_samples_in_order_for_any_number_of_threads_and_any_start(catalogue: SceneManifest):
     dataset = ClipDataset(catalogue, SMALL)
     plan = BatchPlan(batch_size=4, micro_batch_size=2)
     expected = [dataset[n].name for n in range(12)]
@@ -254,7 +254,7 @@ def test_batches_are_the_samples_in_order_for_any_number_of_threads_and_any_star
     assert len(one) == 2 and one.num_frames == 2 and one.to("cpu").names == one.names
 
 
-def test_a_failing_sample_fails_its_batch_and_no_earlier_one(catalogue: Catalogue):
+def test_a_failing_sample_fails_its_batch_and_no_earlier_one(catalogue: SceneManifest):
     inner = ClipDataset(catalogue, SMALL)
 
     class Source:
@@ -272,7 +272,7 @@ def test_a_failing_sample_fails_its_batch_and_no_earlier_one(catalogue: Catalogu
         next(found)
 
 
-def test_clips_that_do_not_go_together(catalogue: Catalogue):
+def test_clips_that_do_not_go_together(catalogue: SceneManifest):
     small = ClipDataset(catalogue, SMALL)[0]
     large = ClipDataset(catalogue, ClipSettings(clip_frames=2, crop_width=40, crop_height=24))[0]
     with pytest.raises(InputError, match="must agree in size and depth"):
@@ -282,7 +282,7 @@ def test_clips_that_do_not_go_together(catalogue: Catalogue):
 # --- focus estimation -------------------------------------------------------------------------------------------------
 
 
-def test_focus_samples_hold_everything_and_pass_their_own_check(catalogue: Catalogue):
+def test_focus_samples_hold_everything_and_pass_their_own_check(catalogue: SceneManifest):
     dataset = FocusDataset(catalogue, roi="random", verify=True)
     assert len(dataset) == NUM_FRAMES * 2
     sample = dataset[7]
@@ -314,7 +314,7 @@ def test_verify_finds_a_label_that_is_not_its_depths(out: Path):
         FocusDataset(catalogue)[2]
 
 
-def test_boxes_are_the_same_in_an_epoch_and_others_in_the_next(catalogue: Catalogue):
+def test_boxes_are_the_same_in_an_epoch_and_others_in_the_next(catalogue: SceneManifest):
     first, second = FocusDataset(catalogue), FocusDataset(catalogue)
     assert [first[i]["roi"].tolist() for i in range(4)] == [second[i]["roi"].tolist() for i in range(4)]
     second.set_epoch(1)

@@ -20,8 +20,8 @@ from pipeline.optics import (
     linear_to_srgb,
     px_per_mm,
     srgb_to_linear,
-    stable_seed,
 )
+from pipeline.seeds import stable_seed
 
 LENS = Lens(f_m=0.05, f_number=2.0, focus_m=2.0)
 DEPTH = torch.tensor([0.5, 1.0, 2.0, 4.0, 100.0, float("inf")], dtype=torch.float64)

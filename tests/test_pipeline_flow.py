@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 from conftest import Project, tree, write_scene
 
-from pipeline.completion import DoneRecord
-from pipeline.scene import Scene
+from pipeline.storage.completion import DoneRecord
+from pipeline.storage.scene import Scene
 
 
 def test_all_phases_give_the_contract(scene_project: Project):
@@ -56,7 +56,7 @@ def test_render_is_driven_by_the_stored_map(scene_project: Project):
     """Rendering again from the stored label gives the stored picture, bit for bit."""
     from pipeline.engines import load_engine
     from pipeline.engines.base import BokehRenderer, BokehRequest
-    from pipeline.frames import read_sharp
+    from pipeline.media.images import read_sharp
 
     scene_project.run_upto(5)
     scene = Scene(scene_project.out, "tiny")

@@ -13,9 +13,9 @@ import vda_reference
 from conftest import Project, tree, write_scene
 
 from pipeline.engines.genfocus import network
-from pipeline.frames import read_sharp
+from pipeline.media.images import read_sharp
 from pipeline.optics import coc_to_radius_px
-from pipeline.scene import Scene
+from pipeline.storage.scene import Scene
 
 FRAMES = 34  # two windows of the depth network
 FLUX_LICENCE, VDA_LICENCE = "FLUX.1 [dev] Non-Commercial License", "CC-BY-NC-4.0"

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from conftest import Project
 
-from model.shots import CutFinder
-from pipeline.arrays import find_delivered_depth
-from pipeline.frames import open_source
-from pipeline.scene import Scene, SceneIndex
+from pipeline.media.cuts import CutDetector
+from pipeline.media.depth_files import find_delivered_depth
+from pipeline.media.sources import open_source
+from pipeline.storage.scene import Scene, SceneIndex
 
 
 def take(real_data: Path, project: Project, name: str, count: int | None) -> None:
@@ -38,7 +38,7 @@ def check_deblur(project: Project, name: str) -> None:
 
 
 def detail_of_raw(project: Project, name: str) -> float:
-    from pipeline.temporal import gradient_energy
+    from pipeline.phases.temporal import gradient_energy
 
     return float(np.mean([gradient_energy(frame) for _, frame, _ in open_source(project.raw / name).decode()]))
 
@@ -95,7 +95,7 @@ def test_whole_scenes(real_data: Path, project: Project, name: str):
 
 
 def test_cuts_between_real_shots_and_none_within(real_data: Path):
-    finder, found, counts = CutFinder(), [], []
+    finder, found, counts = CutDetector(), [], []
     for name in ("bear", "breakdance", "bear"):
         folder = real_data / "scenes" / name
         if not folder.is_dir():

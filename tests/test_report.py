@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 from conftest import Project, write_scene
 
-from pipeline.completion import DoneRecord, fingerprint
-from pipeline.report import page, words
+from pipeline.report import formatting as words
+from pipeline.report import page
 from pipeline.report.calibration import read_calibration
 from pipeline.report.chart import histogram
 from pipeline.report.facts import gather
 from pipeline.report.thumbnails import make_strip
-from pipeline.scene import Scene, SceneEntry, SceneIndex
+from pipeline.storage.completion import DoneRecord, fingerprint
+from pipeline.storage.scene import Scene, SceneEntry, SceneIndex
 
 HOSTILE = "<script>alert('&')</script>"
 

@@ -14,15 +14,15 @@ import pytest
 from conftest import REPOSITORY, Project, write_scene
 
 from pipeline import __main__ as commands
-from pipeline.arrays import encode_npz, resize_depth
-from pipeline.completion import DoneRecord, Journal, as_stored, fingerprint, first_difference
 from pipeline.errors import InputError
-from pipeline.files import append_line, read_json, remove_leftovers, write_bytes, write_json
-from pipeline.lease import Lease
-from pipeline.queues import WriteBehind, map_ahead, map_processes, prefetch
+from pipeline.media.depth_files import encode_npz, resize_depth
+from pipeline.media.prefetch import WriteBehind, map_ahead, map_processes, prefetch
+from pipeline.phases.base import lease_path
 from pipeline.reporter import Reporter
-from pipeline.scene import Scene
-from pipeline.scene_phase import lease_path
+from pipeline.storage.completion import DoneRecord, Journal, as_stored, fingerprint, first_difference
+from pipeline.storage.files import append_line, read_json, remove_leftovers, write_bytes, write_json
+from pipeline.storage.lease import Lease
+from pipeline.storage.scene import Scene
 
 # --- files -------------------------------------------------------------------------------------------------------------
 
@@ -173,7 +173,7 @@ def test_map_processes_keeps_order():
 
 def test_fingerprint_is_the_same_in_every_process():
     fields = {"b": [1, 2.5], "a": {"x": None, "y": "ü"}}
-    code = f"from pipeline.completion import fingerprint; print(fingerprint({fields!r}))"
+    code = f"from pipeline.storage.completion import fingerprint; print(fingerprint({fields!r}))"
     environment = os.environ | {"PYTHONHASHSEED": "17", "PYTHONPATH": str(REPOSITORY)}
     other = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert other.stdout.strip() == fingerprint(fields) == fingerprint(dict(reversed(fields.items())))
@@ -324,7 +324,7 @@ def test_the_reporter_takes_in_what_modules_log(tmp_path: Path, capsys: pytest.C
 
 def test_a_journal_line_that_breaks_off_does_not_swallow_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """The disk is full in the middle of a line, and another thread's line still fits: that one must be readable."""
-    from pipeline import files
+    from pipeline.storage import files
 
     journal = Journal(tmp_path / "phase.jsonl")
     journal.begin({"phase": "depth"})

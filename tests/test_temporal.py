@@ -6,7 +6,7 @@ from conftest import moving_frames, texture
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.temporal import (
+from pipeline.phases.temporal import (
     average_aligned,
     chunk_ranges,
     crossfade_chunks,

@@ -18,17 +18,17 @@ from safetensors.torch import load_file, save_file
 
 from model import train
 from model.bokehflow import BokehFlow, BokehFlowConfig, recurrence, variant
-from model.checkpoint import CONVENTIONS, find_model, find_resume, load_model, prune, step_folders
-from model.data.catalogue import find_scenes
-from model.data.clip import ClipBatch, collate
-from model.data.draw import ClipSettings
+from model.bokehflow.bptt import backpropagate, lenses_of
+from model.bokehflow.losses import BokehLoss, LossWeights
+from model.data.samples import ClipBatch, collate
+from model.data.sampling import ClipSettings
+from model.data.scene_manifest import find_scenes
 from model.data.scenes import ClipDataset
-from model.errors import CheckpointError, TrainingDiverged
-from model.losses import BokehLoss, LossWeights
-from model.optim import Ema, decays, learning_rate, make_optimizer
-from model.settings import OptimSettings, load_settings, settings_from
-from model.stretch import backpropagate, lenses_of
-from model.trainer import Trainer
+from model.errors import CheckpointError, TrainingDivergedError
+from model.training.checkpoint import CONVENTIONS, find_model, find_resume, load_model, prune, step_folders
+from model.training.optim import Ema, decays, learning_rate, make_optimizer
+from model.training.settings import OptimSettings, load_settings, settings_from
+from model.training.trainer import Trainer
 from pipeline.errors import InputError, UsageError
 
 TINY = {
@@ -151,7 +151,7 @@ def test_damaged_checkpoints_are_skipped_with_a_message(scenes: Path, whole_run:
 
 @pytest.mark.parametrize("damage", ["gone", "no json", "foreign", "fields"])
 def test_every_kind_of_damage_is_noticed(whole_run: Path, tmp_path: Path, damage: str):
-    from model.checkpoint import read_state
+    from model.training.checkpoint import read_state
 
     folder = tmp_path / "step_000006"
     shutil.copytree(whole_run / "checkpoints/step_000006", folder)
@@ -239,7 +239,7 @@ def test_a_perceptual_term_that_came_or_went_is_another_run(scenes: Path, whole_
     assert state["fields"]["loss"]["perceptual"] == 0 and state["fields"]["run"]["precision"] == "float32"
     trainer = Trainer(load_settings(config), signals=_quiet())
     trainer._loss.vgg = torch.nn.Identity()
-    fields = trainer._what_was_found()
+    fields = trainer._resolved_fields()
     with pytest.raises(UsageError, match=r"loss.perceptual is 0.1 now and was 0.0"):
         find_resume(tmp_path / "run", fields, print)
 
@@ -494,7 +494,7 @@ def test_a_network_that_diverged_stops_with_step_term_and_samples(scenes: Path):
         net = BokehFlow(settings_from({"model": TINY}).model).train()
         with torch.no_grad():
             net.get_parameter(parameter).fill_(float("nan"))
-        with pytest.raises(TrainingDiverged) as caught:
+        with pytest.raises(TrainingDivergedError) as caught:
             backpropagate(net, loss, batch, step=41, backprop_frames=1, weight=1.0)
         message = str(caught.value)
         assert "step 41" in message and what in message and all(name in message for name in batch.names)
@@ -506,7 +506,7 @@ def test_an_infinite_gradient_stops_the_run(scenes: Path, tmp_path: Path, capsys
     trainer = Trainer(settings, _quiet())
     trainer.net.mix_logit.register_hook(lambda gradient: gradient * float("inf"))
     with pytest.raises(
-        TrainingDiverged, match=r"mix_logit is not a finite number; samples of this process: scene[^;.]*; scene"
+        TrainingDivergedError, match=r"mix_logit is not a finite number; samples of this process: scene[^;.]*; scene"
     ):
         trainer.run()
 
@@ -607,8 +607,8 @@ _TWO = """
 import json, sys
 from pathlib import Path
 import torch
-from model.settings import load_settings
-from model.trainer import Trainer
+from model.training.settings import load_settings
+from model.training.trainer import Trainer
 from pipeline.signals import StopSignals
 
 if __name__ == "__main__":

@@ -25,8 +25,8 @@ from pipeline.engines.vda.preprocess import network_size, normalise, resize_fram
 from pipeline.engines.vda.temporal import sinusoids
 from pipeline.engines.vda.windows import stream_depth
 from pipeline.errors import InputError, UsageError
-from pipeline.scene import Scene
-from pipeline.weights import Damaged
+from pipeline.storage.scene import Scene
+from pipeline.weights import DamagedWeightsError
 
 GRID = (3, 5)
 NAME = "metric_video_depth_anything_vitl.pth"
@@ -167,7 +167,7 @@ def test_what_lies_idle_in_the_file_is_never_used_and_must_be_there(tmp_path: Pa
     assert relative(depth, reference.network(as_arrays(state), frames.numpy())) < 1e-10
     for name in idle:
         torch.save({key: value for key, value in state.items() if key != name}, tmp_path / NAME)
-        with pytest.raises(Damaged, match=f"1 missing: {name}"):
+        with pytest.raises(DamagedWeightsError, match=f"1 missing: {name}"):
             read_state(tmp_path / NAME, "vitl")
 
 
@@ -189,7 +189,7 @@ def test_a_file_that_does_not_fit_is_named_by_its_differences(tmp_path: Path):
 
     def judged(changed: dict[str, torch.Tensor], encoder: str = "vitl") -> str:
         torch.save(changed, path)
-        with pytest.raises(Damaged) as caught:
+        with pytest.raises(DamagedWeightsError) as caught:
             read_state(path, encoder)
         return str(caught.value)
 

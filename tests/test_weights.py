@@ -12,15 +12,15 @@ import torch
 from safetensors.torch import save_file
 
 from pipeline.__main__ import main
-from pipeline.completion import fingerprint
-from pipeline.engines.base import EngineInfo, recorded_options, unrecorded
+from pipeline.engines.info import EngineInfo, recorded_options, unrecorded
 from pipeline.errors import PipelineError, UsageError
-from pipeline.report.words import is_restricted
-from pipeline.scene_phase import engine_fields
+from pipeline.phases.base import engine_fields
+from pipeline.report.formatting import is_restricted
+from pipeline.storage.completion import fingerprint
 from pipeline.weights import (
     REGISTRY,
     Condition,
-    Damaged,
+    DamagedWeightsError,
     content_sha256,
     digest,
     find,
@@ -100,7 +100,7 @@ def test_weights_folder_is_the_option_then_the_environment_then_here(monkeypatch
 
 
 def test_truncated_and_foreign_files_are_damaged(tmp_path: Path):
-    def judge(title: str, data: bytes) -> str:
+    def stage_status(title: str, data: bytes) -> str:
         (tmp_path / title).write_bytes(data)
         found = find(weights_named(title), tmp_path)
         assert found.condition is Condition.DAMAGED
@@ -108,11 +108,11 @@ def test_truncated_and_foreign_files_are_damaged(tmp_path: Path):
 
     lora = write_lora(tmp_path / "a.safetensors").read_bytes()
     vda = write_vda(tmp_path / "a.pth").read_bytes()
-    assert "whole safetensors" in judge(LORA, lora[:-1])
-    assert "whole safetensors" in judge(LORA, b"")
-    assert "whole safetensors" in judge(LORA, vda)
-    assert "cut short" in judge(VITL, vda[:-1000])
-    assert "cut short" in judge(VITL, b"<html>not found</html>")
+    assert "whole safetensors" in stage_status(LORA, lora[:-1])
+    assert "whole safetensors" in stage_status(LORA, b"")
+    assert "whole safetensors" in stage_status(LORA, vda)
+    assert "cut short" in stage_status(VITL, vda[:-1000])
+    assert "cut short" in stage_status(VITL, b"<html>not found</html>")
     save_file({"a.lora_A.weight": torch.ones(2), "vision.proj": torch.ones(2)}, tmp_path / LORA)
     found = find(weights_named(LORA), tmp_path)
     assert found.condition is Condition.DAMAGED and "'vision.proj'" in found.reason
@@ -134,7 +134,7 @@ def test_reading_executes_nothing_and_takes_only_tensors(tmp_path: Path):
     assert not Path("executed").exists()
     for content in ([torch.ones(2)], {"head.a": 3}, {1: torch.ones(2)}):
         torch.save(content, tmp_path / VITL)
-        with pytest.raises(Damaged, match="flat dictionary of tensors"):
+        with pytest.raises(DamagedWeightsError, match="flat dictionary of tensors"):
             read_torch(tmp_path / VITL)
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from model.bokehflow.config import BokehFlowConfig, BokehFlowError
-from pipeline.files import write_bytes
+from pipeline.storage.files import write_bytes
 
 DIRECTIONS = 4
 DEPTH_SAMPLES = 32  # per side: of the last depth map, what the mean blur under the next lens is taken from

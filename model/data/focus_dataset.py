@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from model.data.catalogue import Catalogue, TrainingScene
 from model.data.roi import RoiKind, check_kind, choose_box
+from model.data.scene_manifest import SceneManifest, TrainingScene
 from model.data.scenes import read_bokeh, read_depth, read_frame
-from pipeline.arrays import read_npz
 from pipeline.errors import InputError
-from pipeline.optics import focus_map, stable_seed
+from pipeline.media.depth_files import read_npz
+from pipeline.optics import focus_map
+from pipeline.seeds import stable_seed
 
 
 class FocusSample(TypedDict):
@@ -48,7 +49,9 @@ class FocusDataset(Dataset[FocusSample]):
         UsageError: roi is none of the three.
     """
 
-    def __init__(self, catalogue: Catalogue, *, roi: RoiKind = "random", verify: bool = False, seed: int = 0) -> None:
+    def __init__(
+        self, catalogue: SceneManifest, *, roi: RoiKind = "random", verify: bool = False, seed: int = 0
+    ) -> None:
         check_kind(roi)
         self._roi, self._verify, self._seed, self._epoch = roi, verify, seed, 0
         self._items = [

@@ -17,12 +17,12 @@ from typing import Any
 from PIL import Image
 from torch.utils.data import Dataset
 
-from model.data.clip import Clip, picture_tensor
-from model.data.draw import ClipSettings, draw_window, item_of, sample_rng
+from model.data.samples import Clip, picture_tensor
+from model.data.sampling import ClipSettings, draw_window, item_of, sample_rng
 from pipeline.errors import InputError, UsageError
-from pipeline.files import read_json
-from pipeline.frames import natural_key, read_picture
+from pipeline.media.images import natural_key, read_picture
 from pipeline.optics import SENSOR_WIDTH_MM, Lens, OpticsError, px_per_mm
+from pipeline.storage.files import read_json
 
 _INPUT_SUFFIX = "_f22.JPG"
 _UNITS_M = {"m": 1.0, "cm": 0.01, "mm": 0.001}

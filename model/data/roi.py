@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import UsageError
-from pipeline.frames import Picture
+from pipeline.media.images import Picture
 
 RoiKind = Literal["full", "random", "saliency"]
 _SALIENCY_WIDTH = 64

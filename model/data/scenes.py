@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from model.data.catalogue import Catalogue, TrainingScene
-from model.data.clip import Clip, picture_tensor
-from model.data.draw import ClipSettings, Window, draw_window, item_of, sample_rng
-from pipeline.arrays import read_npz
+from model.data.samples import Clip, picture_tensor
+from model.data.sampling import ClipSettings, Window, draw_window, item_of, sample_rng
+from model.data.scene_manifest import SceneManifest, TrainingScene
 from pipeline.errors import InputError, UsageError
-from pipeline.frames import read_sharp
+from pipeline.media.depth_files import read_npz
+from pipeline.media.images import read_sharp
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,7 @@ class ClipDataset(Dataset[Clip]):
         UsageError: a scene has fewer frames or pixels than a sample needs.
     """
 
-    def __init__(self, catalogue: Catalogue, settings: ClipSettings) -> None:
+    def __init__(self, catalogue: SceneManifest, settings: ClipSettings) -> None:
         self.settings = settings
         self._pairs = [(scene, index) for scene in catalogue.scenes for index in range(len(scene.sets))]
         for scene in catalogue.scenes:

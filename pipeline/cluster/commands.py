@@ -15,23 +15,22 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from pipeline.cluster.checks import check_same_settings, check_script_flags, refuse_stale
 from pipeline.cluster.dry_run import dry_run
 from pipeline.cluster.fit import check_fits, detect_profile
 from pipeline.cluster.gate import advance
-from pipeline.cluster.in_work import active_scenes
-from pipeline.cluster.judge import judge
 from pipeline.cluster.plan import SCRIPTS, Run, Stage, new_run_folder, runs_folder
+from pipeline.cluster.preflight import check_same_settings, check_script_flags, refuse_stale
 from pipeline.cluster.profile import ARRAY_PHASES, CPU, REPOSITORY, Profile, load_profile
+from pipeline.cluster.queue_view import active_scenes
 from pipeline.cluster.request import Request
 from pipeline.cluster.scheduler import Slurm
-from pipeline.cluster.worker import put_back
-from pipeline.errors import LeaseHeld, Stopped
-from pipeline.lease import Lease, task_id
+from pipeline.cluster.stage_status import stage_status
+from pipeline.cluster.worker import requeue
+from pipeline.errors import ExitCode, LeaseHeldError, StoppedError
 from pipeline.phases.calibration import confirmed_calibration
-from pipeline.runner import ExitCode
-from pipeline.scene import SceneEntry, SceneIndex
 from pipeline.signals import StopSignals
+from pipeline.storage.lease import Lease, task_id
+from pipeline.storage.scene import SceneEntry, SceneIndex
 
 SUBMIT_PATIENCE_S = 60.0
 
@@ -62,7 +61,7 @@ def submit(request: Request, why: dict[str, str] | None = None) -> ExitCode:
         print(f"{scene}: {reason}")
     run = _run(request, profile, entries)
     first = next(stage.phase for stage in run.stages if stage.phase in ARRAY_PHASES)
-    found = judge(run, first, entries, None)
+    found = stage_status(run, first, entries, None)
     refuse_stale(first, found)
     if why is None and settings.on_stale == "stop":
         check_same_settings(run, asked, entries)
@@ -80,9 +79,9 @@ def submit(request: Request, why: dict[str, str] | None = None) -> ExitCode:
     try:
         with StopSignals() as signals:  # here it takes hours: other submissions must not wait for the lease
             return advance(run, None, signals)
-    except Stopped:
+    except StoppedError:
         if task_id() is not None:  # a job that runs everything itself: back into the queue
-            put_back(str(task_id()))
+            requeue(str(task_id()))
         raise
 
 
@@ -138,7 +137,7 @@ def _submission_lease(logs: Path) -> Iterator[None]:
             lease = Lease(path)
             lease.__enter__()
             break
-        except LeaseHeld:
+        except LeaseHeldError:
             if time.monotonic() > deadline:
                 raise
             time.sleep(1)

@@ -1,16 +1,16 @@
 """--dry_run: the plan, its arrays, what it would cost as measured, and the sbatch file. Submits and writes nothing."""
 
 from pipeline.cluster.estimate import seconds_per_frame
-from pipeline.cluster.judge import Judgement, make_plans
 from pipeline.cluster.plan import Plan, Run
 from pipeline.cluster.profile import ARRAY_PHASES
 from pipeline.cluster.scheduler import Slurm
+from pipeline.cluster.stage_status import StageStatus, make_plans
 from pipeline.cluster.submit import chunks, preview
-from pipeline.runner import ExitCode
-from pipeline.scene import SceneEntry
+from pipeline.errors import ExitCode
+from pipeline.storage.scene import SceneEntry
 
 
-def dry_run(run: Run, first: str, found: Judgement, entries: list[SceneEntry], slurm: Slurm | None) -> ExitCode:
+def dry_run(run: Run, first: str, found: StageStatus, entries: list[SceneEntry], slurm: Slurm | None) -> ExitCode:
     """Show what a run would submit for its first array phase, as judged, and name what would follow."""
     plans = make_plans(run, first, found, {entry.scene_id: entry for entry in entries}, None)
     print(f"dry run, profile {run.profile.name}: {len(entries)} scenes, {len(found.done)} of them done in {first}")

@@ -4,10 +4,10 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.completion import DoneRecord
 from pipeline.errors import InputError
-from pipeline.phases.upstream import record_folder
-from pipeline.scene import Scene, SceneEntry
+from pipeline.phases.dependencies import record_folder
+from pipeline.storage.completion import DoneRecord
+from pipeline.storage.scene import Scene, SceneEntry
 
 _SAMPLED = 400  # records that are read: enough for a median
 

@@ -14,17 +14,16 @@ import time
 from pathlib import Path
 
 from pipeline import cli
-from pipeline.cluster.judge import Judgement, judge, make_plans, reason
 from pipeline.cluster.plan import Plan, Run
 from pipeline.cluster.profile import ARRAY_PHASES, CPU, REPOSITORY
-from pipeline.cluster.scheduler import SchedulerSilent, Slurm
+from pipeline.cluster.scheduler import SchedulerUnreachableError, Slurm
+from pipeline.cluster.stage_status import StageStatus, make_plans, reason, stage_status
 from pipeline.cluster.submit import GATE_RETRY_S, Submitted, submit_gate, submit_plan
-from pipeline.errors import PipelineError
-from pipeline.files import append_line
-from pipeline.lease import Lease
-from pipeline.runner import ExitCode
-from pipeline.scene import SceneEntry, SceneIndex
+from pipeline.errors import ExitCode, PipelineError
 from pipeline.signals import StopSignals
+from pipeline.storage.files import append_line
+from pipeline.storage.lease import Lease
+from pipeline.storage.scene import SceneEntry, SceneIndex
 
 MAX_WAITS = 72  # delayed gates in a row: half a day for another run's scenes
 SILENCES, SILENCE_S = 10, 60.0  # a controller that restarts is back within minutes
@@ -64,7 +63,7 @@ def _advance(run: Run, slurm: Slurm | None, signals: StopSignals) -> ExitCode:
                 return _stop(run, f"{stage.phase} ended with exit code {code}; see above", code)
             continue
         while True:
-            found = judge(run, stage.phase, eligible, slurm)
+            found = stage_status(run, stage.phase, eligible, slurm)
             plans = make_plans(run, stage.phase, found, entries, slurm)
             if not plans:
                 break
@@ -146,7 +145,7 @@ def _run_here(run: Run, phase: str) -> int:
     return code if code >= 0 else 128 - code
 
 
-def _tell(run: Run, phase: str, found: Judgement, eligible: int) -> None:
+def _tell(run: Run, phase: str, found: StageStatus, eligible: int) -> None:
     print(f"{phase}: {len(found.done)} of {eligible} scenes done", flush=True)
     for one in found.left.values():
         where = f", task {one.task}" if one.task else ""
@@ -185,7 +184,7 @@ def main(argv: list[str] | None = None) -> int:
             for _ in range(SILENCES):
                 try:
                     return advance(run, None if run.local else Slurm(), signals)
-                except SchedulerSilent as error:
+                except SchedulerUnreachableError as error:
                     print(f"{error}; asking again in {SILENCE_S:.0f} s", file=sys.stderr, flush=True)
                 deadline = time.monotonic() + SILENCE_S
                 while time.monotonic() < deadline:

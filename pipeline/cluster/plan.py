@@ -22,7 +22,7 @@ from typing import Any
 
 from pipeline.cluster.profile import Profile, Resources
 from pipeline.errors import InputError, PipelineError
-from pipeline.files import append_line, dump_json, read_json, write_bytes, write_json
+from pipeline.storage.files import append_line, dump_json, read_json, write_bytes, write_json
 
 SCHEMA = 1
 SCRIPTS = {
@@ -36,7 +36,7 @@ SCRIPTS = {
 }
 
 
-class StalePlan(PipelineError):
+class StalePlanError(PipelineError):
     """A task was started with a plan that no longer describes the dataset, or is not the file that was submitted."""
 
     exit_code = 2
@@ -193,18 +193,18 @@ class Plan:
             digest: what the file must hash to.
 
         Raises:
-            StalePlan: it is gone, of another version, or not the file that was submitted.
+            StalePlanError: it is gone, of another version, or not the file that was submitted.
         """
         try:
             data = path.read_bytes()
             stored = json.loads(data)
         except (OSError, ValueError) as error:
-            raise StalePlan(
+            raise StalePlanError(
                 f"the plan {path} cannot be read ({error}); python -m pipeline resume makes a new one"
             ) from None
         found = hashlib.sha256(data).hexdigest()
         if stored.get("schema") != SCHEMA or (digest is not None and found != digest):
-            raise StalePlan(
+            raise StalePlanError(
                 f"the plan {path} is not the one that was submitted: it was changed, or is of another version. Nothing "
                 f"was done; python -m pipeline resume makes a new one"
             )

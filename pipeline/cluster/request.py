@@ -10,7 +10,7 @@ from pipeline import cli
 from pipeline.cluster.plan import SCRIPTS
 from pipeline.cluster.profile import ARRAY_PHASES, known_profiles
 from pipeline.errors import UsageError
-from pipeline.runner import RunSettings
+from pipeline.phases.run_settings import RunSettings
 
 GROUPS = {
     "1-4": ("index", "deblur", "depth", "calibrate"),

@@ -10,8 +10,9 @@ from typing import Any
 from pipeline.cluster.commands import submit
 from pipeline.cluster.plan import Run, all_runs
 from pipeline.cluster.request import Request
+from pipeline.errors import ExitCode
 from pipeline.phases.calibration import stats_path
-from pipeline.runner import ExitCode, RunSettings
+from pipeline.phases.run_settings import RunSettings
 from pipeline.status import dataset_status
 
 

@@ -21,7 +21,7 @@ class SchedulerError(PipelineError):
     """SLURM refused or did not answer."""
 
 
-class SchedulerSilent(SchedulerError):
+class SchedulerUnreachableError(SchedulerError):
     """SLURM did not answer, which says nothing about what was asked; worth another try later."""
 
 
@@ -32,7 +32,7 @@ _SILENT = re.compile(
 
 def scheduler_error(message: str) -> SchedulerError:
     """Silent or refused, by SLURM's own words."""
-    return (SchedulerSilent if _SILENT.search(message) else SchedulerError)(message)
+    return (SchedulerUnreachableError if _SILENT.search(message) else SchedulerError)(message)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +96,9 @@ class Slurm:
                 f"there is no {argv[0]} here; run this on a login node, or add --local to use this machine's processes"
             ) from None
         except subprocess.TimeoutExpired:
-            raise SchedulerSilent(f"{argv[0]} did not answer within {TIMEOUT_S:.0f} s; try again later") from None
+            raise SchedulerUnreachableError(
+                f"{argv[0]} did not answer within {TIMEOUT_S:.0f} s; try again later"
+            ) from None
         if done.returncode:
             raise scheduler_error(f"{' '.join(argv)}: {done.stderr.strip() or f'exit code {done.returncode}'}")
         return done.stdout
@@ -143,11 +145,11 @@ class Slurm:
         A controller forgets finished jobs after MinJobAge; an empty answer is normal.
 
         Raises:
-            SchedulerSilent: it did not answer: not the same as having forgotten.
+            SchedulerUnreachableError: it did not answer: not the same as having forgotten.
         """
         try:
             text = self.ask("scontrol", "show", "job", job)
-        except SchedulerSilent:
+        except SchedulerUnreachableError:
             raise
         except SchedulerError:
             return {}
@@ -170,7 +172,7 @@ class Slurm:
         rows = (line.split("|") for line in text.splitlines() if "|" in line)
         return {row[0]: row[1].split()[0] for row in rows if row[1]}
 
-    def put_back(self, job: str) -> bool:
+    def requeue(self, job: str) -> bool:
         """Requeue this job or array element after a stop, unless a person cancelled it; returns whether it is back.
 
         The bare id of an array would requeue every element.

@@ -18,12 +18,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from pipeline.cluster.plan import Plan, Run, StalePlan
+from pipeline.cluster.plan import Plan, Run, StalePlanError
 from pipeline.cluster.profile import REPOSITORY
 from pipeline.cluster.scheduler import SchedulerError, Slurm
 from pipeline.errors import InputError
-from pipeline.files import append_line, names_in, read_json
-from pipeline.lease import task_id
+from pipeline.storage.files import append_line, names_in, read_json
+from pipeline.storage.lease import task_id
 
 STOPPED = 75
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
@@ -37,7 +37,7 @@ def run_element(plan_path: str, digest: str, element: int) -> None:
         plan = Plan.load(Path(plan_path), digest)
         run = Run.load(plan.path.parent)
         scenes = still_indexed(run, plan.elements[element])
-    except (StalePlan, InputError) as error:
+    except (StalePlanError, InputError) as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         _exit(2)
     try:
@@ -52,16 +52,16 @@ def still_indexed(run: Run, scenes: tuple[str, ...]) -> tuple[str, ...]:
     """The scenes of an element, all of which the index must still accept.
 
     Raises:
-        StalePlan: the index changed since; names the scenes.
+        StalePlanError: the index changed since; names the scenes.
     """
     path = run.out_root / "scene_index.json"
     try:
         index = read_json(path, "the scene index")["scenes"]
     except FileNotFoundError:
-        raise StalePlan(f"there is no {path} any more; run: python scripts/01_validate_dataset.py") from None
+        raise StalePlanError(f"there is no {path} any more; run: python scripts/01_validate_dataset.py") from None
     gone = [scene for scene in scenes if not index.get(scene, {}).get("accepted")]
     if gone:
-        raise StalePlan(
+        raise StalePlanError(
             f"the plan is older than {path}, which no longer accepts {', '.join(gone)}; "
             f"python -m pipeline resume plans again with the scenes there are"
         )
@@ -168,15 +168,15 @@ def _stopped(run: Run, plan: Plan, scenes: tuple[str, ...], records: Records, re
         return STOPPED
     # Before the request, which ends this process.
     records.note("end", cause="requeued", exit=STOPPED)
-    if not put_back(job):
+    if not requeue(job):
         records.note("end", cause="cancelled", exit=STOPPED)
     return STOPPED
 
 
-def put_back(job: str) -> bool:
+def requeue(job: str) -> bool:
     """After a stop at a safe point: back into the queue; False when a person cancelled the job."""
     try:
-        back = Slurm().put_back(job)
+        back = Slurm().requeue(job)
         print(f"stopped at a safe point; {f'{job} is back in the queue' if back else 'cancelled'}", flush=True)
         return back
     except SchedulerError as error:  # preempted: the scheduler has put it back already
@@ -201,7 +201,7 @@ def run_gate(folder: str) -> None:
     print(f"gate {job}, restart {os.environ.get('SLURM_RESTART_COUNT', '0')}, on {socket.gethostname()}", flush=True)
     code, received = _watch([sys.executable, "-m", "pipeline.cluster.gate", folder], own_session=False)
     if job and received and (code == STOPPED or -code in STOP_SIGNALS):
-        put_back(job)
+        requeue(job)
     _exit(code if code >= 0 else 128 - code)
 
 

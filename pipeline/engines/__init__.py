@@ -5,9 +5,9 @@ import pkgutil
 from dataclasses import fields
 from typing import Any, TypeVar
 
-import torch
-
-from pipeline.engines.base import Engine, Role
+from pipeline.device import resolve_device
+from pipeline.engines.base import Engine
+from pipeline.engines.info import Role
 from pipeline.errors import UsageError
 
 DEFAULTS: dict[Role, str] = {"deblur": "wiener", "depth": "given", "bokeh": "lens"}
@@ -21,7 +21,7 @@ def engine_class(role: Role, name: str) -> type[Engine]:
     """
     found: dict[str, type[Engine]] = {}
     for module in pkgutil.iter_modules(__path__):
-        if module.name == "base":
+        if module.name in ("base", "info"):
             continue
         engine = importlib.import_module(f"{__name__}.{module.name}").ENGINE
         if engine.info.role == role:
@@ -75,15 +75,3 @@ def load_engine(role: Role, name: str, options: dict[str, str], device: str, kin
     engine = found(parse_options(found, options), resolve_device(device))
     assert isinstance(engine, kind), f"engine {name} does not do what its role {role} needs"
     return engine
-
-
-def resolve_device(device: str) -> str:
-    """ "auto" becomes cuda where there is one; asking for cuda without one is an error."""
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise UsageError(f"--device {device}: PyTorch {torch.__version__} sees no CUDA device here; use --device cpu")
-    try:
-        return str(torch.device(device))
-    except RuntimeError:
-        raise UsageError(f"--device must be auto, cpu, cuda or cuda:N, got {device!r}") from None

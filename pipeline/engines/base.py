@@ -4,51 +4,19 @@ An engine module `pipeline/engines/<name>.py` (or folder) defines `ENGINE`, a cl
 It turns arrays into arrays; it knows no paths, no done records and no scenes.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.arrays import Depth
-from pipeline.frames import Picture
+from pipeline.engines.info import EngineInfo
+from pipeline.media.depth_files import Depth
+from pipeline.media.images import Picture
 from pipeline.optics import Lens
 
-Role = Literal["deblur", "depth", "bokeh"]
-SafePoint = Callable[[], None]  # raises Stopped when a signal asked for it; engines call it between denoising steps
-
-
-@dataclass(frozen=True, kw_only=True)
-class EngineInfo:
-    """What goes into done records and reports.
-
-    An engine's class carries it; an engine whose options choose among published weights carries its own, with their
-    licence and content (`pipeline.weights.with_weights`).
-
-    Args:
-        version: raised when the same input gives another output.
-        licence: of the engine's weights, since it binds what is made with them.
-        deterministic: the seed changes nothing.
-        weights: SHA-256 of each file or folder of weights in use, by the name it was published under; no paths.
-    """
-
-    name: str
-    role: Role
-    version: int
-    licence: str
-    deterministic: bool
-    weights: Mapping[str, str] = field(default_factory=dict, hash=False)
-
-
-def unrecorded(default: Any) -> Any:
-    """The default of an option that changes no output (where weights lie, how memory is saved): kept out of fingerprints."""
-    return field(default=default, metadata={"recorded": False})
-
-
-def recorded_options(options: Any) -> dict[str, Any]:
-    """An engine's options by name, without the unrecorded ones."""
-    return {item.name: getattr(options, item.name) for item in fields(options) if item.metadata.get("recorded", True)}
+SafePoint = Callable[[], None]  # raises StoppedError when a signal asked for it; engines call it between denoising steps
 
 
 class Engine(Protocol):

@@ -13,15 +13,17 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pipeline.engines.base import BokehRequest, EngineInfo, SafePoint
+from pipeline.engines.base import BokehRequest, SafePoint
 from pipeline.engines.genfocus.latents import Noise
 from pipeline.engines.genfocus.load import FLUX, choose_files, read_parts
 from pipeline.engines.genfocus.network import FluxNetwork, Sampling
 from pipeline.engines.genfocus.options import FluxOptions
 from pipeline.engines.genfocus.prompts import BOKEH_PROMPT
+from pipeline.engines.info import EngineInfo
 from pipeline.errors import InputError
-from pipeline.frames import Picture
-from pipeline.optics import coc_to_radius_px, stable_seed
+from pipeline.media.images import Picture
+from pipeline.optics import coc_to_radius_px
+from pipeline.seeds import stable_seed
 from pipeline.weights import weights_named
 
 GUIDANCE_SCALE = 1.0  # FLUX's embedded guidance, not the map

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.engines.base import Clip, EngineInfo, SafePoint
+from pipeline.engines.base import Clip, SafePoint
+from pipeline.engines.info import EngineInfo
 from pipeline.errors import InputError
 
 

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from pipeline.engines.base import BokehRequest, EngineInfo, SafePoint
-from pipeline.frames import Picture
+from pipeline.engines.base import BokehRequest, SafePoint
+from pipeline.engines.info import EngineInfo
+from pipeline.media.images import Picture
 from pipeline.optics import Aperture, focus_map_to_defocus_px, render_lens_blur
 
 

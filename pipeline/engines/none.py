@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
-from pipeline.engines.base import EngineInfo, SafePoint
-from pipeline.frames import Picture
+from pipeline.engines.base import SafePoint
+from pipeline.engines.info import EngineInfo
+from pipeline.media.images import Picture
 
 
 class NoDeblur:

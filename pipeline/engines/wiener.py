@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import scipy.fft
 
-from pipeline.engines.base import EngineInfo, SafePoint
-from pipeline.frames import Picture
+from pipeline.engines.base import SafePoint
+from pipeline.engines.info import EngineInfo
+from pipeline.media.images import Picture
 
 _MARGIN = 16  # reflected border, so that the transform's wrap-around stays outside the picture
 _RINGS = 96  # radial bins of the power spectrum

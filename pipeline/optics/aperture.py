@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pipeline.optics.coc import OpticsError
+from pipeline.optics.lens import OpticsError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from pipeline.optics.aperture import Aperture
 from pipeline.optics.background import hidden_background
-from pipeline.optics.coc import OpticsError
 from pipeline.optics.color import linear_to_srgb, srgb_to_linear
 from pipeline.optics.composite import HalfGrid, Stack, blur_full
 from pipeline.optics.edges import split_mixed
 from pipeline.optics.layers import FULL_HALO, FULL_TILE, SHARP_PX, Grid, Tiles, double, hat, radius_grid
+from pipeline.optics.lens import OpticsError
 from pipeline.optics.order import Unit, order_as_defocus, sort_by_order
 
 Encoding = Literal["srgb", "linear"]

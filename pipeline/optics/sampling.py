@@ -1,29 +1,12 @@
 """Lens parameters drawn per scene, from seeds that are the same in every process, node and year."""
 
-import hashlib
-
 import numpy as np
 
-from pipeline.optics.coc import CocModel, Lens, OpticsError
+from pipeline.optics.lens import CocModel, Lens, OpticsError
+from pipeline.seeds import stable_seed
 
 FOCAL_RANGE_MM = (24.0, 85.0)
 F_NUMBER_RANGE = (1.4, 8.0)
-
-
-def stable_seed(*parts: str | int) -> int:
-    """A 63-bit seed from names and numbers.
-
-    blake2b over the length-prefixed parts; Python's `hash()` differs from process to process and ("ab", "c") must not
-    collide with ("a", "bc").
-
-    Args:
-        parts: what the seed stands for, e.g. scene id, set index, project seed.
-    """
-    digest = hashlib.blake2b(digest_size=8)
-    for part in parts:
-        text = f"{type(part).__name__}:{part}".encode()
-        digest.update(len(text).to_bytes(4, "big") + text)
-    return int.from_bytes(digest.digest(), "big") >> 1
 
 
 def draw_lens(

@@ -11,10 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pipeline.completion import Fields, as_stored, fingerprint, first_difference
-from pipeline.errors import InputError, PipelineError, SceneError, StaleError
-from pipeline.files import write_json
-from pipeline.optics import OpticsError, coc_diameter, stable_seed
+from pipeline.errors import ExitCode, InputError, PipelineError, SceneError, StaleError
+from pipeline.optics import OpticsError, coc_diameter
 from pipeline.phases.calibration import (
     SCHEMA,
     CalibrateSettings,
@@ -24,13 +22,16 @@ from pipeline.phases.calibration import (
     scene_lens,
     stats_path,
 )
+from pipeline.phases.dependencies import require
 from pipeline.phases.depth import read_depth
-from pipeline.phases.upstream import require
+from pipeline.phases.run_settings import RunSettings
 from pipeline.report.histogram import draw_histogram
 from pipeline.reporter import Reporter
-from pipeline.runner import ExitCode, RunSettings
-from pipeline.scene import Scene, SceneEntry, SceneIndex
+from pipeline.seeds import stable_seed
 from pipeline.signals import StopSignals
+from pipeline.storage.completion import Fields, as_stored, fingerprint, first_difference
+from pipeline.storage.files import write_json
+from pipeline.storage.scene import Scene, SceneEntry, SceneIndex
 
 VERSION = 1
 SCENE_SHARE = 0.2

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline.completion import fingerprint
-from pipeline.errors import InputError, NotConfirmed, PipelineError, SceneError, UsageError
-from pipeline.files import read_json, write_json
+from pipeline.errors import ExitCode, InputError, NotConfirmedError, PipelineError, SceneError, UsageError
 from pipeline.optics import SENSOR_WIDTH_MM, CocModel, Lens, draw_lens
-from pipeline.phases.upstream import require
+from pipeline.phases.dependencies import require
+from pipeline.phases.run_settings import RunSettings
 from pipeline.reporter import Reporter
-from pipeline.runner import ExitCode, RunSettings
-from pipeline.scene import Scene, SceneIndex
+from pipeline.storage.completion import fingerprint
+from pipeline.storage.files import read_json, write_json
+from pipeline.storage.scene import Scene, SceneIndex
 
 SCHEMA = 1
 FocusRange = Literal["robust", "full"]
@@ -169,15 +169,15 @@ def confirmed_calibration(run: RunSettings, index: SceneIndex) -> Calibration:
     """The calibration that phase 5 renders with.
 
     Raises:
-        NotConfirmed: nobody confirmed it, or the depth it was taken from is no longer what it was.
+        NotConfirmedError: nobody confirmed it, or the depth it was taken from is no longer what it was.
     """
     path = stats_path(run.out_root)
     if not path.exists():
-        raise NotConfirmed(f"there is no {path}; run: python scripts/04_calibrate_coc.py")
+        raise NotConfirmedError(f"there is no {path}; run: python scripts/04_calibrate_coc.py")
     stats = read_calibration(path)
     if not stats["confirmed_max_coc"]:
         um = {name: f"{stats[name] * 1e6:.0f}" for name in ("p50", "p90", "p95", "p99", "max")}
-        raise NotConfirmed(
+        raise NotConfirmedError(
             f"max_coc is not confirmed. Circle of confusion in um: p50 {um['p50']}, p90 {um['p90']}, p95 {um['p95']} "
             f"(recommended), p99 {um['p99']}, max {um['max']}. Look at {histogram_path(run.out_root)}, then run: "
             f"python scripts/04_calibrate_coc.py --confirm"
@@ -190,9 +190,9 @@ def confirmed_calibration(run: RunSettings, index: SceneIndex) -> Calibration:
         try:
             current = require(Scene(run.out_root, scene_id), entry, "depth").fingerprint
         except SceneError as error:
-            raise NotConfirmed(f"the depth of {scene_id} changed after max_coc was confirmed: {error}") from None
+            raise NotConfirmedError(f"the depth of {scene_id} changed after max_coc was confirmed: {error}") from None
         if current != depth:
-            raise NotConfirmed(
+            raise NotConfirmedError(
                 f"the depth of {scene_id} changed after max_coc was confirmed ({depth} -> {current}); run: "
                 f"python scripts/04_calibrate_coc.py --on_stale redo, look at the numbers, and --confirm again"
             )

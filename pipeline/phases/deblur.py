@@ -12,26 +12,23 @@ from typing import Any, Literal
 
 import numpy as np
 
-from pipeline.completion import DoneRecord, Fields
-from pipeline.engines.base import Deblurrer, EngineInfo
+from pipeline.engines.base import Deblurrer
+from pipeline.engines.info import EngineInfo
 from pipeline.errors import InputError, UsageError
-from pipeline.files import write_bytes
-from pipeline.frames import Picture, encode_png, multiple_of_16, read_sharp, resize_picture
-from pipeline.optics import stable_seed
-from pipeline.phases.upstream import check_raw, open_raw
-from pipeline.queues import WriteBehind
-from pipeline.runner import RunSettings
-from pipeline.scene import Scene, SceneEntry, scene_folders
-from pipeline.scene_phase import (
+from pipeline.media.images import Picture, encode_png, multiple_of_16, read_sharp, resize_picture
+from pipeline.media.prefetch import WriteBehind
+from pipeline.phases.base import (
     OUT_OF_MEMORY,
     Result,
     ScenePhase,
     Work,
     engine_fields,
     ordered_missing,
-    with_less_memory,
+    retry_on_oom,
 )
-from pipeline.temporal import (
+from pipeline.phases.dependencies import check_raw, open_raw
+from pipeline.phases.run_settings import RunSettings
+from pipeline.phases.temporal import (
     STRIDE,
     WINDOW,
     Flow,
@@ -43,6 +40,10 @@ from pipeline.temporal import (
     window_starts,
     windows_of,
 )
+from pipeline.seeds import stable_seed
+from pipeline.storage.completion import DoneRecord, Fields
+from pipeline.storage.files import write_bytes
+from pipeline.storage.scene import Scene, SceneEntry, scene_folders
 
 VERSION = 1
 Temporal = Literal["flow", "resample", "none"]
@@ -226,7 +227,7 @@ class SceneDeblur:
             self._work.reporter.warning(f"{self._scene.scene_id} frame {frame}: {text}")
 
         try:
-            return with_less_memory(self._engine, lambda: self._engine.deblur(raw, seed, safe_point), warn)
+            return retry_on_oom(self._engine, lambda: self._engine.deblur(raw, seed, safe_point), warn)
         except OUT_OF_MEMORY as error:
             warn(f"out of memory ({error}); the raw frame takes its place")
             self._fallback.add(frame)

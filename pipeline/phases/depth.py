@@ -13,18 +13,19 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.arrays import Depth, encode_npz, find_delivered_depth, read_npz, resize_depth
-from pipeline.completion import Fields
-from pipeline.engines.base import Clip, DepthEstimator, EngineInfo
+from pipeline.engines.base import Clip, DepthEstimator
+from pipeline.engines.info import EngineInfo
 from pipeline.errors import InputError, SceneError, UsageError
-from pipeline.files import dump_json, write_bytes, write_if_changed
-from pipeline.frames import multiple_of_16, read_sharp
-from pipeline.phases.upstream import check_raw, require
-from pipeline.queues import WriteBehind
-from pipeline.runner import RunSettings
-from pipeline.scene import Scene, SceneEntry
-from pipeline.scene_phase import Result, ScenePhase, Work, engine_fields, ordered_missing, with_less_memory
-from pipeline.temporal import crossfade_chunks
+from pipeline.media.depth_files import Depth, encode_npz, find_delivered_depth, read_npz, resize_depth
+from pipeline.media.images import multiple_of_16, read_sharp
+from pipeline.media.prefetch import WriteBehind
+from pipeline.phases.base import Result, ScenePhase, Work, engine_fields, ordered_missing, retry_on_oom
+from pipeline.phases.dependencies import check_raw, require
+from pipeline.phases.run_settings import RunSettings
+from pipeline.phases.temporal import crossfade_chunks
+from pipeline.storage.completion import Fields
+from pipeline.storage.files import dump_json, write_bytes, write_if_changed
+from pipeline.storage.scene import Scene, SceneEntry
 
 VERSION = 1
 MIN_DEPTH_M, MAX_DEPTH_M = 0.01, 1000.0  # beyond is sky: as good as infinity for these lenses
@@ -109,7 +110,7 @@ class DepthPhase(ScenePhase):
 
         def estimate(frames: range) -> npt.NDArray[np.float32]:
             clip = Clip(frames, lambda frame: read_sharp(scene.sharp_path(frame)), delivered)
-            maps = with_less_memory(
+            maps = retry_on_oom(
                 self._engine,
                 lambda: self._engine.estimate(clip, work.safe_point),
                 lambda text: work.reporter.warning(f"{scene.scene_id}: {text}"),

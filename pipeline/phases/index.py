@@ -10,16 +10,16 @@ import random
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pipeline.arrays import find_delivered_depth
-from pipeline.errors import InputError, UsageError
-from pipeline.files import remove_leftovers, write_if_changed
-from pipeline.frames import VIDEO_SUFFIXES, open_source
-from pipeline.optics import stable_seed
-from pipeline.queues import map_processes
+from pipeline.errors import ExitCode, InputError, UsageError
+from pipeline.media.depth_files import find_delivered_depth
+from pipeline.media.prefetch import map_processes
+from pipeline.media.sources import VIDEO_SUFFIXES, open_source
+from pipeline.phases.run_settings import RunSettings
 from pipeline.reporter import Reporter
-from pipeline.runner import ExitCode, RunSettings
-from pipeline.scene import SPLITS, Scene, SceneEntry, SceneIndex, Split, unsafe_id_reason
+from pipeline.seeds import stable_seed
 from pipeline.signals import StopSignals
+from pipeline.storage.files import remove_leftovers, write_if_changed
+from pipeline.storage.scene import SPLITS, Scene, SceneEntry, SceneIndex, Split, unsafe_id_reason
 
 SHARES: dict[Split, float] = {"train": 0.8, "val": 0.1, "test": 0.1}
 VERSION = 1

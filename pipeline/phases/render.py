@@ -14,19 +14,21 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pipeline.arrays import decode_npz, encode_npz
-from pipeline.completion import DoneRecord, Fields
-from pipeline.engines.base import BokehRenderer, BokehRequest, EngineInfo
+from pipeline.engines.base import BokehRenderer, BokehRequest
+from pipeline.engines.info import EngineInfo
 from pipeline.errors import InputError, UsageError
-from pipeline.files import dump_json, write_bytes, write_if_changed
-from pipeline.frames import Picture, encode_png, multiple_of_16, read_sharp
-from pipeline.optics import Lens, OpticsError, coc_to_radius_px, focus_map, px_per_mm, stable_seed
+from pipeline.media.depth_files import decode_npz, encode_npz
+from pipeline.media.images import Picture, encode_png, multiple_of_16, read_sharp
+from pipeline.media.prefetch import WriteBehind, map_ahead
+from pipeline.optics import Lens, OpticsError, coc_to_radius_px, focus_map, px_per_mm
+from pipeline.phases.base import Result, ScenePhase, Work, engine_fields, ordered_missing, retry_on_oom
 from pipeline.phases.calibration import Calibration, read_statistics, scene_lens
+from pipeline.phases.dependencies import require
 from pipeline.phases.depth import read_depth
-from pipeline.phases.upstream import require
-from pipeline.queues import WriteBehind, map_ahead
-from pipeline.scene import LensSet, Scene, SceneEntry, lens_set_to_json
-from pipeline.scene_phase import Result, ScenePhase, Work, engine_fields, ordered_missing, with_less_memory
+from pipeline.seeds import stable_seed
+from pipeline.storage.completion import DoneRecord, Fields
+from pipeline.storage.files import dump_json, write_bytes, write_if_changed
+from pipeline.storage.scene import LensSet, Scene, SceneEntry, lens_set_to_json
 
 VERSION = 1
 MEAN_FOCUS_RANGE = (0.2, 0.8)  # a set whose mean focus lies outside is nearly all blur or nearly none
@@ -199,7 +201,7 @@ class RenderPhase(ScenePhase):
             px_per_mm=self._px_per_mm(entry),
             seed=stable_seed("bokeh", scene.scene_id, self._calibration.settings.seed),
         )
-        return with_less_memory(
+        return retry_on_oom(
             self._engine,
             lambda: self._engine.render(request, work.safe_point),
             lambda text: work.reporter.warning(f"{scene.scene_id} frame {loaded.frame}: {text}"),

@@ -11,20 +11,20 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.arrays import read_npz
-from pipeline.errors import InputError, PipelineError, SceneError
-from pipeline.files import names_in, read_json, write_json
-from pipeline.frames import multiple_of_16, read_sharp
+from pipeline.errors import ExitCode, InputError, PipelineError, SceneError
+from pipeline.media.depth_files import read_npz
+from pipeline.media.images import multiple_of_16, read_sharp
+from pipeline.media.prefetch import map_processes
 from pipeline.optics import OpticsError, coc_to_radius_px, px_per_mm
+from pipeline.phases.dependencies import record_folder, require
 from pipeline.phases.depth import MAX_DEPTH_M, MIN_DEPTH_M
 from pipeline.phases.render import label_of
-from pipeline.phases.upstream import record_folder, require
-from pipeline.queues import map_processes
+from pipeline.phases.run_settings import RunSettings
 from pipeline.report.page import write_page
 from pipeline.reporter import Reporter
-from pipeline.runner import ExitCode, RunSettings
-from pipeline.scene import SPLITS, LensSet, Scene, SceneEntry, SceneIndex
 from pipeline.signals import StopSignals
+from pipeline.storage.files import names_in, read_json, write_json
+from pipeline.storage.scene import SPLITS, LensSet, Scene, SceneEntry, SceneIndex
 
 SCHEMA = 1
 _METADATA_KEYS = ("sets", "sensor_width_mm", "px_per_mm", "max_radius_px", "coc_model", "engine", "seed", "licences")

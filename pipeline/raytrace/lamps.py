@@ -9,12 +9,13 @@ share of the opening which that part is. Both estimates have the same mean; this
 import numpy as np
 import torch
 
-from pipeline.optics import Aperture, Lens, stable_seed
+from pipeline.optics import Aperture, Lens
 from pipeline.raytrace.camera import Camera
 from pipeline.raytrace.geometry import F32, NEAR_M, PLANE, SKY_DEPTH_M
 from pipeline.raytrace.hits import trace_nearest
 from pipeline.raytrace.lens_samples import inside, opening_area, strata, to_opening
 from pipeline.raytrace.world import World
+from pipeline.seeds import stable_seed
 
 
 def add_lamps(

@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from pipeline.optics import Aperture, Lens, stable_seed
+from pipeline.optics import Aperture, Lens
 from pipeline.raytrace.camera import Camera
 from pipeline.raytrace.geometry import F32
 from pipeline.raytrace.lamps import add_lamps
@@ -12,6 +12,7 @@ from pipeline.raytrace.lens_samples import inside, strata, to_opening
 from pipeline.raytrace.render import check_counts, radiance
 from pipeline.raytrace.shade import Sample
 from pipeline.raytrace.world import RayScene, RaytraceError
+from pipeline.seeds import stable_seed
 
 # Rays traced together: enough to pay NumPy's overhead per shape, few enough to stay in the cache.
 _RAYS_PER_BATCH = 250_000

@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.optics import linear_to_srgb, stable_seed
+from pipeline.optics import linear_to_srgb
 from pipeline.raytrace.camera import Camera
 from pipeline.raytrace.geometry import F32, NEAR_M, SKY_DEPTH_M, Frozen
 from pipeline.raytrace.hits import Rays, trace_nearest
 from pipeline.raytrace.lamps import add_lamps
 from pipeline.raytrace.shade import Sample, mirror_rays, shade
 from pipeline.raytrace.world import RayScene, RaytraceError, World
+from pipeline.seeds import stable_seed
 
 # Rays traced together: enough to pay NumPy's overhead per shape, few enough to stay in the cache.
 _RAYS_PER_FRAME_BATCH = 600_000

@@ -7,8 +7,8 @@ Everything is a pure function of its seed.
 
 import numpy as np
 
-from pipeline.optics import stable_seed
 from pipeline.raytrace.geometry import F32
+from pipeline.seeds import stable_seed
 
 # 5 x 7 letters as rows of bits, most significant bit left; enough for a shop sign.
 _GLYPHS = {

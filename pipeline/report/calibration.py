@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import InputError
-from pipeline.files import read_json
 from pipeline.optics import coc_to_radius_px
-from pipeline.report.words import number
+from pipeline.report.formatting import number
+from pipeline.storage.files import read_json
 
 PERCENTILES = ("p50", "p90", "p95", "p99")
 COMMAND = "python scripts/04_calibrate_coc.py"

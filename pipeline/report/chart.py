@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 
 from pipeline.report.calibration import CalibrationFacts
-from pipeline.report.words import micrometres
+from pipeline.report.formatting import micrometres
 
 WIDTH, HEIGHT = 720.0, 300.0
 _LEFT, _RIGHT, _BOTTOM = 44.0, 10.0, 40.0

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import InputError, PipelineError
-from pipeline.files import read_json
 from pipeline.phases.calibration import confirmed_calibration, stats_path
+from pipeline.phases.run_settings import RunSettings
 from pipeline.report.calibration import COMMAND, CalibrationFacts, read_calibration
+from pipeline.report.formatting import is_free, is_restricted
 from pipeline.report.scene_facts import ROLES, PhaseFacts, SceneFacts, scene_facts
-from pipeline.report.words import is_free, is_restricted
-from pipeline.runner import RunSettings
-from pipeline.scene import SPLITS, Scene, SceneEntry, SceneIndex
 from pipeline.status import PHASES, STATES
+from pipeline.storage.files import read_json
+from pipeline.storage.scene import SPLITS, Scene, SceneEntry, SceneIndex
 
 TARGETS = {"train": 0.8, "val": 0.1, "test": 0.1}
 
@@ -172,7 +172,7 @@ def _current(calibration: CalibrationFacts, out_root: Path, index: SceneIndex) -
         return calibration
     try:
         confirmed_calibration(RunSettings(out_root=out_root), index)
-    except Exception as error:  # NotConfirmed says what changed; anything else is a file of the wrong form
+    except Exception as error:  # NotConfirmedError says what changed; anything else is a file of the wrong form
         return replace(calibration, state="stale", problem=str(error), command=f"{COMMAND} --on_stale redo")
     return calibration
 

@@ -7,7 +7,7 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from pipeline.files import write_bytes
+from pipeline.storage.files import write_bytes
 
 _INK, _BAR, _MARK = "#1d2530", "#7fa6c9", "#c2562d"
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import InputError
-from pipeline.files import read_json
 from pipeline.report.chart import Tick
+from pipeline.storage.files import read_json
 
 SCHEMA = 1
 WIDTH, HEIGHT = 720.0, 260.0

@@ -10,15 +10,15 @@ from pathlib import Path
 
 import jinja2
 
-from pipeline.files import write_bytes
 from pipeline.phases.render import MEAN_FOCUS_RANGE
-from pipeline.report import words
+from pipeline.report import formatting as words
 from pipeline.report.chart import histogram
 from pipeline.report.facts import DatasetFacts, gather
 from pipeline.report.network import read_network
 from pipeline.report.scene_facts import SceneFacts
 from pipeline.report.thumbnails import Strip, depth_gradient, focus_gradient, make_strip
-from pipeline.scene import SPLITS, Scene
+from pipeline.storage.files import write_bytes
+from pipeline.storage.scene import SPLITS, Scene
 
 ALL_STRIPS_UP_TO = 60  # scenes; above, failing ones and the first of each split
 FIRST_OF_SPLIT = 8

@@ -6,14 +6,14 @@ Whatever is missing or damaged becomes a sentence on the page: nothing in this m
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pipeline.completion import DoneRecord
 from pipeline.errors import InputError, PipelineError
-from pipeline.files import read_json
-from pipeline.frames import multiple_of_16
-from pipeline.phases.upstream import record_folder
-from pipeline.report.words import lens_words, number, strings
-from pipeline.scene import LensSet, Scene, SceneEntry
+from pipeline.media.images import multiple_of_16
+from pipeline.phases.dependencies import record_folder
+from pipeline.report.formatting import lens_words, number, strings
 from pipeline.status import PHASES, phase_status
+from pipeline.storage.completion import DoneRecord
+from pipeline.storage.files import read_json
+from pipeline.storage.scene import LensSet, Scene, SceneEntry
 
 FAILED_STATES = ("failed", "stale", "foreign", "incomplete")  # somebody has to do something
 ROLES = {"deblur": "sharp frames", "depth": "depth", "render": "bokeh"}

@@ -18,11 +18,11 @@ import matplotlib
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.arrays import read_npz
 from pipeline.errors import InputError
-from pipeline.frames import Picture, encode_jpeg, read_sharp
+from pipeline.media.depth_files import read_npz
+from pipeline.media.images import Picture, encode_jpeg, read_sharp
 from pipeline.report.scene_facts import SceneFacts
-from pipeline.scene import Scene
+from pipeline.storage.scene import Scene
 
 THUMB_WIDTH = 320
 DETAIL_SIZE = (256, 112)  # pixels of the frame; the width of a thumbnail on a wide screen, so about 1:1

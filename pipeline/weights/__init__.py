@@ -3,7 +3,7 @@
 from pipeline.weights.digest import content_sha256, with_weights
 from pipeline.weights.files import (
     Condition,
-    Damaged,
+    DamagedWeightsError,
     Found,
     Shapes,
     differences,
@@ -19,7 +19,7 @@ from pipeline.weights.registry import REGISTRY, Weights, weights_named
 __all__ = [
     "REGISTRY",
     "Condition",
-    "Damaged",
+    "DamagedWeightsError",
     "Found",
     "Shapes",
     "Weights",

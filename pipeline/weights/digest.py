@@ -12,9 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from pipeline.engines.base import EngineInfo
+from pipeline.engines.info import EngineInfo
 from pipeline.errors import UsageError
-from pipeline.files import write_json
+from pipeline.storage.files import write_json
 from pipeline.weights.files import Found, content_files, user_cache
 
 _READERS = 4  # hashing releases the interpreter's lock; more would only make a disk seek

@@ -27,7 +27,7 @@ _VOCABULARIES = ("tokenizer.json", "vocab.json", "spiece.model")
 Shapes = dict[str, tuple[int, ...]]  # of tensors, by name
 
 
-class Damaged(UsageError):
+class DamagedWeightsError(UsageError):
     """A file is there and cannot be what it should be; the message says what is wrong with it."""
 
 
@@ -89,7 +89,7 @@ def find(weights: Weights, folder: Path) -> Found:
     try:
         check(weights, path)
         size = sum(file.stat().st_size for file in content_files(weights, path))
-    except (Damaged, OSError) as error:
+    except (DamagedWeightsError, OSError) as error:
         return Found(weights=weights, path=path, condition=Condition.DAMAGED, reason=str(error))
     return Found(weights=weights, path=path, condition=Condition.THERE, size_bytes=size)
 
@@ -119,35 +119,37 @@ def check(weights: Weights, path: Path) -> None:
     """Read headers.
 
     Raises:
-        Damaged: truncated, of another format, or with names of tensors that do not belong there.
+        DamagedWeightsError: truncated, of another format, or with names of tensors that do not belong there.
     """
     if weights.folders:
         _check_folder(weights, path)
         return
     if not path.is_file():
-        raise Damaged(f"{path} is not a file")
+        raise DamagedWeightsError(f"{path} is not a file")
     names = list(safetensors_shapes(path) if path.suffix == ".safetensors" else read_torch(path))
     strange = [name for name in names if not re.fullmatch(weights.keys, name)]
     if strange or not names:
         shown = f"the first of {len(strange)} that do not belong is {strange[0]!r}" if strange else "it is empty"
-        raise Damaged(f"{path} holds {len(names)} tensors and is not {weights.title}: {shown}")
+        raise DamagedWeightsError(f"{path} holds {len(names)} tensors and is not {weights.title}: {shown}")
 
 
 def _check_folder(weights: Weights, path: Path) -> None:
     if not (path / "model_index.json").is_file():
-        raise Damaged(f"{path} has no model_index.json; it must be a folder in the layout of diffusers")
+        raise DamagedWeightsError(f"{path} has no model_index.json; it must be a folder in the layout of diffusers")
     for name in (*weights.folders, *weights.configs):
         if not any((path / name).glob("*.json")):
-            raise Damaged(f"{path / name} is missing or has no settings (*.json)")
+            raise DamagedWeightsError(f"{path / name} is missing or has no settings (*.json)")
         if name.startswith("tokenizer") and not any((path / name / file).is_file() for file in _VOCABULARIES):
-            raise Damaged(f"{path / name} has no vocabulary ({' or '.join(_VOCABULARIES)})")
+            raise DamagedWeightsError(f"{path / name} has no vocabulary ({' or '.join(_VOCABULARIES)})")
     for name in weights.folders:
         listed = {file for index in (path / name).glob("*.index.json") for file in _listed(index)}
         present = {file.name for file in (path / name).glob("*.safetensors")}
         if listed - present:
-            raise Damaged(f"{path / name} lacks {', '.join(sorted(listed - present))}, which its index names")
+            raise DamagedWeightsError(
+                f"{path / name} lacks {', '.join(sorted(listed - present))}, which its index names"
+            )
         if not present:
-            raise Damaged(f"{path / name} has no weights (*.safetensors)")
+            raise DamagedWeightsError(f"{path / name} has no weights (*.safetensors)")
         for file in sorted(present):
             safetensors_shapes(path / name / file)
 
@@ -156,14 +158,14 @@ def _listed(index: Path) -> set[str]:
     try:
         return set(json.loads(index.read_bytes())["weight_map"].values())
     except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise Damaged(f"{index} is not an index of safetensors files ({error})") from None
+        raise DamagedWeightsError(f"{index} is not an index of safetensors files ({error})") from None
 
 
 def safetensors_shapes(path: Path) -> Shapes:
     """Names and shapes of the tensors in a safetensors file; a file cut short is noticed, since the header says how long it is.
 
     Raises:
-        Damaged: it is not a whole safetensors file.
+        DamagedWeightsError: it is not a whole safetensors file.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -171,7 +173,7 @@ def safetensors_shapes(path: Path) -> Shapes:
         with safe_open(path, framework="pt") as opened:
             return {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise Damaged(f"{path} is not a whole safetensors file ({error}); get it again") from None
+        raise DamagedWeightsError(f"{path} is not a whole safetensors file ({error}); get it again") from None
 
 
 def differences(needed: Shapes, found: Shapes) -> str:
@@ -196,18 +198,20 @@ def read_torch(path: Path) -> dict[str, torch.Tensor]:
     """The tensors of a file that torch.save wrote, mapped from the disk and read when they are used.
 
     Raises:
-        Damaged: cut short, another format, or something else inside than a flat dictionary of tensors.
+        DamagedWeightsError: cut short, another format, or something else inside than a flat dictionary of tensors.
     """
     if not zipfile.is_zipfile(path):
-        raise Damaged(f"{path} is cut short or is no file of torch.save; get it again")
+        raise DamagedWeightsError(f"{path} is cut short or is no file of torch.save; get it again")
     try:
         stored = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, ValueError) as error:
-        raise Damaged(f"{path} cannot be read without running code in it ({str(error).splitlines()[0]})") from None
+        raise DamagedWeightsError(
+            f"{path} cannot be read without running code in it ({str(error).splitlines()[0]})"
+        ) from None
     if not isinstance(stored, dict) or not all(
         isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in stored.items()
     ):
-        raise Damaged(f"{path} must hold a flat dictionary of tensors by name")
+        raise DamagedWeightsError(f"{path} must hold a flat dictionary of tensors by name")
     return stored
 
 

@@ -13,7 +13,7 @@ import pytest
 from conftest import REPOSITORY, write_scene
 
 from pipeline.cluster.plan import Run
-from pipeline.scene import SceneEntry, SceneIndex
+from pipeline.storage.scene import SceneEntry, SceneIndex
 from slurm.cluster import ClusterSettings
 from slurm.conftest import Operator, running
 

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import torch
 
-from pipeline.engines.base import EngineInfo, SafePoint
+from pipeline.engines.base import SafePoint
 from pipeline.engines.genfocus.latents import Noise
 from pipeline.engines.genfocus.load import FLUX, Parts, choose_files, read_parts
 from pipeline.engines.genfocus.network import FluxNetwork, Sampling
 from pipeline.engines.genfocus.options import FluxOptions
 from pipeline.engines.genfocus.prompts import DEBLUR_PROMPT
-from pipeline.frames import Picture
+from pipeline.engines.info import EngineInfo
+from pipeline.media.images import Picture
 from pipeline.weights import weights_named
 
 GUIDANCE = 3.5

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import InputError
-from pipeline.frames import Picture
+from pipeline.media.images import Picture
 
 PX_PER_TOKEN = 16  # the VAE's 8, times patches of 2 x 2
 

@@ -6,13 +6,13 @@ from typing import Any
 
 import torch
 
-from pipeline.engines.base import EngineInfo
 from pipeline.engines.genfocus.checks import check_model, read_config
 from pipeline.engines.genfocus.forward import Blocks, Prompt, compiled_blocks
 from pipeline.engines.genfocus.libraries import diffusers
 from pipeline.engines.genfocus.lora import Lora, check_lora, load_lora
 from pipeline.engines.genfocus.options import TYPES, FluxOptions, MemoryPlan
 from pipeline.engines.genfocus.prompts import cache_folder, embedded_prompt
+from pipeline.engines.info import EngineInfo
 from pipeline.errors import UsageError
 from pipeline.weights import require, weights_folder, weights_named, with_weights
 

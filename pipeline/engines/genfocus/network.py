@@ -29,7 +29,7 @@ from pipeline.engines.genfocus.load import Parts, Placed, place
 from pipeline.engines.genfocus.options import TYPES, FluxOptions, MemoryPlan
 from pipeline.engines.genfocus.sampler import Field, denoise
 from pipeline.engines.genfocus.tiles import is_tiled
-from pipeline.frames import Picture
+from pipeline.media.images import Picture
 
 _log = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from pipeline.engines.base import unrecorded
+from pipeline.engines.info import unrecorded
 
 TYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 OFFLOADS = ("none", "model", "sequential")

@@ -17,7 +17,7 @@ from safetensors.torch import save
 from pipeline.engines.genfocus.forward import Prompt
 from pipeline.engines.genfocus.libraries import diffusers, transformers
 from pipeline.errors import UsageError
-from pipeline.files import write_bytes
+from pipeline.storage.files import write_bytes
 from pipeline.weights import user_cache
 
 DEBLUR_PROMPT = "a sharp photo with everything in focus"

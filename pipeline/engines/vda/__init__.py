@@ -14,15 +14,16 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pipeline.engines.base import Clip, EngineInfo, SafePoint, unrecorded
+from pipeline.engines.base import Clip, SafePoint
+from pipeline.engines.info import EngineInfo, unrecorded
 from pipeline.engines.vda.architecture import PATCH_PX
 from pipeline.engines.vda.head import resize
 from pipeline.engines.vda.network import VideoDepthNetwork, load_network, read_state
 from pipeline.engines.vda.preprocess import network_size, normalise, resize_frame
 from pipeline.engines.vda.windows import stream_depth
 from pipeline.errors import InputError, UsageError
-from pipeline.queues import map_ahead
-from pipeline.weights import Damaged, require, weights_folder, weights_named, with_weights
+from pipeline.media.prefetch import map_ahead
+from pipeline.weights import DamagedWeightsError, require, weights_folder, weights_named, with_weights
 
 Encoder = Literal["vits", "vitb", "vitl"]
 Precision = Literal["auto", "fp16", "fp32"]
@@ -67,7 +68,7 @@ class VideoDepthAnything:
         self._path = found.path
         try:
             read_state(found.path, options.encoder)
-        except Damaged as error:
+        except DamagedWeightsError as error:
             raise UsageError(f"{error}. Get the file again: python -m pipeline weights {title} --download") from None
         self.info = with_weights(type(self).info, [found])
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from pipeline.weights import Damaged
+from pipeline.weights import DamagedWeightsError
 
 PATCH_PX = 14
 ENCODER_HEAD_DIM = 64
@@ -63,7 +63,7 @@ def infer(state: dict[str, Tensor]) -> Architecture:
     """The architecture whose state dict this is, from a few of its shapes; the strict load compares all of them.
 
     Raises:
-        Damaged: it is of no such network; the message names what is missing or odd.
+        DamagedWeightsError: it is of no such network; the message names what is missing or odd.
     """
     blocks = {int(match[1]) for name in state if (match := re.match(r"pretrained\.blocks\.(\d+)\.", name))}
     try:
@@ -76,11 +76,11 @@ def infer(state: dict[str, Tensor]) -> Architecture:
             output_channels=state["head.scratch.output_conv2.0.weight"].shape[0],
         )
     except (KeyError, IndexError) as error:
-        raise Damaged(
+        raise DamagedWeightsError(
             f"they are not those of a Video Depth Anything network: {error} is missing or has no such shape"
         ) from None
     if found.dim % ENCODER_HEAD_DIM or found.depth < 4 or any(width % 32 for width in found.temporal_channels):
-        raise Damaged(
+        raise DamagedWeightsError(
             f"a network with {found.dim} channels, {found.depth} blocks and temporal modules of {found.temporal_channels} "
             f"channels is not one of this kind: heads of {ENCODER_HEAD_DIM}, 4 blocks or more and groups of 32 are needed"
         )

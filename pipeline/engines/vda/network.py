@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from pipeline.engines.vda.architecture import PATCH_PX, PUBLISHED, Architecture, infer
 from pipeline.engines.vda.encoder import Encoder
 from pipeline.engines.vda.head import Head
-from pipeline.weights import Damaged, differences, read_torch
+from pipeline.weights import DamagedWeightsError, differences, read_torch
 
 
 class VideoDepthNetwork(nn.Module):
@@ -49,7 +49,7 @@ def read_state(path: Path, encoder: str) -> tuple[Architecture, dict[str, Tensor
         encoder: which of the published networks it should be; one of other sizes than any of them is taken as it is.
 
     Raises:
-        Damaged: it is not that network's; the message names the first differences.
+        DamagedWeightsError: it is not that network's; the message names the first differences.
     """
     state = read_torch(path)
     try:
@@ -58,7 +58,7 @@ def read_state(path: Path, encoder: str) -> tuple[Architecture, dict[str, Tensor
             if (architecture.dim, architecture.depth) == (published.dim, published.depth):
                 architecture = published
                 if name != encoder:
-                    raise Damaged(
+                    raise DamagedWeightsError(
                         f"they are those of {name}, whose licence may be another, and {encoder} was asked for"
                     )
         with torch.device("meta"):
@@ -67,9 +67,9 @@ def read_state(path: Path, encoder: str) -> tuple[Architecture, dict[str, Tensor
             *({name: tuple(value.shape) for name, value in which.items()} for which in (expected, state))
         )
         if told:
-            raise Damaged(f"of {len(expected)} tensors needed, {len(state)} found: {told}")
-    except Damaged as error:
-        raise Damaged(f"the weights in {path} do not fit: {error}") from None
+            raise DamagedWeightsError(f"of {len(expected)} tensors needed, {len(state)} found: {told}")
+    except DamagedWeightsError as error:
+        raise DamagedWeightsError(f"the weights in {path} do not fit: {error}") from None
     return architecture, state
 
 
@@ -77,7 +77,7 @@ def load_network(path: Path, encoder: str, device: str) -> VideoDepthNetwork:
     """The network with its weights, float32, for inference only.
 
     Raises:
-        Damaged: see `read_state`.
+        DamagedWeightsError: see `read_state`.
     """
     architecture, state = read_state(path, encoder)
     with torch.device("meta"):

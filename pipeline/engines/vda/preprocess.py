@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pipeline.engines.vda.architecture import PATCH_PX
-from pipeline.frames import Picture
+from pipeline.media.images import Picture
 
 _MEAN = (0.485, 0.456, 0.406)
 _STD = (0.229, 0.224, 0.225)

@@ -1,0 +1,73 @@
+"""Picture sheets for people: a row per take, frame | depth | bokeh | truth, with names above the columns."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import matplotlib
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from pipeline.media.images import Picture, encode_png
+from pipeline.storage.files import write_bytes
+
+COLUMNS = ("frame", "depth", "bokeh", "truth")
+_GAP = 4
+_HEADER = 22
+_MAX_WIDTH = 480  # of one picture
+
+
+def to_picture(image: Tensor) -> Picture:
+    """(3, H, W) in [0, 1] -> (H, W, 3) uint8; what lies outside is clipped."""
+    return np.ascontiguousarray(
+        (image.detach().float().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+    )
+
+
+def colour_depth(depth_m: npt.NDArray[np.float32], near_m: float = 0.5, far_m: float = 100.0) -> Picture:
+    """(H, W) metres -> colours of log depth with fixed ends, so that two sheets can be compared: bright is near."""
+    share = np.log(np.clip(depth_m, near_m, far_m) / near_m) / np.log(far_m / near_m)
+    lookup = np.asarray(matplotlib.colormaps["magma"](np.arange(256), bytes=True)[:, :3], np.uint8)
+    return lookup[np.rint((1 - share) * 255).astype(np.uint8)]
+
+
+def row(frame: Tensor, depth_m: Tensor, bokeh: Tensor, truth: Tensor) -> list[Picture]:
+    """One row of a sheet from (3, H, W) pictures and (1, H, W) metres."""
+    depth = colour_depth(depth_m[0].detach().float().cpu().numpy())
+    return [to_picture(frame), depth, to_picture(bokeh), to_picture(truth)]
+
+
+def write_sheet(path: Path, rows: Sequence[tuple[str, Sequence[Picture]]], columns: Sequence[str] = COLUMNS) -> None:
+    """Write a PNG of labelled rows.
+
+    Args:
+        path: the file; its folder exists.
+        rows: (label, one picture per column).
+        columns: headings.
+    """
+    bands = []
+    for label, pictures in rows:
+        assert len(pictures) == len(columns), "one picture per column"
+        small = [_fit(picture) for picture in pictures]
+        height = max(picture.shape[0] for picture in small)
+        texts = [f"{column}   {label}" if number == 0 else column for number, column in enumerate(columns)]
+        bands.append(np.hstack([_titled(picture, text, height) for picture, text in zip(small, texts, strict=True)]))
+    width = max(band.shape[1] for band in bands)
+    padded = [np.pad(band, ((0, 0), (0, width - band.shape[1]), (0, 0)), constant_values=20) for band in bands]
+    write_bytes(path, encode_png(np.vstack(padded)))
+
+
+def _fit(picture: Picture) -> Picture:
+    height, width = picture.shape[:2]
+    if width <= _MAX_WIDTH:
+        return picture
+    size = (_MAX_WIDTH, max(1, round(height * _MAX_WIDTH / width)))
+    return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def _titled(picture: Picture, text: str, height: int) -> Picture:
+    canvas = np.full((height + _HEADER + _GAP, picture.shape[1] + _GAP, 3), 20, np.uint8)
+    canvas[_HEADER : _HEADER + picture.shape[0], : picture.shape[1]] = picture
+    cv2.putText(canvas, text, (3, 15), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (225, 225, 225), 1, cv2.LINE_AA)
+    return canvas

@@ -1,0 +1,1 @@
+"""The trainer: steps, exact resume, signals, averages and logs, for any network."""

@@ -1,0 +1,70 @@
+"""What a run leaves to look at: `train.jsonl` (one object per logged step), TensorBoard events, validation pictures.
+
+Written by the main process only. After a resume, lines of steps that will be taken again are dropped first, so that a file
+holds every step once.
+"""
+
+import json
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from model.evaluation.visualize import write_sheet
+from pipeline.media.images import Picture
+from pipeline.storage.files import append_line, write_bytes
+
+
+class TrainLog:
+    """Used as a context manager.
+
+    Args:
+        out_dir: of the run; exists.
+        first_step: the step that comes next: what was logged from there on is dropped.
+    """
+
+    def __init__(self, out_dir: Path, first_step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # slow to import, and only training needs it
+
+        self._path = out_dir / "train.jsonl"
+        self._pictures = out_dir / "pictures"
+        self._pictures.mkdir(exist_ok=True)
+        self._drop_from(first_step)
+        self._board = SummaryWriter(str(out_dir / "tensorboard"), purge_step=first_step)
+
+    def __enter__(self) -> "TrainLog":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
+        self._board.close()
+
+    def _drop_from(self, first_step: int) -> None:
+        if not self._path.exists():
+            return
+        kept = [line for line in self._path.read_text().splitlines() if _step_of(line) < first_step]
+        write_bytes(self._path, "".join(f"{line}\n" for line in kept).encode())
+
+    def add(self, kind: str, step: int, values: dict[str, Any]) -> None:
+        """One line, and one point per number for TensorBoard.
+
+        Args:
+            kind: "train" or "validation".
+            step: optimiser steps taken before this one.
+            values: numbers, or None for what was not measured.
+        """
+        append_line(self._path, json.dumps({"kind": kind, "step": step, **values}, allow_nan=False))
+        for name, value in values.items():
+            if isinstance(value, (int, float)):
+                self._board.add_scalar(f"{kind}/{name}", value, step)
+
+    def sheet(self, step: int, rows: list[tuple[str, list[Picture]]]) -> Path:
+        """A validation sheet; returns its path."""
+        path = self._pictures / f"step_{step:06d}.png"
+        write_sheet(path, rows)
+        return path
+
+
+def _step_of(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (json.JSONDecodeError, KeyError, TypeError):
+        return float("inf")  # a line torn by a kill

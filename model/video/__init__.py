@@ -1,0 +1,1 @@
+"""A trained network on a video: frames through the network, cuts, focus pulls."""

@@ -1,0 +1,86 @@
+"""What a phase may read: finished work of earlier phases whose own inputs are still what they were."""
+
+from pathlib import Path
+
+from pipeline.errors import InputError, SceneError
+from pipeline.media.sources import RawSource, open_source
+from pipeline.storage.completion import DoneRecord
+from pipeline.storage.scene import Scene, SceneEntry
+
+_SCRIPTS = {
+    "deblur": "scripts/02_deblur.py",
+    "depth": "scripts/03_depth.py",
+    "render": "scripts/05_render_and_labels.py",
+}
+
+
+def record_folder(scene: Scene, phase: str) -> Path:
+    """The folder whose `.done` says that a phase is finished."""
+    return {"deblur": scene.sharp_dir, "depth": scene.depth_dir, "render": scene.bokeh_dir}[phase]
+
+
+def stale_upstream(scene: Scene, entry: SceneEntry, record: DoneRecord) -> str | None:
+    """The first of a record's upstream links that no longer holds, in words; None when all do."""
+    actual = {"source": entry.content_hash, "delivered_depth": entry.depth_hash}
+    for name, recorded in record.upstream.items():
+        if name in _SCRIPTS:
+            try:
+                upstream = DoneRecord.read(record_folder(scene, name))
+            except InputError as error:
+                return str(error)
+            if upstream is None:
+                return f"{name} is not finished"
+            inner = stale_upstream(scene, entry, upstream)
+            if inner:
+                return f"{name} is stale ({inner})"
+            actual[name] = upstream.fingerprint
+        if name in actual and actual[name] != recorded:
+            return f"it was made from another {name.replace('_', ' ')}: {recorded} -> {actual[name]}"
+    return None
+
+
+def require(scene: Scene, entry: SceneEntry, phase: str) -> DoneRecord:
+    """The record of a finished and current earlier phase.
+
+    Raises:
+        SceneError: it is not finished, or stale; the message names the command to run.
+    """
+    command = f"python {_SCRIPTS[phase]} --scene {scene.scene_id}"
+    record = DoneRecord.read(record_folder(scene, phase))
+    if record is None:
+        raise SceneError(f"phase {phase!r} is not finished; run: {command}")
+    stale = stale_upstream(scene, entry, record)
+    if stale:
+        raise SceneError(f"phase {phase!r} is stale: {stale}; run: {command} --on_stale redo")
+    return record
+
+
+def check_raw(raw_root: Path, entry: SceneEntry, *, may_be_gone: bool = False) -> None:
+    """A cheap look (size and time) that the raw files are still the indexed ones.
+
+    Args:
+        raw_root: where raw scenes are.
+        entry: the scene.
+        may_be_gone: missing files are fine: the phase that reads them is done, and they may have been archived.
+
+    Raises:
+        InputError: a file is gone or changed.
+    """
+    for name, size, mtime_ns in entry.files:
+        path = raw_root / name
+        try:
+            found = path.stat()
+        except OSError:
+            if may_be_gone:
+                continue
+            raise InputError(
+                f"{path} is gone since it was indexed; run: python scripts/01_validate_dataset.py"
+            ) from None
+        if (found.st_size, found.st_mtime_ns) != (size, mtime_ns):
+            raise InputError(f"{path} changed since it was indexed; run: python scripts/01_validate_dataset.py")
+
+
+def open_raw(raw_root: Path, entry: SceneEntry) -> RawSource:
+    """The scene's raw frames, after `check_raw`."""
+    check_raw(raw_root, entry)
+    return open_source(raw_root / entry.source)
