@@ -40,7 +40,7 @@ from pipeline.phases.deblur import DeblurPhase, DeblurSettings
 from pipeline.phases.depth import DepthPhase, DepthSettings, read_depth
 from pipeline.phases.index import IndexSettings, run_index
 from pipeline.phases.render import RenderPhase, RenderSettings, label_of
-from pipeline.phases.run_settings import RunSettings
+from pipeline.run_settings import RunSettings
 from pipeline.phases.runner import run_scenes
 from pipeline.phases.validate import check_scene
 from pipeline.storage.scene import Scene, SceneIndex

@@ -26,7 +26,7 @@ from pipeline.cluster import overview, request
 from pipeline.cluster.resume import resume
 from pipeline.environment import check
 from pipeline.errors import ExitCode
-from pipeline.phases.run_settings import RunSettings
+from pipeline.run_settings import RunSettings
 from pipeline.phases.validate import page_path
 from pipeline.report.page import write_page
 from pipeline.status import PHASES, dataset_status, explain

@@ -17,19 +17,8 @@ from pipeline.errors import PipelineError, UsageError
 from pipeline.phases.base import engine_fields
 from pipeline.report.formatting import is_restricted
 from pipeline.storage.completion import fingerprint
-from pipeline.weights import (
-    REGISTRY,
-    Condition,
-    DamagedWeightsError,
-    content_sha256,
-    digest,
-    find,
-    read_torch,
-    require,
-    weights_folder,
-    weights_named,
-    with_weights,
-)
+from pipeline.weights import (REGISTRY, Condition, DamagedWeightsError, content_sha256, digest, find, read_torch, require, weights_folder, weights_named)
+from pipeline.engines.base import with_weights
 from pipeline.weights.download import download
 
 VITL = "metric_video_depth_anything_vitl.pth"

@@ -22,18 +22,10 @@ from typing import Any
 
 from pipeline.cluster.profile import Profile, Resources
 from pipeline.errors import InputError, PipelineError
+from pipeline.phases.registry import phase_named
 from pipeline.storage.files import append_line, dump_json, read_json, write_bytes, write_json
 
 SCHEMA = 1
-SCRIPTS = {
-    "index": "scripts/01_validate_dataset.py",
-    "deblur": "scripts/02_deblur.py",
-    "depth": "scripts/03_depth.py",
-    "calibrate": "scripts/04_calibrate_coc.py",
-    "confirm": "scripts/04_calibrate_coc.py",
-    "render": "scripts/05_render_and_labels.py",
-    "validate": "scripts/06_validate_outputs.py",
-}
 
 
 class StalePlanError(PipelineError):
@@ -56,7 +48,7 @@ class Run:
 
     Args:
         folder: logs/runs/<run id>.
-        stages: in order; "deblur", "depth" and "render" are arrays, the others run inside a gate.
+        stages: in order; phases that work scene by scene are arrays, the others run inside a gate.
         scenes: scene ids.
         raw_root, out_root, logs: absolute.
         min_yield: share of scenes that must be done for the next stage to begin.
@@ -87,7 +79,7 @@ class Run:
         shared = ["--raw_root", str(self.raw_root), "--out_root", str(self.out_root), "--logs", str(self.logs)]
         stale = ["--on_stale", self.on_stale] if self.on_stale != "stop" else []
         chosen = [flag for scene in scenes for flag in ("--scene", scene)]
-        return [SCRIPTS[phase], *shared, *stale, *self.stage(phase).args, *chosen]
+        return [*phase_named(phase).command, *shared, *stale, *self.stage(phase).args, *chosen]
 
     def save(self) -> None:
         self.folder.mkdir(parents=True)

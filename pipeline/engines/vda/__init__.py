@@ -23,7 +23,8 @@ from pipeline.engines.vda.preprocess import network_size, normalise, resize_fram
 from pipeline.engines.vda.windows import stream_depth
 from pipeline.errors import InputError, UsageError
 from pipeline.media.prefetch import map_ahead
-from pipeline.weights import DamagedWeightsError, require, weights_folder, weights_named, with_weights
+from pipeline.weights import (DamagedWeightsError, require, weights_folder, weights_named)
+from pipeline.engines.base import with_weights
 
 Encoder = Literal["vits", "vitb", "vitl"]
 Precision = Literal["auto", "fp16", "fp32"]
