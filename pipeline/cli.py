@@ -10,6 +10,7 @@ import cv2
 import torch
 
 from pipeline.errors import ExitCode, PipelineError, StoppedError, UsageError
+from pipeline.extras import missing_extra
 from pipeline.phases.run_settings import RunSettings
 from pipeline.reporter import stdout_is_closed_quietly
 
@@ -90,6 +91,12 @@ def main(body: Callable[[], ExitCode]) -> int:
     except PipelineError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except ModuleNotFoundError as error:
+        missing = missing_extra(error)
+        if missing is None:
+            raise
+        print(f"error: {missing}", file=sys.stderr)
+        return missing.exit_code
     except OSError as error:
         if isinstance(error, BrokenPipeError):
             stdout_is_closed_quietly()
