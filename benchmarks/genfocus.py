@@ -29,7 +29,7 @@ from pipeline.engines.genfocus.deblur import GUIDANCE
 from pipeline.engines.genfocus.forward import Prompt
 from pipeline.engines.genfocus.latents import Noise
 from pipeline.engines.genfocus.libraries import diffusers
-from pipeline.engines.genfocus.load import Parts
+from pipeline.engines.genfocus.load import Parts, dtype_of
 from pipeline.engines.genfocus.lora import Lora, adapted_layers
 from pipeline.engines.genfocus.network import FluxNetwork, Sampling
 from pipeline.engines.genfocus.options import FluxOptions

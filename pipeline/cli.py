@@ -9,6 +9,7 @@ from typing import Any
 
 from pipeline.device import fix_threads
 from pipeline.errors import ExitCode, PipelineError, StoppedError
+from pipeline.extras import missing_extra
 from pipeline.hints import use_roots
 from pipeline.reporter import stdout_is_closed_quietly
 from pipeline.run_settings import RunSettings
@@ -19,12 +20,14 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpF
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """argparse's, with help that keeps its lines and shows defaults; --dry-run is taken for --dry_run, and so on for every flag."""
+    """argparse's, with help that keeps its lines and shows defaults; every flag is taken with hyphens too, as --dry-run."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**{"formatter_class": _Help, **settings})
 
-    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+    def parse_known_args(  # type: ignore[override]  # its overloads say the same at length
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> Any:
         given = sys.argv[1:] if args is None else args
         return super().parse_known_args([_underscored(text) for text in given], namespace)
 
@@ -90,6 +93,12 @@ def main(body: Callable[[], ExitCode], *, computes: bool = False) -> int:
     except PipelineError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except ModuleNotFoundError as error:
+        missing = missing_extra(error)
+        if missing is None:
+            raise
+        print(f"error: {missing}", file=sys.stderr)
+        return missing.exit_code
     except OSError as error:
         if isinstance(error, BrokenPipeError):
             stdout_is_closed_quietly()

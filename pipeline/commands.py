@@ -59,4 +59,8 @@ def _run(phase: Phase, args: argparse.Namespace) -> ExitCode:
 
 def script(name: str, description: str | None) -> Callable[[list[str] | None], int]:
     """The `main` of a phase's script."""
-    return lambda argv=None: run_phase(name, argv, description)
+
+    def main(argv: list[str] | None = None) -> int:
+        return run_phase(name, argv, description)
+
+    return main

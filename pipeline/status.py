@@ -1,6 +1,6 @@
 """What stands where, from the sentinels alone: the tables behind `python -m pipeline status` and `explain`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -130,9 +130,9 @@ def explain(run: RunSettings, scene_id: str, phase: str) -> str:
         UsageError: unknown scene.
     """
     index = SceneIndex.load(run.index_path)
-    (entry,) = RunSettings(out_root=run.out_root, scenes=(scene_id,)).chosen(index)
+    (entry,) = replace(run, scenes=(scene_id,)).chosen(index)
     scene = Scene(run.out_root, scene_id)
-    found = dataset_status(RunSettings(out_root=run.out_root, raw_root=run.raw_root, scenes=(scene_id,)))
+    found = dataset_status(replace(run, scenes=(scene_id,)))
     status = found["scenes"][scene_id][phase]
     lines = [
         f"{scene_id}, phase {phase}: {status['state']}",

@@ -12,13 +12,24 @@ import torch
 from safetensors.torch import save_file
 
 from pipeline.__main__ import main
+from pipeline.engines.base import with_weights
 from pipeline.engines.info import EngineInfo, recorded_options, unrecorded
 from pipeline.errors import PipelineError, UsageError
 from pipeline.phases.base import engine_fields
 from pipeline.report.formatting import is_restricted
 from pipeline.storage.completion import fingerprint
-from pipeline.weights import (REGISTRY, Condition, DamagedWeightsError, content_sha256, digest, find, read_torch, require, weights_folder, weights_named)
-from pipeline.engines.base import with_weights
+from pipeline.weights import (
+    REGISTRY,
+    Condition,
+    DamagedWeightsError,
+    content_sha256,
+    digest,
+    find,
+    read_torch,
+    require,
+    weights_folder,
+    weights_named,
+)
 from pipeline.weights.download import download
 
 VITL = "metric_video_depth_anything_vitl.pth"

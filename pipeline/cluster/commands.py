@@ -18,17 +18,17 @@ from pathlib import Path
 from pipeline.cluster.dry_run import dry_run
 from pipeline.cluster.fit import check_fits, detect_profile
 from pipeline.cluster.gate import advance
-from pipeline.cluster.plan import SCRIPTS, Run, Stage, new_run_folder, runs_folder
+from pipeline.cluster.plan import Run, Stage, new_run_folder, runs_folder
 from pipeline.cluster.preflight import check_flags, check_same_settings, refuse_stale
-from pipeline.cluster.profile import array_phases, CPU, REPOSITORY, Profile, load_profile
+from pipeline.cluster.profile import CPU, REPOSITORY, Profile, array_phases, load_profile
 from pipeline.cluster.queue_view import active_scenes
 from pipeline.cluster.request import Request
 from pipeline.cluster.scheduler import Slurm
 from pipeline.cluster.stage_status import stage_status
 from pipeline.cluster.worker import requeue
 from pipeline.errors import ExitCode, LeaseHeldError, StoppedError
-from pipeline.phases.registry import Phase, phase_named
 from pipeline.phases.calibration import confirmed_calibration
+from pipeline.phases.registry import Phase, phase_named
 from pipeline.signals import StopSignals
 from pipeline.storage.lease import Lease, task_id
 from pipeline.storage.scene import SceneEntry, SceneIndex
@@ -90,7 +90,11 @@ def submit(request: Request, why: dict[str, str] | None = None) -> ExitCode:
 
 
 def _run(request: Request, profile: Profile, entries: list[SceneEntry]) -> Run:
-    stages = tuple(Stage(phase=phase, args=request.args.get(phase, ())) for phase in request.phases if not phase_named(phase).lists_scenes)
+    stages = tuple(
+        Stage(phase=phase, args=request.args.get(phase, ()))
+        for phase in request.phases
+        if not phase_named(phase).lists_scenes
+    )
     settings = request.settings
     return Run(
         folder=new_run_folder(settings.logs.resolve()),
@@ -126,7 +130,9 @@ def _list_scenes(request: Request, phase: Phase) -> int:
     settings = request.settings
     shared = ["--raw_root", str(settings.raw_root), "--out_root", str(settings.out_root), "--logs", str(settings.logs)]
     shared += [flag for scene in settings.scenes for flag in ("--scene", scene)]
-    command = [sys.executable, *absolute(phase.command), *shared, *request.args.get(phase.name, ())]
+    script, *words = phase.command
+    path = script if script.startswith("-") else str(REPOSITORY / script)
+    command = [sys.executable, path, *words, *shared, *request.args.get(phase.name, ())]
     return subprocess.run(command, check=False).returncode
 
 

@@ -15,13 +15,13 @@ from pathlib import Path
 
 from pipeline import cli
 from pipeline.cluster.plan import Plan, Run
-from pipeline.cluster.profile import array_phases, CPU, REPOSITORY
+from pipeline.cluster.profile import CPU, REPOSITORY, array_phases
 from pipeline.cluster.scheduler import SchedulerUnreachableError, Slurm
 from pipeline.cluster.stage_status import StageStatus, make_plans, reason, stage_status
 from pipeline.cluster.submit import GATE_RETRY_S, Submitted, submit_gate, submit_plan
 from pipeline.errors import ExitCode, PipelineError
-from pipeline.signals import StopSignals
 from pipeline.phases.registry import phase_named
+from pipeline.signals import StopSignals
 from pipeline.storage.files import append_line
 from pipeline.storage.lease import Lease
 from pipeline.storage.scene import SceneEntry, SceneIndex, index_path

@@ -78,9 +78,7 @@ def parse(description: str | None, argv: list[str] | None = None) -> Request:
     asked = choices()[args.what]
     given = {name: tuple(shlex.split(getattr(args, f"{name}_args"))) for name in asked}
     if rest and len(asked) > 1:
-        parser.error(
-            f'{rest[0]} is no flag of all phases; give it to one, as in: --{asked[1]}_args "{" ".join(rest)}"'
-        )
+        parser.error(f'{rest[0]} is no flag of all phases; give it to one, as in: --{asked[1]}_args "{" ".join(rest)}"')
     given[asked[0]] = (*given[asked[0]], *rest)
     for name in asked:
         if phase_named(name).confirms:

@@ -6,7 +6,7 @@ imported where it computes, since every engine of a job is looked at for `--help
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
@@ -18,7 +18,9 @@ from pipeline.media.images import Picture
 from pipeline.optics.lens import Lens
 from pipeline.weights import Found, verified_sha256
 
-SafePoint = Callable[[], None]  # raises StoppedError when a signal asked for it; engines call it between denoising steps
+SafePoint = Callable[
+    [], None
+]  # raises StoppedError when a signal asked for it; engines call it between denoising steps
 
 
 def with_weights(info: EngineInfo, found: list[Found]) -> EngineInfo:

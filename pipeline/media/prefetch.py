@@ -13,7 +13,6 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, Thr
 from types import TracebackType
 from typing import Any, TypeVar
 
-
 T = TypeVar("T")
 _END = object()
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.device import fix_threads
-from pipeline.errors import ExitCode, InputError, PipelineError, SceneError, StaleError
+from pipeline.errors import ExitCode, InputError, PipelineError, SceneError, StaleError, UsageError
 from pipeline.hints import phase_command
 from pipeline.optics.lens import OpticsError
 from pipeline.phases.calibration import (
@@ -25,9 +25,9 @@ from pipeline.phases.calibration import (
 )
 from pipeline.phases.dependencies import require
 from pipeline.phases.depth import read_depth
-from pipeline.run_settings import RunSettings
 from pipeline.phases.registry import Phase, Presenter
 from pipeline.reporter import Reporter
+from pipeline.run_settings import RunSettings
 from pipeline.seeds import stable_seed
 from pipeline.signals import StopSignals
 from pipeline.storage.completion import Fields, as_stored, fingerprint, first_difference
@@ -219,9 +219,7 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--focus_range", choices=("robust", "full"), default=default.focus_range, help="where focus is drawn from"
     )
-    parser.add_argument(
-        "--coc_model", choices=("contract", "thin_lens"), default=default.coc_model, help="lens model"
-    )
+    parser.add_argument("--coc_model", choices=("contract", "thin_lens"), default=default.coc_model, help="lens model")
     parser.add_argument("--sensor_width_mm", type=float, default=default.sensor_width_mm, help="sensor width, mm")
 
 

@@ -16,8 +16,8 @@ from pipeline.hints import phase_command
 from pipeline.optics.lens import SENSOR_WIDTH_MM, CocModel, Lens
 from pipeline.optics.sampling import draw_lens
 from pipeline.phases.dependencies import require
-from pipeline.run_settings import RunSettings
 from pipeline.reporter import Reporter
+from pipeline.run_settings import RunSettings
 from pipeline.storage.completion import fingerprint
 from pipeline.storage.files import read_json, write_json
 from pipeline.storage.scene import Scene, SceneIndex, calibration_path, histogram_path
@@ -146,9 +146,7 @@ def confirm(value_m: float | None, run: RunSettings, keep_confirmed: bool = Fals
             "took_recommendation": value_m is None,
         }
         write_json(path, stats)
-        reporter.info(
-            f"calibrate: max_coc {value * 1e6:.1f} um confirmed. Next: {phase_command('render')}"
-        )
+        reporter.info(f"calibrate: max_coc {value * 1e6:.1f} um confirmed. Next: {phase_command('render')}")
     return ExitCode.DONE
 
 

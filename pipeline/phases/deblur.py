@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -29,7 +28,6 @@ from pipeline.phases.base import (
     retry_on_oom,
 )
 from pipeline.phases.dependencies import check_raw, open_raw
-from pipeline.run_settings import RunSettings
 from pipeline.phases.registry import Phase, Presenter
 from pipeline.phases.runner import run_scenes
 from pipeline.phases.temporal import (
@@ -44,10 +42,11 @@ from pipeline.phases.temporal import (
     window_starts,
     windows_of,
 )
+from pipeline.run_settings import RunSettings
 from pipeline.seeds import stable_seed
 from pipeline.storage.completion import DoneRecord, Fields
 from pipeline.storage.files import write_bytes
-from pipeline.storage.scene import SHARP, Outputs, Scene, SceneEntry, scene_folders
+from pipeline.storage.scene import SHARP_OUTPUTS, Scene, SceneEntry, scene_folders
 
 VERSION = 1
 Temporal = Literal["flow", "resample", "none"]
@@ -309,14 +308,14 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
         "--temporal", choices=("flow", "resample"), default=default.temporal, help="how outputs are averaged"
     )
     parser.add_argument("--no_temporal_avg", action="store_true", help="plain per-frame output")
-    parser.add_argument("--reach", type=int, default=default.reach, help="frames to each side that flow averaging looks")
+    parser.add_argument(
+        "--reach", type=int, default=default.reach, help="frames to each side that flow averaging looks"
+    )
     parser.add_argument("--seed", type=int, default=default.seed, help="project seed of the engine's noise")
 
 
 def _settings(args: argparse.Namespace) -> DeblurSettings:
-    return DeblurSettings(
-        temporal="none" if args.no_temporal_avg else args.temporal, reach=args.reach, seed=args.seed
-    )
+    return DeblurSettings(temporal="none" if args.no_temporal_avg else args.temporal, reach=args.reach, seed=args.seed)
 
 
 def _run(args: argparse.Namespace, run: RunSettings, presenter: Presenter) -> ExitCode:
@@ -330,7 +329,7 @@ PHASES = (
         script="scripts/02_deblur.py",
         help="sharpen every frame and average over time",
         groups=("1-4", "test"),
-        outputs=Outputs(modalities=(SHARP,)),
+        outputs=SHARP_OUTPUTS,
         title="sharp frames",
         role="deblur",
         default_engine="wiener",

@@ -72,9 +72,7 @@ def check_raw(raw_root: Path, entry: SceneEntry, *, may_be_gone: bool = False) -
         except OSError:
             if may_be_gone:
                 continue
-            raise InputError(
-                f"{path} is gone since it was indexed; run: {phase_command('index')}"
-            ) from None
+            raise InputError(f"{path} is gone since it was indexed; run: {phase_command('index')}") from None
         if (found.st_size, found.st_mtime_ns) != (size, mtime_ns):
             raise InputError(f"{path} changed since it was indexed; run: {phase_command('index')}")
 

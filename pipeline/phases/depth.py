@@ -24,13 +24,13 @@ from pipeline.media.images import multiple_of_16, read_sharp
 from pipeline.media.prefetch import WriteBehind
 from pipeline.phases.base import Result, ScenePhase, Work, engine_fields, ordered_missing, retry_on_oom
 from pipeline.phases.dependencies import check_raw, require
-from pipeline.run_settings import RunSettings
 from pipeline.phases.registry import Phase, Presenter
 from pipeline.phases.runner import run_scenes
 from pipeline.phases.temporal import crossfade_chunks
+from pipeline.run_settings import RunSettings
 from pipeline.storage.completion import Fields
 from pipeline.storage.files import dump_json, write_bytes, write_if_changed
-from pipeline.storage.scene import DEPTH, DEPTH_STATISTICS, Outputs, Scene, SceneEntry
+from pipeline.storage.scene import DEPTH_OUTPUTS, Scene, SceneEntry
 
 VERSION = 1
 MIN_DEPTH_M, MAX_DEPTH_M = 0.01, 1000.0  # beyond is sky: as good as infinity for these lenses
@@ -277,7 +277,7 @@ PHASES = (
         script="scripts/03_depth.py",
         help="metric depth for every sharp frame",
         groups=("1-4", "test"),
-        outputs=Outputs(modalities=(DEPTH,), files=(DEPTH_STATISTICS,)),
+        outputs=DEPTH_OUTPUTS,
         title="depth",
         role="depth",
         default_engine="given",

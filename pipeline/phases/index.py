@@ -16,9 +16,9 @@ from pipeline.hints import phase_command
 from pipeline.media.depth_files import find_delivered_depth
 from pipeline.media.prefetch import map_processes
 from pipeline.media.sources import VIDEO_SUFFIXES, open_source
-from pipeline.run_settings import RunSettings
 from pipeline.phases.registry import Phase, Presenter
 from pipeline.reporter import Reporter
+from pipeline.run_settings import RunSettings
 from pipeline.seeds import stable_seed
 from pipeline.signals import StopSignals
 from pipeline.storage.files import remove_leftovers, write_if_changed
@@ -290,7 +290,9 @@ def assign_splits(scene_ids: list[str], before: dict[str, Split], seed: int) -> 
 
 def _add_flags(parser: argparse.ArgumentParser) -> None:
     default = IndexSettings()
-    parser.add_argument("--min_frames", type=int, default=default.min_frames, help="scenes with fewer frames are rejected")
+    parser.add_argument(
+        "--min_frames", type=int, default=default.min_frames, help="scenes with fewer frames are rejected"
+    )
     parser.add_argument("--seed", type=int, default=default.seed, help="project seed of the split")
     parser.add_argument("--workers", type=int, default=default.workers, help="scenes checked at once")
 

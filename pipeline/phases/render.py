@@ -8,7 +8,6 @@ import argparse
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -33,11 +32,8 @@ from pipeline.seeds import stable_seed
 from pipeline.storage.completion import DoneRecord, Fields
 from pipeline.storage.files import dump_json, write_bytes, write_if_changed
 from pipeline.storage.scene import (
-    BOKEH,
-    FOCUS,
-    METADATA,
+    RENDER_OUTPUTS,
     LensSet,
-    Outputs,
     Scene,
     SceneEntry,
     SceneIndex,
@@ -291,7 +287,7 @@ PHASES = (
         script="scripts/05_render_and_labels.py",
         help="per frame, atomically, the focus map and the render driven by that same map",
         groups=("5-6", "test"),
-        outputs=Outputs(modalities=(FOCUS, BOKEH), files=(METADATA,)),
+        outputs=RENDER_OUTPUTS,
         title="bokeh",
         role="bokeh",
         default_engine="lens",

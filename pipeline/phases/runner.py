@@ -14,9 +14,9 @@ from pipeline.device import fix_threads
 from pipeline.errors import ExitCode, LeaseHeldError, SceneError, StaleError, StoppedError
 from pipeline.hints import operator_command, phase_command
 from pipeline.phases.base import ScenePhase, Work
-from pipeline.run_settings import RunSettings
 from pipeline.phases.registry import following
 from pipeline.reporter import Reporter
+from pipeline.run_settings import RunSettings
 from pipeline.signals import StopSignals
 from pipeline.storage.completion import Assessment, DoneRecord, Fields, Journal, State, as_stored, assess, fingerprint
 from pipeline.storage.files import names_in, remove_leftovers, write_json

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.errors import ExitCode, InputError, PipelineError, SceneError
+from pipeline.device import fix_threads
+from pipeline.errors import ExitCode, InputError, PipelineError, SceneError, UsageError
 from pipeline.media.depth_files import read_npz
 from pipeline.media.images import multiple_of_16, read_sharp
 from pipeline.media.prefetch import map_processes
@@ -21,12 +22,21 @@ from pipeline.phases.dependencies import require
 from pipeline.phases.depth import MAX_DEPTH_M, MIN_DEPTH_M
 from pipeline.phases.registry import Phase, Presenter, scene_phases
 from pipeline.phases.render import label_of
-from pipeline.run_settings import RunSettings
 from pipeline.reporter import Reporter
+from pipeline.run_settings import RunSettings
 from pipeline.signals import StopSignals
-from pipeline.storage.files import names_in, read_json, write_json
 from pipeline.storage.completion import DONE_NAME
-from pipeline.storage.scene import SPLITS, LensSet, Scene, SceneEntry, SceneIndex, calibration_path, page_path, validation_path
+from pipeline.storage.files import names_in, read_json, write_json
+from pipeline.storage.scene import (
+    SPLITS,
+    LensSet,
+    Scene,
+    SceneEntry,
+    SceneIndex,
+    calibration_path,
+    page_path,
+    validation_path,
+)
 
 SCHEMA = 1
 _METADATA_KEYS = ("sets", "sensor_width_mm", "px_per_mm", "max_radius_px", "coc_model", "engine", "seed", "licences")

@@ -68,7 +68,9 @@ def read_calibration(path: Path) -> CalibrationFacts:
     except FileNotFoundError:
         return CalibrationFacts(state="waiting", command=phase_command("calibrate"))
     except (InputError, OSError) as error:
-        return CalibrationFacts(state="damaged", problem=str(error), command=phase_command("calibrate", "--on_stale", "redo"))
+        return CalibrationFacts(
+            state="damaged", problem=str(error), command=phase_command("calibrate", "--on_stale", "redo")
+        )
     confirmed_m = number(stats.get("confirmed_max_coc"))
     confirmation = _mapping(stats.get("confirmed"))
     counts = _mapping(stats.get("counts"))
@@ -78,7 +80,10 @@ def read_calibration(path: Path) -> CalibrationFacts:
     if not edges_m or len(percentiles_m) < len(PERCENTILES):
         problem = f"{path} lacks its histogram or a percentile; it was changed by hand or by another program"
     state = "damaged" if problem else "confirmed" if confirmed_m else "unconfirmed"
-    command = {"damaged": phase_command("calibrate", "--on_stale", "redo"), "unconfirmed": phase_command("calibrate", "--confirm")}.get(state, "")
+    command = {
+        "damaged": phase_command("calibrate", "--on_stale", "redo"),
+        "unconfirmed": phase_command("calibrate", "--confirm"),
+    }.get(state, "")
     return CalibrationFacts(
         state=state,
         problem=problem,

@@ -10,10 +10,10 @@ from pipeline.errors import InputError, PipelineError
 from pipeline.hints import phase_command
 from pipeline.phases.calibration import confirmed_calibration
 from pipeline.phases.registry import scene_phases
-from pipeline.run_settings import RunSettings
 from pipeline.report.calibration import CalibrationFacts, read_calibration
 from pipeline.report.formatting import is_free, is_restricted
 from pipeline.report.scene_facts import PhaseFacts, SceneFacts, scene_facts
+from pipeline.run_settings import RunSettings
 from pipeline.status import STATES
 from pipeline.storage.files import read_json
 from pipeline.storage.scene import SPLITS, Scene, SceneEntry, SceneIndex, calibration_path, validation_path
@@ -175,7 +175,9 @@ def _current(calibration: CalibrationFacts, out_root: Path, index: SceneIndex) -
     try:
         confirmed_calibration(RunSettings(out_root=out_root), index)
     except Exception as error:  # NotConfirmedError says what changed; anything else is a file of the wrong form
-        return replace(calibration, state="stale", problem=str(error), command=phase_command("calibrate", "--on_stale", "redo"))
+        return replace(
+            calibration, state="stale", problem=str(error), command=phase_command("calibrate", "--on_stale", "redo")
+        )
     return calibration
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pipeline.errors import InputError, PipelineError
-from pipeline.media.images import multiple_of_16
 from pipeline.hints import phase_command
+from pipeline.media.images import multiple_of_16
 from pipeline.phases.dependencies import record_folder
 from pipeline.phases.registry import Phase, scene_phases
 from pipeline.report.formatting import lens_words, number, strings
@@ -164,7 +164,9 @@ def _phase(scene: Scene, entry: SceneEntry, phase: Phase, render_stale: str | No
         if status.total and status.state in ("running", "partial"):
             facts = replace(facts, detail=f"{status.finished} of {status.total} files; {status.detail}")
     except Exception as error:  # a record of the right form with nonsense inside
-        facts = PhaseFacts(phase=phase.name, title=phase.title, state="foreign", detail=f"{type(error).__name__}: {error}")
+        facts = PhaseFacts(
+            phase=phase.name, title=phase.title, state="foreign", detail=f"{type(error).__name__}: {error}"
+        )
     folder = record_folder(scene, phase.name)
     try:
         record = DoneRecord.read(folder)

@@ -178,6 +178,13 @@ class Outputs:
         return any(modality.per_set for modality in self.modalities)
 
 
+# The output contract: what a finished scene holds, in the order in which it is made.
+SHARP_OUTPUTS = Outputs(modalities=(SHARP,))
+DEPTH_OUTPUTS = Outputs(modalities=(DEPTH,), files=(DEPTH_STATISTICS,))
+RENDER_OUTPUTS = Outputs(modalities=(FOCUS, BOKEH), files=(METADATA,))
+CONTRACT = (SHARP_OUTPUTS, DEPTH_OUTPUTS, RENDER_OUTPUTS)
+
+
 class Scene:
     """The paths of one scene under the output root. Making one touches no disk."""
 

@@ -38,9 +38,7 @@ class GenfocusDeblur:
     class Options(FluxOptions):
         """With two conditions a black picture, no frame deblurred by other means, comes before the blurred one."""
 
-        conditions: int = option(
-            1, "1, the frame, or 2, a black picture before it", flag="deblur_conditions"
-        )
+        conditions: int = option(1, "1, the frame, or 2, a black picture before it", flag="deblur_conditions")
 
         def __post_init__(self) -> None:
             super().__post_init__()

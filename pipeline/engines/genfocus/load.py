@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from pipeline.engines.base import with_weights
 from pipeline.engines.genfocus.checks import check_model, read_config
 from pipeline.engines.genfocus.forward import Blocks, Prompt, compiled_blocks
 from pipeline.engines.genfocus.libraries import diffusers
@@ -15,7 +16,6 @@ from pipeline.engines.genfocus.prompts import cache_folder, embedded_prompt
 from pipeline.engines.info import EngineInfo
 from pipeline.errors import UsageError
 from pipeline.weights import require, weights_folder, weights_named
-from pipeline.engines.base import with_weights
 
 
 @dataclass(frozen=True, kw_only=True)

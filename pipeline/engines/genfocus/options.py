@@ -16,8 +16,8 @@ _log = logging.getLogger(__name__)
 class FluxOptions:
     """Common to deblurring and bokeh; the defaults of `steps` differ.
 
-    Without tiles the authors warn of sizes near and above 1000 px. `author_seeds` draws the published code's noise (seeds 42 and
-    1234, on the device) instead of the scene's.
+    Without tiles the authors warn of sizes near and above 1000 px. `author_seeds` draws the published code's noise (seeds 42
+    and 1234, on the device) instead of the scene's.
     """
 
     steps: int = option(8, "denoising steps", flag="steps")
@@ -28,7 +28,9 @@ class FluxOptions:
     prompt_cache: str = unrecorded("", "folder of embedded prompts")
     tile_batch: int = unrecorded(1, "tiles per call of the network")
     compile: bool = unrecorded(False, "torch.compile the transformer's blocks")
-    offload: str = unrecorded("none", "model: only the network at work is on the GPU; sequential: only the layer; or none")
+    offload: str = unrecorded(
+        "none", "model: only the network at work is on the GPU; sequential: only the layer; or none"
+    )
 
     def __post_init__(self) -> None:
         if not 1 <= self.steps <= 1000:
