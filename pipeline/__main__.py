@@ -23,7 +23,6 @@ from rich.table import Table
 
 from pipeline import cli
 from pipeline.cluster import overview, request
-from pipeline.cluster.resume import resume
 from pipeline.environment import check
 from pipeline.errors import ExitCode
 from pipeline.phases.run_settings import RunSettings
@@ -130,6 +129,8 @@ def main(argv: list[str] | None = None) -> int:
             return ExitCode.DONE
         settings = RunSettings(raw_root=args.raw_root, out_root=args.out_root, logs=args.logs, scenes=tuple(args.scene))
         if args.command == "resume":
+            from pipeline.cluster.resume import resume  # needs submitit, which is of an extra
+
             return resume(replace(settings, dry_run=args.dry_run), request.cluster_flags(args))
         found = dataset_status(settings)
         overview.add_cluster(found, settings)
