@@ -120,7 +120,8 @@ def test_the_wheel_holds_code_and_its_data_and_nothing_else(wheel: Path):
 
 
 def test_there_is_one_version(bare: Installed):
-    code = "import pipeline, importlib.metadata as m; print(pipeline.__file__); print(pipeline.__version__, m.version('bokehflow'))"
+    versions_of = "print(pipeline.__version__, importlib.metadata.version('bokehflow'))"
+    code = f"import importlib.metadata, pipeline; print(pipeline.__file__); {versions_of}"
     where, versions = bare.python(code).splitlines()
     assert Path(where).is_relative_to(bare.site), "this would test the checkout"
     import pipeline
@@ -152,7 +153,8 @@ def test_a_lens_needs_no_pytorch(bare: Installed):
 
 
 def test_shipped_profiles_come_along_and_a_projects_own_come_first(bare: Installed):
-    code = "from pipeline.cluster.profile import known_profiles, profile_path; print(*map(profile_path, known_profiles()), sep='\\n')"
+    names = "from pipeline.cluster.profile import known_profiles, profile_path; "
+    code = f"{names}print(*map(profile_path, known_profiles()), sep='\\n')"
     shipped = [Path(line) for line in bare.python(code).splitlines()]
     assert [path.read_text() for path in shipped] == [path.read_text() for path in PROFILES]
     assert all(path.is_relative_to(bare.site) for path in shipped)
