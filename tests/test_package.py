@@ -85,14 +85,13 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build(tmp_path_factory.mktemp("wheel"))
 
 
-@pytest.fixture(scope="module")
-def bare(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installed:
-    """`pip install bokehflow` without extras: of this environment's packages, those that it declares, by link."""
-    folder = tmp_path_factory.mktemp("bare")
+def environment(folder: Path, wheel: Path, *extras: str) -> Installed:
+    """What `pip install 'bokehflow[...]'` makes: of this environment's packages those that it declares, by link."""
     venv.create(folder / "env", symlinks=True)
     python = folder / "env" / "bin" / "python"
     site = next((folder / "env" / "lib").glob("python*")) / "site-packages"
-    for name in closure(PROJECT["dependencies"]):
+    wanted = [*PROJECT["dependencies"], *(one for extra in extras for one in PROJECT["optional-dependencies"][extra])]
+    for name in closure(wanted):
         for path in top_levels(importlib.metadata.distribution(name)):
             if not (site / path.name).exists():
                 (site / path.name).symlink_to(path)
@@ -101,6 +100,11 @@ def bare(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installed:
     home = folder / "home"
     home.mkdir()
     return Installed(bin=python.parent, site=site, home=home)
+
+
+@pytest.fixture(scope="module")
+def bare(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    return environment(tmp_path_factory.mktemp("bare"), wheel)
 
 
 def test_the_wheel_holds_code_and_its_data_and_nothing_else(wheel: Path):
@@ -197,7 +201,7 @@ def test_console_commands_explain_themselves(bare: Installed, command: str):
     ("extra", "argv"),
     [
         ("cluster", ["-m", "pipeline.cluster", "1-4", "--local", "--dry_run"]),
-        ("train", ["-m", "model.train", "--config", str(REPOSITORY / "model" / "configs" / "demo.toml")]),
+        ("train", ["-m", "model.train", "--config", "demo"]),
     ],
 )
 def test_a_missing_extra_is_one_line(bare: Installed, extra: str, argv: list[str]):
