@@ -20,9 +20,8 @@ def startup() -> ModuleType:
 
 
 def test_the_benchmark_counts_what_is_imported(startup: ModuleType, tmp_path: Path):
-    (few,) = startup.measure([REPOSITORY], "few", ["-c", "import json"], 1)
-    (more,) = startup.measure([REPOSITORY], "more", ["-c", "import json, torch"], 1)
-    assert (few.torch, more.torch) == (False, True)
-    assert more.modules > few.modules > 10 and more.cpu_s > few.cpu_s > 0
+    (cost,) = startup.measure([REPOSITORY], "json", ["-c", "import json"], 1)
+    assert not cost.torch and cost.modules > 10 and cost.cpu_s > 0
+    assert "torch" in startup.imports(REPOSITORY, ["-c", "import torch"])
     with pytest.raises(SystemExit, match="ended with 3"):
         startup.start(tmp_path, ["-c", "raise SystemExit(3)"])
