@@ -71,7 +71,8 @@ def start(root: Path, arguments: Sequence[str]) -> tuple[float, str]:
         text=True,
     )
     assert process.stderr is not None
-    words = process.stderr.read()
+    with process.stderr:
+        words = process.stderr.read()
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
@@ -79,9 +80,14 @@ def start(root: Path, arguments: Sequence[str]) -> tuple[float, str]:
     return usage.ru_utime + usage.ru_stime, words
 
 
+def imports(root: Path, arguments: Sequence[str]) -> set[str]:
+    """The modules that a command imports."""
+    return set(_IMPORT.findall(start(root, ["-X", "importtime", *arguments])[1]))
+
+
 def measure(roots: Sequence[Path], name: str, arguments: Sequence[str], runs: int) -> list[Cost]:
     """The cost of one command in every tree, the trees taking turns."""
-    imported = {root: set(_IMPORT.findall(start(root, ["-X", "importtime", *arguments])[1])) for root in roots}
+    imported = {root: imports(root, arguments) for root in roots}
     taken: dict[Path, list[float]] = {root: [] for root in roots}
     for _ in range(runs):
         for root in roots:

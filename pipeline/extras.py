@@ -7,7 +7,7 @@ that fails into one line. A test holds this table against pyproject.toml.
 from pipeline.errors import UsageError
 
 EXTRA_OF = {
-    "accelerate": "engines",  # training brings it too
+    "accelerate": "train",  # the published networks ask for diffusers first
     "av": "video",
     "diffusers": "engines",
     "huggingface_hub": "engines",
