@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from brake import Brake
 from conftest import REPOSITORY, SIZE, Project, moving_frames, write_scene
 
 from pipeline.cluster.plan import Run
@@ -26,7 +27,7 @@ PROFILE = """
 max_gpus = {max_gpus}
 target_minutes = 60
 signal_s = {signal_s}
-setup = []
+setup = {setup}
 [phase.deblur]
 partition = "gpu"
 gpus = 1
@@ -63,7 +64,6 @@ def require_slurm() -> None:
 @pytest.fixture(scope="session")
 def cluster():
     """Three nodes with a fake GPU each; arrays of at most 4 elements; a partition that takes no jobs."""
-    require_slurm()
     partitions = (("gpu", "Default=YES"), ("cpu", ""), ("closed", "State=INACTIVE"))
     with running(ClusterSettings(max_array_size=4, partitions=partitions)) as made:
         yield made
@@ -72,6 +72,7 @@ def cluster():
 @contextlib.contextmanager
 def running(settings: ClusterSettings):
     """A cluster below a short path that munge's own user can enter, which pytest's folders are not."""
+    require_slurm()
     with tempfile.TemporaryDirectory(prefix="bokehflow-slurm-") as folder:
         made = Cluster(Path(folder), settings)
         try:
@@ -88,6 +89,7 @@ class Operator:
         self.cluster = cluster
         self.root = root
         self.raw, self.out, self.logs = root / "data", root / "output", root / "logs"
+        self.brake = Brake(root / "brake")
         self.profile = self.write_profile()
         self._seen_waiting: dict[str, float] = {}
         for folder in (self.raw, self.logs):
@@ -102,8 +104,10 @@ class Operator:
         return {**os.environ, **self.cluster.environment}
 
     def write_profile(self, *, max_gpus: int = 0, signal_s: int = 30, mem_gb: float = 2, hours: float = 0.5) -> Path:
+        """Whatever it starts is under the operator's brake, once that is set."""
         path = self.root / "profile.toml"
-        path.write_text(PROFILE.format(max_gpus=max_gpus, signal_s=signal_s, mem_gb=mem_gb, hours=hours))
+        setup = json.dumps(self.brake.exports)
+        path.write_text(PROFILE.format(max_gpus=max_gpus, signal_s=signal_s, mem_gb=mem_gb, hours=hours, setup=setup))
         return path
 
     def sbatch(self, script: str, *flags: str) -> str:
@@ -196,6 +200,10 @@ class Operator:
     def records(self, run: Run, phase: str) -> list[dict]:
         lines = [path.read_text() for path in sorted(run.folder.glob(f"{phase}_*/*.jsonl"))]
         return [json.loads(line) for text in lines for line in text.splitlines()]
+
+    def events(self, phase: str) -> list[str]:
+        """What was noted of a phase's tasks, in all runs: "start", "end", "step"."""
+        return [event["event"] for run in self.runs() for event in self.records(run, phase)]
 
     def logs_text(self) -> str:
         texts = [f"--- {path}\n{path.read_text()[-1500:]}" for path in sorted(self.logs.rglob("*.log"))]
