@@ -68,7 +68,9 @@ def test_setup_script_is_idempotent_and_says_what_it_found():
     stamp = REPOSITORY / ".venv" / ".bokehflow"
     made_from = b"".join((REPOSITORY / name).read_bytes() for name in STAMPED)
     if not stamp.exists() or stamp.read_text().strip() != hashlib.sha256(made_from).hexdigest():
-        pytest.skip(f"the environment was not made by scripts/00_setup_env.sh from these {', '.join(STAMPED)}: make env")
+        pytest.skip(
+            f"the environment was not made by scripts/00_setup_env.sh from these {', '.join(STAMPED)}: make env"
+        )
     before = stamp.stat().st_mtime_ns
     done = subprocess.run(
         ["bash", "scripts/00_setup_env.sh", "--venv"], cwd=REPOSITORY, capture_output=True, text=True, check=False

@@ -39,11 +39,6 @@ class Brake:
         path = os.pathsep.join(filter(None, (str(SITE), os.environ.get("PYTHONPATH"))))
         return {**os.environ, VARIABLE: str(self.folder), "PYTHONPATH": path}
 
-    @property
-    def exports(self) -> list[str]:
-        """The same as lines of a shell script."""
-        return [f"export {VARIABLE}={self.folder}", f"export PYTHONPATH={SITE}${{PYTHONPATH:+:$PYTHONPATH}}"]
-
     def set(self, pattern: str, count: int, *, memory_mb: int = 0) -> None:
         """Hold every process that finishes more than `count` files; one that holds takes so much memory besides."""
         order = {"pattern": pattern, "count": count, "memory_mb": memory_mb}

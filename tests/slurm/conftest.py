@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from brake import Brake
-from conftest import REPOSITORY, SIZE, Project, moving_frames, write_scene
+from conftest import REPOSITORY, Project, write_scene
 
 from pipeline.cluster.plan import Run
 from slurm.cluster import HOW_TO_INSTALL, Cluster, ClusterSettings, missing_programs
@@ -22,12 +22,16 @@ PATIENCE_S = 240  # for jobs on a machine that others use too
 CREDENTIAL_S = 2.5  # two whole seconds at least
 NEEDED = os.environ.get("BOKEHFLOW_NEED_SLURM") == "1"  # set by `make test-slurm`
 
+FRAMES_SHARP, PICTURES = "frames_sharp/*.png", "bokeh_renders/*/bokeh_*.png"  # where a brake may hold
+RENDERED = "long/bokeh_renders/set_*/*.png"
+ALL_RENDERED = 4 * 16  # of one scene with --num_sets 4
+
 PROFILE = """
 [cluster]
 max_gpus = {max_gpus}
 target_minutes = 60
 signal_s = {signal_s}
-setup = {setup}
+setup = []
 [phase.deblur]
 partition = "gpu"
 gpus = 1
@@ -101,13 +105,12 @@ class Operator:
 
     @property
     def environment(self) -> dict[str, str]:
-        return {**os.environ, **self.cluster.environment}
+        """Whatever starts in it, on a node too, is under the operator's brake once that is set."""
+        return {**self.brake.environment, **self.cluster.environment}
 
     def write_profile(self, *, max_gpus: int = 0, signal_s: int = 30, mem_gb: float = 2, hours: float = 0.5) -> Path:
-        """Whatever it starts is under the operator's brake, once that is set."""
         path = self.root / "profile.toml"
-        setup = json.dumps(self.brake.exports)
-        path.write_text(PROFILE.format(max_gpus=max_gpus, signal_s=signal_s, mem_gb=mem_gb, hours=hours, setup=setup))
+        path.write_text(PROFILE.format(max_gpus=max_gpus, signal_s=signal_s, mem_gb=mem_gb, hours=hours))
         return path
 
     def sbatch(self, script: str, *flags: str) -> str:
@@ -215,6 +218,22 @@ class Operator:
         found = (path for path in self.out.glob(pattern) if not path.name.startswith("."))
         return {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in found}
 
+    def wait_held(self, processes: int = 1) -> list[int]:
+        """Wait until so many processes have come to the brake; returns their ids."""
+        self.cluster.wait_until(
+            lambda: len(self.brake.held()) >= processes, PATIENCE_S, f"not held at the brake\n{self.logs_text()}"
+        )
+        return self.brake.held()
+
+    def wait_ended(self, phase: str, elements: int = 1) -> None:
+        """Wait until an attempt of so many elements of the newest run's phase has come to its end."""
+
+        def ended() -> bool:
+            texts = [path.read_text() for path in self.runs()[-1].folder.glob(f"{phase}_*/*.jsonl")]
+            return sum('"event": "end"' in text for text in texts) >= elements
+
+        self.cluster.wait_until(ended, PATIENCE_S, f"{phase} did not end\n{self.logs_text()}")
+
     def wait_for_files(self, pattern: str, count: int) -> None:
         deadline = time.monotonic() + PATIENCE_S
         while len(self.finished(pattern)) < count:
@@ -260,17 +279,13 @@ def tiny(operator: Operator, three_scenes: Path) -> Operator:
 
 
 @pytest.fixture(scope="session")
-def long_scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Scenes ready to render, which takes long enough to be hit: "small", a "pair", and "large" for a real time limit."""
-    root = tmp_path_factory.mktemp("long")
-    for name, size, scenes in (
-        ("small", SIZE, ("long",)),
-        ("pair", SIZE, ("long_0", "long_1")),
-        ("large", (288, 176), ("long",)),
-    ):
+def renderable(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Projects ready to render: "one" has the scene "long", "pair" has "long_0" and "long_1"; 16 frames each."""
+    root = tmp_path_factory.mktemp("renderable")
+    for name, scenes in (("one", ("long",)), ("pair", ("long_0", "long_1"))):
         project = Project(root / name)
         for scene in scenes:
-            write_scene(project.raw, scene, moving_frames(60, size))
+            write_scene(project.raw, scene, 16)
         flags = ("--engine", "none", "--no_temporal_avg")
         for phase, more in ((1, ()), (2, flags), (3, ()), (4, ()), (4, ("--confirm",))):
             assert project.run(phase, *more) == 0
