@@ -358,12 +358,15 @@ def local(project: Project, what: str, *flags: str) -> int:
 
 
 def test_a_local_run_gives_the_same_bytes(project: Project, tmp_path: Path):
-    """The plan's tasks are the scripts themselves: no difference to typing them one after the other."""
+    """The plan's tasks are the scripts themselves: no difference to typing them one after the other.
+
+    A scene a task in phases 2 and 3, both scenes in one task in phase 5.
+    """
     for number in range(2):
         write_scene(project.raw, f"scene_{number}", 16, seed=number)
     assert local(project, "1-4", "--workers", "2", "--deblur_args", FAST) == 0
     assert project.run(4, "--confirm") == 0
-    assert local(project, "5-6", "--render_args", "--num_sets 2") == 0
+    assert local(project, "5-6", "--scenes_per_task", "2", "--render_args", "--num_sets 2") == 0
     other = Project(tmp_path / "typed")
     other.raw = project.raw
     for phase, flags in ((1, ()), (2, FAST.split()), (3, ()), (4, ()), (4, ("--confirm",)), (5, ("--num_sets", "2"))):
