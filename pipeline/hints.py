@@ -30,7 +30,7 @@ def use_roots(*flags: str) -> None:
 
 def phase_command(phase: str, *flags: str) -> str:
     """The command that runs a phase: phase_command("depth", "--scene", "bear")."""
-    more = shlex.join([*_roots, *flags])
+    more = shlex.join([*flags, *_roots])
     return f"{_spelled(phase)} {more}".rstrip()
 
 
