@@ -44,7 +44,7 @@ def entry(scene_id: str, frames: int = 16) -> SceneEntry:
 def make_run(root: Path, scenes: tuple[str, ...] = ("a", "b"), **changes: object) -> Run:
     run = Run(
         folder=new_run_folder(root / "logs"),
-        stages=(Stage(phase="deblur", args=("--engine", "none")),),
+        stages=(Stage.of(phase_named("deblur"), ("--engine", "none")),),
         scenes=scenes,
         raw_root=root / "data",
         out_root=root / "output",

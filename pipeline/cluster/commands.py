@@ -90,11 +90,8 @@ def submit(request: Request, why: dict[str, str] | None = None) -> ExitCode:
 
 
 def _run(request: Request, profile: Profile, entries: list[SceneEntry]) -> Run:
-    stages = tuple(
-        Stage(phase=phase, args=request.args.get(phase, ()))
-        for phase in request.phases
-        if not phase_named(phase).lists_scenes
-    )
+    phases = [phase_named(name) for name in request.phases]
+    stages = tuple(Stage.of(phase, request.args.get(phase.name, ())) for phase in phases if not phase.lists_scenes)
     settings = request.settings
     return Run(
         folder=new_run_folder(settings.logs.resolve()),

@@ -23,7 +23,6 @@ from pipeline.cluster.profile import REPOSITORY
 from pipeline.cluster.scheduler import SchedulerError, Slurm
 from pipeline.errors import InputError
 from pipeline.hints import phase_command
-from pipeline.phases.registry import phase_named
 from pipeline.storage.files import append_line, names_in, read_json
 from pipeline.storage.lease import task_id
 from pipeline.storage.scene import Scene, index_path
@@ -90,11 +89,9 @@ class Records:
 
 def progress_of(run: Run, phase: str, scenes: tuple[str, ...]) -> list[int]:
     """Finished files and journal bytes of an element's scenes: what an attempt must add to."""
-    made = phase_named(phase).outputs
-    assert made is not None, f"{phase} is no array"
     files = journal = 0
     for scene in (Scene(run.out_root, name) for name in scenes):
-        for folder in (scene.folder(modality) for modality in made.modalities):
+        for folder in (scene.dir / name for name in run.stage(phase).folders):
             files += sum(len(names_in(inner)) for inner in (folder, *folder.glob("set_*")))
         path = scene.journal_path(phase)
         journal += path.stat().st_size if path.exists() else 0

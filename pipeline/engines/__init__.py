@@ -3,15 +3,17 @@
 import importlib
 import pkgutil
 from dataclasses import fields
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipeline.device import check_device
-from pipeline.engines.base import Engine
 from pipeline.engines.info import EngineInfo, Role
 from pipeline.errors import UsageError
 
+if TYPE_CHECKING:  # whoever asks for facts alone imports no OpenCV
+    from pipeline.engines.base import Engine
 
-def engines_of(role: Role) -> dict[str, type[Engine]]:
+
+def engines_of(role: Role) -> "dict[str, type[Engine]]":
     """The engines for a job, by name, in alphabetical order."""
     found: dict[str, type[Engine]] = {}
     for module in pkgutil.iter_modules(__path__):
@@ -21,7 +23,7 @@ def engines_of(role: Role) -> dict[str, type[Engine]]:
     return dict(sorted(found.items()))
 
 
-def engine_class(role: Role, name: str) -> type[Engine]:
+def engine_class(role: Role, name: str) -> "type[Engine]":
     """The class of an engine.
 
     Raises:
@@ -33,7 +35,7 @@ def engine_class(role: Role, name: str) -> type[Engine]:
     return found[name]
 
 
-def parse_options(engine: type[Engine], given: dict[str, str]) -> Any:
+def parse_options(engine: "type[Engine]", given: dict[str, str]) -> Any:
     """The engine's Options from NAME=VALUE strings; values are converted to the type of the default.
 
     Raises:
@@ -56,13 +58,13 @@ def parse_options(engine: type[Engine], given: dict[str, str]) -> Any:
         raise UsageError(f"engine {engine.info.name!r}: {error}") from None
 
 
-def info_for(engine: type[Engine], options: Any) -> EngineInfo:
+def info_for(engine: "type[Engine]", options: Any) -> EngineInfo:
     """What an engine says of itself with these options, without its weights: as `info_for` of its class, where it has one."""
     told = getattr(engine, "info_for", None)
     return engine.info if told is None else told(options)
 
 
-Kind = TypeVar("Kind", bound=Engine)
+Kind = TypeVar("Kind", bound="Engine")
 
 
 def load_engine(role: Role, name: str, options: dict[str, str], device: str, kind: type[Kind]) -> Kind:
