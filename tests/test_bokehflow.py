@@ -122,7 +122,7 @@ def test_every_parameter_gets_a_finite_gradient(motion):
         assert (largest == 0) == name.startswith(SILENT_AT_START), f"{name}: {largest}"
 
 
-def test_silent_parameters_speak_after_one_step():
+def test_parameters_without_a_gradient_at_the_start_have_one_after_a_step():
     net = network(enable_motion=True).train()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
     for _ in range(2):
