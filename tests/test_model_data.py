@@ -243,9 +243,9 @@ def test_batches_are_the_samples_in_order_for_any_number_of_threads_and_any_star
     plan = BatchPlan(batch_size=4, micro_batch_size=2)
     expected = [dataset[n].name for n in range(12)]
     for workers in (1, 3):
-        found = list(batches(dataset, plan, 0, 3, workers))
+        found = list(batches(dataset, collate, plan, 0, 3, workers))
         assert [name for batch in found for name in batch.names] == expected
-    resumed = list(batches(dataset, plan, 2, 3, 1))
+    resumed = list(batches(dataset, collate, plan, 2, 3, 1))
     assert [name for batch in resumed for name in batch.names] == expected[8:]
     one = found[0]
     assert one.frames.shape == (2, 2, 3, 24, 32) and one.depth_m.shape == (2, 2, 1, 24, 32)
@@ -266,7 +266,7 @@ def test_a_failing_sample_fails_its_batch_and_no_earlier_one(catalogue: SceneMan
                 raise InputError("sample 5 is broken")
             return inner[number]
 
-    found = batches(Source(), BatchPlan(batch_size=2, micro_batch_size=2), 0, 9, 2)
+    found = batches(Source(), collate, BatchPlan(batch_size=2, micro_batch_size=2), 0, 9, 2)
     assert len(next(found)) == len(next(found)) == 2
     with pytest.raises(InputError, match="sample 5 is broken"):
         next(found)

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from model.bokehflow import BokehFlow, BokehFlowOutput, BokehFlowState, LensBatch
 from model.bokehflow.blocks import F_NUMBERS, FOCAL_M, FOCUS_M
+from model.bokehflow.checkpoint import load_bokehflow
 from model.errors import CheckpointError
 from model.evaluation.visualize import to_picture
-from model.training.checkpoint import load_model
 from model.video.focus import FocusPull
 from pipeline.device import resolve_device
 from pipeline.errors import InputError, UsageError
@@ -177,7 +177,7 @@ def apply_bokeh(input_path: Path, output_path: Path, checkpoint: Path, settings:
     if not settings.audio:
         source.has_audio = False
     sink = open_sink(output_path, source, overwrite=settings.overwrite)
-    loaded = load_model(checkpoint, resolve_device(settings.device))
+    loaded = load_bokehflow(checkpoint, resolve_device(settings.device))
     focus = resolve_focus(loaded.net, source, settings)
     for _, focus_m in focus.keys:
         settings.lens_batch(loaded.net, focus_m, 1)  # a lens that cannot focus there is refused before any work
