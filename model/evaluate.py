@@ -103,8 +103,9 @@ def evaluate(args: argparse.Namespace, signals: StopSignals) -> ExitCode:
         out.mkdir(parents=True, exist_ok=True)
         write_json(out / f"evaluation_{args.split}.json", report)
         sheet = out / f"evaluation_{args.split}.png"
-        rows = [(result.name, result.images) for result in found.results[:SHEET_ROWS]]
-        write_bytes(sheet, sheet_png(rows, found.sheet_columns))
+        rows = [(result.name, result.images) for result in found.results[:SHEET_ROWS] if result.images]
+        if rows:
+            write_bytes(sheet, sheet_png(rows, found.sheet_columns))
         if found.summary:
             reporter.info(f"evaluate: {found.summary}; {sheet}")
     return ExitCode.DONE

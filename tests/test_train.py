@@ -16,6 +16,7 @@ from finished_scenes import shared_scenes
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+import model
 from model import train
 from model.bokehflow import BokehFlow, BokehFlowConfig, recurrence, variant
 from model.bokehflow.bptt import clip_losses, lenses_of
@@ -622,22 +623,28 @@ _TWO = """
 import json, sys
 from pathlib import Path
 import torch
+import model
 from model.training.settings import load_settings
 from model.training.trainer import Trainer
 from pipeline.signals import StopSignals
 
 if __name__ == "__main__":
-    trainer = Trainer(load_settings(Path(sys.argv[1]), sys.argv[2:]), StopSignals())
+    trainer = Trainer(load_settings(Path(sys.argv[1]), sys.argv[3:]), StopSignals())
     trainer.run()
     total = torch.cat([p.detach().flatten() for p in trainer.net.parameters()])
     Path(sys.argv[1]).with_name(f"rank{trainer._accelerator.process_index}.json").write_text(
         json.dumps([bool(total.isfinite().all()), float(total.double().sum()), float(total.double().square().sum())])
     )
+    model.__path__.append(sys.argv[2])
+    Trainer(load_settings(Path(sys.argv[1]).with_name("duel.toml")), StopSignals()).run()
     trainer.close()
 """
 
 
-def test_two_processes_take_the_same_steps_stay_in_step_and_resume(scenes: Path, tmp_path: Path):
+def test_two_processes_take_the_same_steps_stay_in_step_and_resume(scenes: Path, tmp_path: Path, monkeypatch):
+    """BokehFlow; and a family whose parameters are frozen, or without a gradient anywhere, for a while: they stand still."""
+    import test_task
+
     (tmp_path / "two.py").write_text(_TWO)
     config = write_config(tmp_path / "c.toml", scenes, tmp_path / "two")
     more = ["model.dropout=0.0", "run.threads=1"]
@@ -652,7 +659,8 @@ def test_two_processes_take_the_same_steps_stay_in_step_and_resume(scenes: Path,
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    launch(str(tmp_path / "two.py"), str(config), *more)
+    test_task.write_config(tmp_path / "duel.toml", tmp_path / "duel_two")
+    launch(str(tmp_path / "two.py"), str(config), str(test_task.FAMILIES), *more)
     ranks = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1)]
     assert ranks[0] == ranks[1] and ranks[0][0] is True
     alone = load_settings(config, [*more, f"run.out_dir={tmp_path}/one"])
@@ -660,6 +668,13 @@ def test_two_processes_take_the_same_steps_stay_in_step_and_resume(scenes: Path,
     for together, single in zip(losses(tmp_path / "two"), losses(tmp_path / "one"), strict=True):
         for name in set(single) & {"loss", "l1", "ssim", "depth", "grad_norm", "psnr_db"}:
             assert together[name] == pytest.approx(single[name], rel=2e-3), (single["step"], name)
+    monkeypatch.setattr(model, "__path__", [*model.__path__, str(test_task.FAMILIES)])
+    Trainer(load_settings(tmp_path / "duel.toml", [f"run.out_dir={tmp_path}/duel_one"]), _quiet()).run()
+    found, alone_found = (
+        load_file(find_model(tmp_path / name / "checkpoints/step_000010")) for name in ("duel_two", "duel_one")
+    )
+    for name, expected in alone_found.items():
+        assert torch.allclose(found[name], expected, rtol=1e-4, atol=1e-5), name
     shutil.rmtree(tmp_path / "two/checkpoints/step_000006")
     flags = [text for value in more for text in ("--set", value)]
     said = launch("-m", "model.train", "--config", str(config), *flags)
