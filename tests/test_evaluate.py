@@ -18,9 +18,9 @@ from model.bokehflow.measure import BASELINES, NETWORK, SHEET_COLUMNS, STATELESS
 from model.data.scene_manifest import find_scenes
 from model.evaluation.baselines import lens_render
 from model.evaluation.eval_clips import scene_clips, spread
-from model.evaluation.metrics import psnr_of_mse
 from model.evaluation.scores import FRAME_CAP_DB, Tally, pool
 from model.evaluation.visualize import colour_depth, sheet_png
+from pipeline.measures import psnr_of_mse
 from pipeline.media.images import read_picture
 from pipeline.report.network import read_network
 
@@ -204,7 +204,7 @@ def test_the_network_is_also_measured_without_its_state(scenes: Path, net: Bokeh
 
 
 def test_a_run_goes_onto_the_report_page(scenes: Path, net: BokehFlow, tmp_path: Path, capsys):
-    """Curves, table and pictures of a run folder; the page's reader takes them without complaint."""
+    """Curves, table and images of a run folder; the page's reader takes them without complaint."""
     run, out_root = tmp_path / "run", tmp_path / "output"
     folder = run / "checkpoints" / "step_000002"
     folder.mkdir(parents=True)

@@ -15,7 +15,8 @@ from model.evaluation.baselines import lens_render, unchanged
 from model.evaluation.eval_clips import EvalClip
 from model.evaluation.perceptual import Lpips
 from model.evaluation.scores import ClipResult, Tally
-from model.evaluation.visualize import colour_depth, to_picture
+from model.evaluation.visualize import colour_depth
+from pipeline.media.convert import tensor_to_image
 from pipeline.media.images import Picture
 from pipeline.optics import OpticsError
 
@@ -124,4 +125,4 @@ def _score_depth(tally: Tally, name: str, depths: dict[str, Tensor], before: dic
 def sheet_row(frame: Tensor, depth_m: Tensor, bokeh: Tensor, truth: Tensor) -> list[Picture]:
     """One row of a sheet, under SHEET_COLUMNS, from (3, H, W) images and (1, H, W) metres."""
     depth = colour_depth(depth_m[0].detach().float().cpu().numpy())
-    return [to_picture(frame), depth, to_picture(bokeh), to_picture(truth)]
+    return [tensor_to_image(frame), depth, tensor_to_image(bokeh), tensor_to_image(truth)]

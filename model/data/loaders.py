@@ -1,6 +1,6 @@
 """Batches in the order of their sample numbers, read ahead by threads.
 
-Threads, not worker processes: picture codecs and zlib release the interpreter lock, errors arrive with their own type and
+Threads, not worker processes: image codecs and zlib release the interpreter lock, errors arrive with their own type and
 message, and a signal finds one process to stop. Which samples a process reads follows from the step alone, so a run can
 be resumed at any step with any number of processes, as long as the batch is the same.
 """

@@ -7,10 +7,10 @@ from functools import partial
 from torch import Tensor
 
 from model.data.realbokeh import RealPair, RealPairs, photograph_px_per_mm
-from model.data.samples import picture_tensor
 from model.data.scene_manifest import SceneManifest, TrainingScene
 from model.data.scenes import read_bokeh, read_depth, read_frame
 from pipeline.errors import InputError
+from pipeline.media.convert import image_to_tensor
 from pipeline.media.images import read_picture
 from pipeline.media.prefetch import map_ahead
 from pipeline.optics import Lens
@@ -79,7 +79,7 @@ def pair_clips(pairs: RealPairs) -> list[EvalClip]:
 
 
 def _read_pair(pair: RealPair, number: int) -> EvalFrame:
-    sharp, bokeh = (picture_tensor(read_picture(path)[0]) for path in (pair.sharp_path, pair.bokeh_path))
+    sharp, bokeh = (image_to_tensor(read_picture(path)[0]) for path in (pair.sharp_path, pair.bokeh_path))
     if sharp.shape != bokeh.shape:
         raise InputError(f"{pair.bokeh_path} and {pair.sharp_path} differ in size")
     return EvalFrame(frame=sharp, bokeh=bokeh, depth_m=None)

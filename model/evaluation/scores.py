@@ -15,6 +15,7 @@ from torch import Tensor
 
 from model.evaluation import metrics
 from model.evaluation.perceptual import Lpips
+from pipeline.measures import psnr_of_mse
 from pipeline.media.images import Picture
 from pipeline.reporter import Reporter
 
@@ -38,7 +39,7 @@ class Tally:
         """MSE, capped PSNR, SSIM and LPIPS of one (1, 3, H, W) image in [0, 1]."""
         error = float(metrics.mse(image, truth))
         self.add("mse", error)
-        self.add("psnr_frame_db", min(FRAME_CAP_DB, metrics.psnr_of_mse(error)))
+        self.add("psnr_frame_db", min(FRAME_CAP_DB, psnr_of_mse(error)))
         self.add("ssim", float(metrics.ssim(image, truth)))
         if lpips is not None:
             self.add("lpips", float(lpips(image, truth)))
@@ -55,7 +56,7 @@ class Tally:
         """For JSON: None where nothing was measured; a pooled PSNR of equal images is None beside an MSE of 0."""
         pooled = self.mean("mse")
         found: dict[str, float | None] = {
-            "psnr_db": None if not pooled else metrics.psnr_of_mse(pooled),
+            "psnr_db": None if not pooled else psnr_of_mse(pooled),
             "psnr_frame_db": self.mean("psnr_frame_db"),
             "mse": pooled,
         }

@@ -6,7 +6,6 @@ import cv2
 import matplotlib
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
 
 from pipeline.media.images import Picture, encode_png
 
@@ -14,13 +13,6 @@ _GAP = 4
 _HEADER = 22
 SHEET_ROWS = 8  # that an evaluation shows
 _MAX_WIDTH = 480  # of one image
-
-
-def to_picture(image: Tensor) -> Picture:
-    """(3, H, W) in [0, 1] -> (H, W, 3) uint8; what lies outside is clipped."""
-    return np.ascontiguousarray(
-        (image.detach().float().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
-    )
 
 
 def colour_depth(depth_m: npt.NDArray[np.float32], near_m: float = 0.5, far_m: float = 100.0) -> Picture:
@@ -49,16 +41,16 @@ def sheet_png(rows: Sequence[tuple[str, Sequence[Picture]]], columns: Sequence[s
     return encode_png(np.vstack(padded))
 
 
-def _fit(picture: Picture) -> Picture:
-    height, width = picture.shape[:2]
+def _fit(image: Picture) -> Picture:
+    height, width = image.shape[:2]
     if width <= _MAX_WIDTH:
-        return picture
+        return image
     size = (_MAX_WIDTH, max(1, round(height * _MAX_WIDTH / width)))
-    return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def _titled(picture: Picture, text: str, height: int) -> Picture:
-    canvas = np.full((height + _HEADER + _GAP, picture.shape[1] + _GAP, 3), 20, np.uint8)
-    canvas[_HEADER : _HEADER + picture.shape[0], : picture.shape[1]] = picture
+def _titled(image: Picture, text: str, height: int) -> Picture:
+    canvas = np.full((height + _HEADER + _GAP, image.shape[1] + _GAP, 3), 20, np.uint8)
+    canvas[_HEADER : _HEADER + image.shape[0], : image.shape[1]] = image
     cv2.putText(canvas, text, (3, 15), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (225, 225, 225), 1, cv2.LINE_AA)
     return canvas

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from pipeline.engines.base import BokehRequest, SafePoint
 from pipeline.engines.info import EngineInfo
+from pipeline.media.convert import image_to_tensor, tensor_to_image
 from pipeline.media.images import Picture
 from pipeline.optics import Aperture, focus_map_to_defocus_px, render_lens_blur
 
@@ -42,11 +42,10 @@ class LensRenderer:
         safe_point()
         depth = torch.from_numpy(request.depth_m).to(self._device)[None, None]
         label = torch.from_numpy(request.focus_map).to(self._device)[None, None]
-        image = torch.from_numpy(request.sharp).to(self._device).permute(2, 0, 1)[None].float() / 255
+        image = image_to_tensor(request.sharp, self._device)[None]
         radius = focus_map_to_defocus_px(label, depth, request.lens.focus_m, request.max_coc_m, request.px_per_mm)
         rendered = render_lens_blur(image, radius, order=depth, aperture=self.options.aperture())
-        picture = (rendered[0].clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
-        return np.ascontiguousarray(picture)
+        return tensor_to_image(rendered[0])
 
 
 ENGINE = LensRenderer

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 
 from pipeline.errors import ExitCode, InputError, PipelineError, SceneError, StaleError
+from pipeline.media.depth_files import read_depth
 from pipeline.optics import OpticsError, coc_diameter
 from pipeline.phases.calibration import (
     SCHEMA,
@@ -23,7 +24,6 @@ from pipeline.phases.calibration import (
     stats_path,
 )
 from pipeline.phases.dependencies import require
-from pipeline.phases.depth import read_depth
 from pipeline.phases.run_settings import RunSettings
 from pipeline.report.histogram import draw_histogram
 from pipeline.reporter import Reporter

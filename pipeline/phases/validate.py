@@ -16,9 +16,9 @@ from pipeline.media.depth_files import read_npz
 from pipeline.media.images import multiple_of_16, read_sharp
 from pipeline.media.prefetch import map_processes
 from pipeline.optics import OpticsError, coc_to_radius_px, px_per_mm
+from pipeline.optics.labels import label_of
 from pipeline.phases.dependencies import record_folder, require
 from pipeline.phases.depth import MAX_DEPTH_M, MIN_DEPTH_M
-from pipeline.phases.render import label_of
 from pipeline.phases.run_settings import RunSettings
 from pipeline.report.page import write_page
 from pipeline.reporter import Reporter
