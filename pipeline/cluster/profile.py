@@ -11,11 +11,15 @@ from typing import Any
 
 from pipeline.checkout import checkout
 from pipeline.errors import UsageError
+from pipeline.phases.registry import CPU, scene_phases
 
 REPOSITORY = checkout() or Path.cwd()  # where tasks run: scripts are found there, or else what relative paths begin at
 _OWN = Path("jobs") / "profiles"
-ARRAY_PHASES = ("deblur", "depth", "render")
-CPU = "cpu"  # calibration, validation, gates
+
+
+def array_phases() -> tuple[str, ...]:
+    """The phases that become arrays of tasks; the others run on all scenes at once, inside a gate."""
+    return tuple(phase.name for phase in scene_phases())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +73,7 @@ class Profile:
     setup: tuple[str, ...] = field(default=())
 
     def __post_init__(self) -> None:
-        missing = {*ARRAY_PHASES, CPU} - set(self.phases)
+        missing = {*array_phases(), CPU} - set(self.phases)
         if missing:
             raise ValueError(f"there is no [phase.{sorted(missing)[0]}]")
         for name in ("workers", "target_minutes", "signal_s"):
