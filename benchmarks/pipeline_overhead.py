@@ -33,14 +33,15 @@ from pipeline.device import OPENCV_THREADS, TORCH_THREADS
 from pipeline.engines import load_engine
 from pipeline.engines.base import BokehRequest, Deblurrer, DepthEstimator, SafePoint
 from pipeline.engines.info import EngineInfo
-from pipeline.media.depth_files import encode_npz, read_npz
+from pipeline.media.depth_files import encode_npz, read_depth, read_npz
 from pipeline.media.images import Picture, encode_png, multiple_of_16, read_sharp, resize_picture
+from pipeline.optics.labels import label_of
 from pipeline.phases.calibrate import run_calibrate
 from pipeline.phases.calibration import CalibrateSettings, Calibration, confirm
 from pipeline.phases.deblur import DeblurPhase, DeblurSettings
-from pipeline.phases.depth import DepthPhase, DepthSettings, read_depth
+from pipeline.phases.depth import DepthPhase, DepthSettings
 from pipeline.phases.index import IndexSettings, run_index
-from pipeline.phases.render import RenderPhase, RenderSettings, label_of
+from pipeline.phases.render import RenderPhase, RenderSettings
 from pipeline.phases.runner import run_scenes
 from pipeline.phases.validate import check_scene
 from pipeline.run_settings import RunSettings

@@ -1,4 +1,4 @@
-"""Train BokehFlow, and go on where a run in the same folder stopped.
+"""Train the network that a config names, and go on where a run in the same folder stopped.
 
 python -m model.train --config model/configs/demo.toml                       # a few minutes on two cores, after make demo
 python -m model.train --config model/configs/nano.toml --set optim.lr=3e-4 --set run.out_dir=runs/nano_low
@@ -30,7 +30,11 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="change a setting; may be repeated"
     )
-    parser.add_argument("--perceptual_weights", metavar="FILE", help="VGG-16 weights (.pth or .safetensors)")
+    parser.add_argument(
+        "--perceptual_weights",
+        metavar="FILE",
+        help="VGG-16 weights (.pth or .safetensors)",
+    )
     return parser.parse_args(argv)
 
 

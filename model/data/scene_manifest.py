@@ -25,8 +25,8 @@ class TrainingScene:
         scene: its paths.
         num_frames, width, height: of every modality; pixels.
         px_per_mm: of the full frame; crops keep it.
-        max_radius_px: where its pictures saturate.
-        sets: the lenses its pictures were rendered with.
+        max_radius_px: where its images saturate.
+        sets: the lenses its images were rendered with.
         fingerprint: of its renders, as their done record has it.
     """
 
@@ -54,8 +54,8 @@ class SceneManifest:
 
     def describe(self) -> str:
         """One line for a log: how many scenes, sets and frames, and what was skipped and why."""
-        pictures = sum(scene.num_frames * len(scene.sets) for scene in self.scenes)
-        line = f"{self.split}: {len(self.scenes)} scenes, {pictures} pictures"
+        images = sum(scene.num_frames * len(scene.sets) for scene in self.scenes)
+        line = f"{self.split}: {len(self.scenes)} scenes, {images} images"
         if not self.skipped:
             return line
         return f"{line}; {len(self.skipped)} skipped ({_listed(self.skipped)})"

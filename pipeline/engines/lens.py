@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from pipeline.device import resolve_device
 from pipeline.engines.base import BokehRequest, SafePoint
 from pipeline.engines.info import EngineInfo, option
@@ -40,6 +38,7 @@ class LensRenderer:
     def render(self, request: BokehRequest, safe_point: SafePoint) -> Picture:
         import torch
 
+        from pipeline.media.convert import image_to_tensor, tensor_to_image
         from pipeline.optics import focus_map_to_defocus_px, render_lens_blur
 
         safe_point()
@@ -47,11 +46,10 @@ class LensRenderer:
         with torch.inference_mode():
             depth = torch.from_numpy(request.depth_m).to(device)[None, None]
             label = torch.from_numpy(request.focus_map).to(device)[None, None]
-            image = torch.from_numpy(request.sharp).to(device).permute(2, 0, 1)[None].float() / 255
+            image = image_to_tensor(request.sharp, device)[None]
             radius = focus_map_to_defocus_px(label, depth, request.lens.focus_m, request.max_coc_m, request.px_per_mm)
             rendered = render_lens_blur(image, radius, order=depth, aperture=self.options.aperture())
-            picture = (rendered[0].clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
-        return np.ascontiguousarray(picture)
+            return tensor_to_image(rendered[0])
 
 
 ENGINE = LensRenderer

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from pipeline.device import fix_threads
 from pipeline.errors import ExitCode, InputError, PipelineError, SceneError, StaleError, UsageError
 from pipeline.hints import phase_command
+from pipeline.media.depth_files import read_depth
 from pipeline.optics.lens import OpticsError
 from pipeline.phases.calibration import (
     SCHEMA,
@@ -24,7 +25,6 @@ from pipeline.phases.calibration import (
     scene_lens,
 )
 from pipeline.phases.dependencies import require
-from pipeline.phases.depth import read_depth
 from pipeline.phases.registry import Phase, Presenter
 from pipeline.reporter import Reporter
 from pipeline.run_settings import RunSettings

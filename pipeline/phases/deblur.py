@@ -16,6 +16,7 @@ from pipeline.engines.base import Deblurrer
 from pipeline.engines.flags import engine_from
 from pipeline.engines.info import EngineInfo
 from pipeline.errors import ExitCode, InputError, UsageError
+from pipeline.measures import psnr
 from pipeline.media.images import Picture, encode_png, multiple_of_16, read_sharp, resize_picture
 from pipeline.media.prefetch import WriteBehind
 from pipeline.phases.base import (
@@ -162,9 +163,9 @@ def _mean(values: list[float]) -> float | None:
 
 
 def psnr_db(first: Picture, second: Picture) -> float:
-    """PSNR of two uint8 pictures, dB; 100 when they are equal."""
-    error = np.mean((first.astype(np.float64) - second) ** 2)
-    return round(float(10 * np.log10(255**2 / error)), 3) if error > 0 else 100.0
+    """PSNR of two uint8 images for logs and records: rounded, and 100 dB when they are equal."""
+    value = psnr(first, second, peak=255)
+    return round(value, 3) if math.isfinite(value) else 100.0
 
 
 class SceneDeblur:

@@ -9,7 +9,6 @@ import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +18,7 @@ from pipeline.engines.flags import engine_from
 from pipeline.engines.info import EngineInfo
 from pipeline.errors import ExitCode, InputError, SceneError, UsageError
 from pipeline.hints import phase_command
-from pipeline.media.depth_files import Depth, encode_npz, find_delivered_depth, read_npz, resize_depth
+from pipeline.media.depth_files import Depth, encode_npz, find_delivered_depth, read_depth, resize_depth
 from pipeline.media.images import multiple_of_16, read_sharp
 from pipeline.media.prefetch import WriteBehind
 from pipeline.phases.base import Result, ScenePhase, Work, engine_fields, ordered_missing, retry_on_oom
@@ -206,14 +205,6 @@ def to_stored(depth_m: Depth) -> npt.NDArray[np.float16]:
     """Clamp to [0.01, 1000] m and narrow to float16; NaN, infinities and values <= 0 become NaN."""
     known = np.isfinite(depth_m) & (depth_m > 0)
     return np.where(known, np.clip(depth_m, MIN_DEPTH_M, MAX_DEPTH_M), np.nan).astype(np.float16)
-
-
-def read_depth(path: Path) -> npt.NDArray[np.float16]:
-    """A stored depth map, as stored."""
-    array = read_npz(path, "depth")
-    if array.dtype != np.float16 or array.ndim != 2:
-        raise InputError(f"{path} must hold a (H, W) float16 array, got {array.shape} {array.dtype}")
-    return array.astype(np.float16, copy=False)
 
 
 def count_values(depth: npt.NDArray[np.float16]) -> Counts:

@@ -17,14 +17,14 @@ from pipeline.engines.base import BokehRenderer, BokehRequest
 from pipeline.engines.flags import engine_from
 from pipeline.engines.info import EngineInfo
 from pipeline.errors import ExitCode, InputError, UsageError
-from pipeline.media.depth_files import decode_npz, encode_npz
+from pipeline.media.depth_files import decode_npz, encode_npz, read_depth
 from pipeline.media.images import Picture, encode_png, multiple_of_16, read_sharp
 from pipeline.media.prefetch import WriteBehind, map_ahead
+from pipeline.optics.labels import FocusMap, label_of
 from pipeline.optics.lens import Lens, OpticsError, coc_to_radius_px, px_per_mm
 from pipeline.phases.base import Result, ScenePhase, Work, engine_fields, ordered_missing, retry_on_oom
 from pipeline.phases.calibration import Calibration, confirmed_calibration, read_statistics, scene_lens
 from pipeline.phases.dependencies import require
-from pipeline.phases.depth import read_depth
 from pipeline.phases.registry import Phase, Presenter
 from pipeline.phases.runner import run_scenes
 from pipeline.run_settings import RunSettings
@@ -42,7 +42,6 @@ from pipeline.storage.scene import (
 
 VERSION = 1
 MEAN_FOCUS_RANGE = (0.2, 0.8)  # a set whose mean focus lies outside is nearly all blur or nearly none
-FocusMap = npt.NDArray[np.float16]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,25 +244,6 @@ class RenderPhase(ScenePhase):
                     f"set {number} ({lens.f_mm:.0f} mm, f/{lens.f_number:.1f}, focus {lens.focus_m:.2f} m) is nearly all "
                     f"{kind}: mean focus {mean:.2f}, expected {MEAN_FOCUS_RANGE[0]} to {MEAN_FOCUS_RANGE[1]}"
                 )
-
-
-def label_of(depth: npt.NDArray[np.float16], lens: Lens, max_coc_m: float) -> FocusMap:
-    """The stored focus map of a stored depth map; phase 6 calls it again to check.
-
-    Args:
-        depth: (H, W) float16 metres.
-        lens: the set's lens.
-        max_coc_m: saturation diameter, metres.
-
-    Returns:
-        (H, W) float16 in [0, 1], computed in float32 and rounded once.
-    """
-    import torch
-
-    from pipeline.optics import focus_map
-
-    values: FocusMap = focus_map(torch.from_numpy(depth.astype(np.float32)), lens, max_coc_m).numpy().astype(np.float16)
-    return values
 
 
 def _add_flags(parser: argparse.ArgumentParser) -> None:

@@ -17,11 +17,11 @@ from pipeline.errors import ExitCode, InputError, PipelineError, SceneError, Usa
 from pipeline.media.depth_files import read_npz
 from pipeline.media.images import multiple_of_16, read_sharp
 from pipeline.media.prefetch import map_processes
+from pipeline.optics.labels import label_of
 from pipeline.optics.lens import OpticsError, coc_to_radius_px, px_per_mm
 from pipeline.phases.dependencies import require
 from pipeline.phases.depth import MAX_DEPTH_M, MIN_DEPTH_M
 from pipeline.phases.registry import Phase, Presenter, scene_phases
-from pipeline.phases.render import label_of
 from pipeline.reporter import Reporter
 from pipeline.run_settings import RunSettings
 from pipeline.signals import StopSignals
