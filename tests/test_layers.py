@@ -91,7 +91,9 @@ def named_things() -> list[tuple[str, str]]:
     for guide in GUIDES:
         text = re.sub(r"```.*?```", "", guide.read_text(), flags=re.DOTALL)
         for name in re.findall(r"`([\w./-]+)`", text):
-            if re.match(r"(pipeline|model|tests|scripts|docs|jobs|benchmarks)[./]", name) and not name.endswith(".safetensors"):
+            if re.match(r"(pipeline|model|tests|scripts|docs|jobs|benchmarks)[./]", name) and not name.endswith(
+                ".safetensors"
+            ):
                 found.append((guide.name, name))
     return sorted(set(found))
 
