@@ -57,11 +57,13 @@ test-slurm: env
 bench: env
 	@$(PYTHON) benchmarks/lens_blur.py
 	@$(PYTHON) benchmarks/pipeline_overhead.py
+	@$(PYTHON) benchmarks/startup.py
 	@$(PYTHON) benchmarks/recurrence.py
 	@$(PYTHON) benchmarks/bokehflow.py --quick
 	@$(PYTHON) benchmarks/vda.py --quick
 	@$(PYTHON) benchmarks/genfocus.py --quick
 
 clean-demo:
-	rm -rf data output runs
-	find logs -mindepth 1 -not -name .gitkeep -delete
+	rm -rf data runs
+	mkdir -p output logs
+	find output logs -mindepth 1 -not -path output/.gitkeep -not -path logs/.gitkeep -delete

@@ -16,8 +16,8 @@ from conftest import load_script, moving_frames
 from PIL import Image
 
 from model.bokehflow import VARIANTS, BokehFlow, LensBatch
+from model.bokehflow.checkpoint import model_bytes
 from model.bokehflow.lens import radius_limit_px
-from model.training.checkpoint import model_bytes
 from model.video.apply import ApplySettings, depth_at, frame_tensor, photographed
 from model.video.focus import FocusPull, parse_pixel, parse_pull
 from pipeline.errors import InputError, UsageError

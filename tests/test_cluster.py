@@ -17,7 +17,7 @@ from pipeline.cluster.estimate import pack, seconds_per_frame, spread
 from pipeline.cluster.failures import TaskStates, element_cause, unfinished
 from pipeline.cluster.fit import check_fits, detect_profile
 from pipeline.cluster.plan import Plan, Run, Stage, StalePlanError, new_run_folder
-from pipeline.cluster.profile import ARRAY_PHASES, CPU, Profile, Resources, known_profiles, load_profile
+from pipeline.cluster.profile import CPU, Profile, Resources, array_phases, known_profiles, load_profile
 from pipeline.cluster.request import Request
 from pipeline.cluster.request import parse as parse_request
 from pipeline.cluster.scheduler import Partition, SchedulerError, Slurm, minutes
@@ -26,6 +26,7 @@ from pipeline.cluster.stage_status import stage_status as judge_stage
 from pipeline.cluster.submit import chunks
 from pipeline.cluster.worker import Records, _idle_attempts, run_element, still_indexed
 from pipeline.errors import PipelineError, UsageError
+from pipeline.phases.registry import phase_named
 from pipeline.storage.completion import Journal
 from pipeline.storage.scene import Scene, SceneEntry, SceneIndex
 
@@ -43,7 +44,7 @@ def entry(scene_id: str, frames: int = 16) -> SceneEntry:
 def make_run(root: Path, scenes: tuple[str, ...] = ("a", "b"), **changes: object) -> Run:
     run = Run(
         folder=new_run_folder(root / "logs"),
-        stages=(Stage(phase="deblur", args=("--engine", "none")),),
+        stages=(Stage.of(phase_named("deblur"), ("--engine", "none")),),
         scenes=scenes,
         raw_root=root / "data",
         out_root=root / "output",
@@ -147,10 +148,10 @@ def test_shipped_profiles_load(name: str):
     assert name in known_profiles()
     profile = load_profile(name)
     assert Profile.from_json(json.loads(json.dumps(profile.to_json()))) == profile
-    assert {*ARRAY_PHASES, CPU} <= set(profile.phases)
+    assert {*array_phases(), CPU} <= set(profile.phases)
 
 
-SHORT = "".join(f"[phase.{name}]\nhours = {1 / 60 if name == 'depth' else 1}\n" for name in (*ARRAY_PHASES, CPU))
+SHORT = "".join(f"[phase.{name}]\nhours = {1 / 60 if name == 'depth' else 1}\n" for name in (*array_phases(), CPU))
 
 
 def test_the_defaults_are_the_documented_ones():
@@ -227,9 +228,10 @@ def test_slurm_times(text: str, expected: int | None):
 @pytest.mark.parametrize(("phase", "num_sets"), [("deblur", 0), ("depth", 0), ("render", 3)])
 def test_names_by_folder_are_the_paths(phase: str, num_sets: int):
     scene = Scene(Path("output"), "bear")
-    by_folder = scene.output_names(phase, 20, num_sets)
+    made = phase_named(phase).outputs
+    by_folder = scene.output_names(made, 20, num_sets)
     paths = {folder / name for folder, names in by_folder.items() for name in names}
-    assert paths == set(scene.outputs(phase, 20, num_sets))
+    assert paths == set(scene.outputs(made, 20, num_sets))
 
 
 def test_a_journals_head_is_read_alone(tmp_path: Path):

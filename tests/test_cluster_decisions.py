@@ -22,6 +22,7 @@ from pipeline.cluster.scheduler import Partition, QueuedTask, SchedulerUnreachab
 from pipeline.cluster.stage_status import make_plans, reason, stage_status
 from pipeline.cluster.worker import Records
 from pipeline.errors import StaleError
+from pipeline.phases.registry import phase_named
 from pipeline.signals import StopSignals
 from pipeline.storage.scene import SceneIndex
 
@@ -210,7 +211,7 @@ def test_a_gate_out_of_time_says_what_to_run(
 ):
     """It is warned while a stage runs in it: not put back, since the stage would begin again and be no faster."""
     scene_project.run_upto(3)
-    run = replace(run_of(scene_project, "stop"), stages=(Stage(phase="calibrate"),))
+    run = replace(run_of(scene_project, "stop"), stages=(Stage.of(phase_named("calibrate"), ()),))
     brake = Brake(scene_project.root / "brake")
     brake.set("coc_stats.json", 0)
     for name, value in brake.environment.items():

@@ -14,7 +14,7 @@ import pytest
 from brake import Brake, put_on
 from conftest import SCRIPTS, Project, load_script, tree, write_scene
 
-from pipeline.phases.base import failure_path, lease_path
+from pipeline.phases.registry import phase_named
 from pipeline.storage import files
 from pipeline.storage.completion import DoneRecord
 from pipeline.storage.lease import Lease, abandoned, current_job_id
@@ -58,7 +58,7 @@ def reference(tmp_path_factory):
 def _finished(scene: Scene, phase: int) -> dict[Path, tuple[int, int]]:
     """Finished outputs of a phase: path -> (inode, mtime). A depth map that still awaits the second pass is not one, nor
     is a label without its picture."""
-    outputs = [path for path in scene.outputs(PHASES[phase], 24, 2) if path.exists()]
+    outputs = [path for path in scene.outputs(phase_named(PHASES[phase]).outputs, 24, 2) if path.exists()]
     if phase == 3:
         outputs = [path for path in outputs if path.suffix != ".npz" or not np.isnan(np.load(path)["depth"]).any()]
     if phase == 5:
@@ -93,7 +93,7 @@ def _kill_and_compare(phase: int, kills: int, seed: int, reference, spawner, whe
         else:
             # From the moment it holds the lease: where it spends its time, not where it imports.
             deadline = time.monotonic() + 60
-            while process.is_alive() and not lease_path(scene, PHASES[phase]).exists() and time.monotonic() < deadline:
+            while process.is_alive() and not scene.lease_path(PHASES[phase]).exists() and time.monotonic() < deadline:
                 time.sleep(0.001)
             time.sleep(rng.random() * seconds)
         hits += process.is_alive()
@@ -176,7 +176,7 @@ def test_a_full_disk_at_each_write(phase: int, reference, tmp_path: Path, monkey
         assert code == 3
         failures += 1
         assert not list(scene.dir.rglob("*.tmp")), "a failed write leaves nothing behind"
-        assert not lease_path(scene, PHASES[phase]).exists()
+        assert not scene.lease_path(PHASES[phase]).exists()
         assert not (scene.dir / {2: "frames_sharp", 3: "depth_maps", 5: "bokeh_renders"}[phase] / ".done").exists()
         fail_at = fail_at % 7 + 2  # early, late, in journals, labels, pictures and records
     assert failures >= 3
@@ -219,7 +219,7 @@ def test_signal_stops_at_a_safe_point(number: int, reference, spawner, tmp_path:
     os.kill(process.pid, number)
     process.join(240)
     assert process.exitcode == 75
-    assert not lease_path(scene, "render").exists(), "the lease is released"
+    assert not scene.lease_path("render").exists(), "the lease is released"
     assert not (scene.bokeh_dir / ".done").exists()
     finished = _finished(scene, 5)
     assert finished
@@ -287,7 +287,7 @@ def test_unexpected_error_is_one_scene_s_failure(scene_project: Project, monkeyp
     assert scene_project.run(2) == 3
     assert "ZeroDivisionError: a bug" in scene_project.text
     assert "Traceback" in (scene_project.logs / "deblur.log").read_text()
-    assert failure_path(Scene(scene_project.out, "tiny"), "deblur").exists()
+    assert Scene(scene_project.out, "tiny").failure_path("deblur").exists()
 
 
 # --- the lease itself ------------------------------------------------------------------------------------------------

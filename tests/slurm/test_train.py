@@ -12,7 +12,7 @@ from finished_scenes import shared_scenes
 from safetensors.torch import load_file
 from test_train import write_config
 
-from model.training.checkpoint import find_model, step_folders
+from model.training.network_file import find_model, step_folders
 from slurm.conftest import PATIENCE_S, Operator
 
 pytestmark = pytest.mark.slurm
