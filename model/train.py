@@ -14,10 +14,19 @@ from pipeline import cli
 from pipeline.errors import ExitCode, StoppedError
 from pipeline.signals import StopSignals
 
+CONFIGS = Path(__file__).parent / "configs"
+
+
+def config_path(text: str) -> Path:
+    """A file as it was given, or by its bare name one of those in model/configs, which travel with the package."""
+    shipped = CONFIGS / f"{text}.toml"
+    return shipped if shipped.is_file() and not Path(text).exists() else Path(text)
+
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", type=Path, required=True, help="a TOML file, see model/configs/")
+    shipped = ", ".join(sorted(path.stem for path in CONFIGS.glob("*.toml")))
+    parser.add_argument("--config", type=config_path, required=True, help=f"a TOML file, or one of: {shipped}")
     parser.add_argument(
         "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="change a setting; may be repeated"
     )

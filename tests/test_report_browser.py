@@ -66,10 +66,14 @@ def visit(page: Path, folder: Path, width: int = 1280, dark: bool = False) -> Vi
 
 def _requests_of_pages(net_log: str) -> list[str]:
     """URLs that a page asked for. The browser's own housekeeping has "not an origin" for an initiator."""
-    try:
-        events = json.loads(net_log)["events"]
-    except json.JSONDecodeError:  # the browser was faster gone than its log was closed
-        events = json.loads(net_log.rstrip().rstrip(",") + "]}")["events"]
+    _, events_begin, text = net_log.partition('"events": [\n')
+    assert events_begin, "Chromium writes an event a line"
+    events = []
+    for line in text.partition('\n"polledData"')[0].splitlines():
+        try:
+            events.append(json.loads(line.rstrip(",").removesuffix("]")))
+        except json.JSONDecodeError:  # the last line, where the browser was gone before its log was closed
+            assert not net_log.rstrip().endswith("}"), line
     started = [event.get("params", {}) for event in events]
     asked = [params for params in started if params.get("initiator", "not an origin") != "not an origin"]
     return [params["url"] for params in asked if "url" in params]

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from pipeline.__main__ import main
+from pipeline.engines.base import with_weights
 from pipeline.engines.info import EngineInfo, recorded_options, unrecorded
 from pipeline.errors import PipelineError, UsageError
 from pipeline.phases.base import engine_fields
@@ -28,7 +29,6 @@ from pipeline.weights import (
     require,
     weights_folder,
     weights_named,
-    with_weights,
 )
 from pipeline.weights.download import download
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from pipeline.errors import InputError, UsageError
 from pipeline.storage.completion import DoneRecord
 from pipeline.storage.files import names_in
-from pipeline.storage.scene import SPLITS, LensSet, Scene, scene_folders
+from pipeline.storage.scene import CONTRACT, SPLITS, LensSet, Scene, scene_folders
 
 _MAX_LISTED = 5  # reasons in a message; the count is always given
 
@@ -117,9 +117,8 @@ def read_scene(scene: Scene) -> TrainingScene:
     Raises:
         InputError: a phase is unfinished, files are missing, or the metadata cannot be right.
     """
-    folders = {"deblur": scene.sharp_dir, "depth": scene.depth_dir, "focus": scene.focus_dir, "render": scene.bokeh_dir}
     fingerprint = ""
-    for folder in folders.values():
+    for folder in (scene.folder(modality) for made in CONTRACT for modality in made.modalities):
         record = DoneRecord.read(folder)
         if record is None:
             raise InputError(f"{folder.name} is not finished (no .done)")
@@ -137,8 +136,8 @@ def read_scene(scene: Scene) -> TrainingScene:
             f"{scene.metadata_path} must have sets and positive sizes, got {len(sets)} sets and {positive}"
         )
     present: dict[Path, set[str]] = {}
-    for phase in ("deblur", "depth", "render"):
-        for path in scene.outputs(phase, num_frames, len(sets)):
+    for made in CONTRACT:
+        for path in scene.outputs(made, num_frames, len(sets)):
             if path.name not in present.setdefault(path.parent, names_in(path.parent)):
                 raise InputError(f"{path} is missing behind .done")
     return TrainingScene(
