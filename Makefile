@@ -39,12 +39,12 @@ lint: env
 	@.venv/bin/mypy
 
 test: lint
-	@$(PYTHON) -m pytest -n 2 -rs $(COVERAGE)
+	@$(PYTHON) -m pytest -n 2 --dist worksteal -rs $(COVERAGE)
 
 # The first half runs without a report of its own; the second adds to it and prints both.
 test-all: COVERAGE = --cov --cov-report=
 test-all: test
-	@$(PYTHON) -m pytest -n 2 -rs -m "(slow or slurm or browser) and not gpu" --cov --cov-append --cov-report=term
+	@$(PYTHON) -m pytest -n 2 --dist worksteal -rs -m "(slow or slurm or browser) and not gpu" --cov --cov-append --cov-report=term
 
 test-slow: env
 	@$(PYTHON) -m pytest -m "slow and not gpu" -n 2

@@ -14,7 +14,7 @@ if [ "$kind" = auto ]; then
 fi
 
 # What was installed is remembered by what it was made from, so that a changed pin is noticed and nothing else is.
-stamp_of() { cat pyproject.toml setup.py constraints.txt environment.yml | sha256sum | cut -d' ' -f1; }
+stamp_of() { cat pyproject.toml constraints.txt environment.yml | sha256sum | cut -d' ' -f1; }
 
 install_with() { # install_with PYTHON CONSTRAINTS
     "$1" -m pip install --quiet --disable-pip-version-check --constraint "$2" --editable ".[all,dev]"

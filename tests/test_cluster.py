@@ -269,7 +269,7 @@ def test_a_journals_head_is_read_alone(tmp_path: Path):
         ([("start", {}), ("step", {"exit": 137}), ("start", {})], "CANCELLED", "cancelled"),
     ],
 )
-def test_causes(tmp_path: Path, events: list, state: str | None, cause: str):
+def test_the_cause_of_an_unfinished_element(tmp_path: Path, events: list, state: str | None, cause: str):
     run = make_run(tmp_path)
     run.save()
     plan = make_plan(run, ("a",), ("b",))

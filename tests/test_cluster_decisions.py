@@ -22,6 +22,7 @@ from pipeline.cluster.scheduler import Partition, QueuedTask, SchedulerUnreachab
 from pipeline.cluster.stage_status import make_plans, reason, stage_status
 from pipeline.cluster.worker import Records
 from pipeline.errors import StaleError
+from pipeline.phases.registry import phase_named
 from pipeline.signals import StopSignals
 from pipeline.storage.scene import SceneIndex
 

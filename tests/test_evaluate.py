@@ -99,7 +99,7 @@ def test_the_report_agrees_with_the_files(scenes: Path, checkpoint: Path, net: B
     assert sheet.shape[1] >= 4 * WIDTH and sheet.shape[0] >= 2 * HEIGHT
 
 
-def test_fewer_frames_and_another_folder(scenes: Path, checkpoint: Path, tmp_path: Path):
+def test_max_frames_and_out_limit_and_move_the_results(scenes: Path, checkpoint: Path, tmp_path: Path):
     out = tmp_path / "results"
     args = [str(checkpoint), "--data_root", str(scenes), "--split", "val", "--max_frames", "2", "--out", str(out)]
     assert evaluate.main(args) == 0
@@ -147,7 +147,7 @@ def test_identical_pictures_do_not_break_the_means():
     assert pool([]) == {}
 
 
-def test_sheets_and_colours(tmp_path: Path):
+def test_depth_colours_and_the_sheet_of_examples(tmp_path: Path):
     near, far = colour_depth(np.full((2, 2), 0.5, np.float32)), colour_depth(np.full((2, 2), 1000.0, np.float32))
     assert near.sum() > 2 * far.sum()
     picture = np.zeros((30, 600, 3), np.uint8)
@@ -167,7 +167,9 @@ def test_sheets_and_colours(tmp_path: Path):
         (["--kind", "realbokeh"], 2, "has no test/in"),
     ],
 )
-def test_bad_flags(scenes: Path, checkpoint: Path, tmp_path: Path, capsys, monkeypatch, args, code, message):
+def test_wrong_flags_are_refused_with_what_is_allowed(
+    scenes: Path, checkpoint: Path, tmp_path: Path, capsys, monkeypatch, args, code, message
+):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert evaluate.main([str(checkpoint), "--data_root", str(scenes), "--max_frames", "1", *args]) == code
     assert message in capsys.readouterr().err

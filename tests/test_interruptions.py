@@ -127,14 +127,14 @@ def _copy_before(original: Project, project: Project, phase: int) -> None:
 
 
 @pytest.mark.parametrize("phase", PHASES)
-def test_a_few_kills(phase: int, reference, spawner, tmp_path: Path):
+def test_killed_phases_resume_to_the_same_bytes(phase: int, reference, spawner, tmp_path: Path):
     hits = sum(_kill_and_compare(phase, 2, seed, reference, spawner, tmp_path / str(seed)) for seed in range(2))
     assert hits >= 2, "of four kills, the two at a file hit the phase at work on any machine"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("phase", PHASES)
-def test_many_kills(phase: int, reference, spawner, tmp_path: Path):
+def test_killed_phases_resume_to_the_same_bytes_a_hundred_times(phase: int, reference, spawner, tmp_path: Path):
     """At least 34 kills of each phase that hit it at work, over 100 in all."""
     hits = rounds = 0
     while hits < 34 and rounds < 60:

@@ -100,7 +100,7 @@ def test_an_empty_split_is_an_error_with_the_reasons(out: Path, damage, reason: 
     assert reason in str(caught.value)
 
 
-def test_roots_splits_and_lens_models_that_do_not_fit(out: Path, tmp_path: Path):
+def test_unknown_splits_missing_roots_and_mixed_lens_models_are_refused(out: Path, tmp_path: Path):
     with pytest.raises(UsageError, match="split must be one of train, val, test, got 'dev'"):
         find_scenes(out, "dev")
     with pytest.raises(UsageError, match="no folder of generated scenes"):
@@ -185,7 +185,7 @@ def test_drawn_windows_fill_the_frame():
         ({"crop_height": 0}, "or both 0 for full frames"),
     ],
 )
-def test_settings_that_make_no_sense(values, message):
+def test_impossible_clip_settings_are_refused(values, message):
     with pytest.raises(UsageError, match=message):
         ClipSettings(**values)
 
@@ -272,7 +272,7 @@ def test_a_failing_sample_fails_its_batch_and_no_earlier_one(manifest: SceneMani
         next(found)
 
 
-def test_clips_that_do_not_go_together(manifest: SceneManifest):
+def test_clips_of_unlike_size_or_depth_make_no_batch(manifest: SceneManifest):
     small = ClipDataset(manifest, SMALL)[0]
     large = ClipDataset(manifest, ClipSettings(clip_frames=2, crop_width=40, crop_height=24))[0]
     with pytest.raises(InputError, match="must agree in size and depth"):
@@ -420,7 +420,7 @@ def test_real_pairs_that_cannot_be_used_are_skipped_with_the_reason(tmp_path: Pa
     assert len(found.pairs) == 2 and len(found.skipped) >= 1 and "2 RealBokeh pairs; " in found.describe()
 
 
-def test_real_photographs_that_do_not_fit(tmp_path: Path):
+def test_real_photographs_refuse_missing_splits_and_longer_clips(tmp_path: Path):
     folder = write_pair(tmp_path)
     with pytest.raises(UsageError, match="splits there are: train"):
         find_pairs(tmp_path, "test")

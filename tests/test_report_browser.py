@@ -88,7 +88,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return project.out / "report" / "index.html"
 
 
-def test_the_visit_notices_messages_and_requests(tmp_path: Path):
+def test_console_messages_and_requests_are_noticed(tmp_path: Path):
     """Without this, the other tests could pass because nothing is ever seen."""
     page = tmp_path / "page.html"
     page.write_text('<!doctype html><img src="http://example.invalid/x.png"><script>console.error("seen")</script>')
@@ -98,7 +98,7 @@ def test_the_visit_notices_messages_and_requests(tmp_path: Path):
 
 
 @pytest.mark.parametrize(("width", "dark"), [(1280, False), (1280, True), (420, False), (420, True)])
-def test_page_renders_quietly(report: Path, tmp_path: Path, width: int, dark: bool):
+def test_page_renders_without_messages_or_requests(report: Path, tmp_path: Path, width: int, dark: bool):
     found = visit(report, tmp_path / "visit", width, dark)
     assert found.console == [] and found.requests == []
     assert found.picture.shape[:2] == (1600, width)

@@ -286,7 +286,7 @@ def test_checkpoints_of_other_networks_and_projects(whole_run: Path, tmp_path: P
     assert "a network of another config" in capsys.readouterr().err
 
 
-def test_starting_from_weights(whole_run: Path, tmp_path: Path, scenes: Path):
+def test_init_from_starts_with_the_given_weights(whole_run: Path, tmp_path: Path, scenes: Path):
     config = write_config(tmp_path / "c.toml", scenes, tmp_path / "run", init_from=str(whole_run))
     trainer = Trainer(load_settings(config), signals=_quiet())
     expected = load_file(find_model(whole_run))
@@ -320,7 +320,7 @@ def test_pruning_never_keeps_damaged_checkpoints_instead_of_whole_ones(tmp_path:
     ("parameter", "what"),
     [("bokeh_head.last.bias", "holds NaN or Inf"), ("depth_head.last.bias", "cannot be rendered")],
 )
-def test_a_network_that_is_no_longer_a_number_is_not_called_identical(
+def test_nan_weights_are_an_error_at_validation_not_a_best_score(
     scenes: Path, tmp_path: Path, monkeypatch, capsys, parameter: str, what: str
 ):
     """It diverges in the very step before a validation: no 120 dB, no best checkpoint, an error that names the clip."""
@@ -372,7 +372,7 @@ def test_the_demo_network_overfits_one_batch(scenes: Path):
     assert totals[-1] < 0.5 * totals[0], totals
 
 
-def test_segments_cut_gradients_and_carry_the_state(scenes: Path):
+def test_truncated_backpropagation_cuts_gradients_and_carries_the_state(scenes: Path):
     """Against a loop written out: frames one at a time, detached between; and the whole clip at once."""
     config = settings_from({"model": {**TINY, "dropout": 0.0}}).model
     batch = one_batch(scenes, ClipSettings(clip_frames=3, crop_width=24, crop_height=16), 1)
@@ -573,7 +573,7 @@ def test_a_scene_deleted_during_training_is_a_clear_error(scenes: Path, tmp_path
         ("optim.lr", "--set takes SECTION.KEY=VALUE"),
     ],
 )
-def test_settings_that_cannot_be(scenes: Path, tmp_path: Path, capsys, override: str, message: str):
+def test_impossible_settings_are_refused(scenes: Path, tmp_path: Path, capsys, override: str, message: str):
     if "cuda" in override and torch.cuda.is_available():
         pytest.skip("there is a CUDA device")
     config = write_config(tmp_path / "c.toml", scenes, tmp_path / "run")
@@ -582,7 +582,7 @@ def test_settings_that_cannot_be(scenes: Path, tmp_path: Path, capsys, override:
     assert not (tmp_path / "run").exists()
 
 
-def test_configs_that_are_no_configs(tmp_path: Path, capsys):
+def test_malformed_configs_are_refused(tmp_path: Path, capsys):
     assert train.main(["--config", str(tmp_path / "absent.toml")]) == 2
     (tmp_path / "bad.toml").write_text("[model\n")
     assert train.main(["--config", str(tmp_path / "bad.toml")]) == 2

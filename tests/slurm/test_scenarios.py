@@ -275,7 +275,7 @@ def test_one_scene_in_one_job(operator):
     assert list(report["scenes"]) == ["bear"] and report["scenes"]["bear"]["passed"], operator.logs_text()
 
 
-def test_there_is_no_accounting_here(operator):
+def test_the_scenarios_run_without_accounting(operator):
     """The scenarios above run where `sacct` cannot answer, as on some sites."""
     done = subprocess.run(["sacct"], env=operator.environment, capture_output=True, text=True, check=False)
     assert done.returncode != 0 and "accounting" in done.stderr.lower()
