@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     )
     from pipeline.optics.render import render_lens_blur
     from pipeline.optics.sampling import draw_lens
+    from pipeline.optics.visible import draw_visible_lens
 
 _HOMES = {
     "aperture": ("Aperture",),
@@ -42,6 +43,7 @@ _HOMES = {
     ),
     "render": ("render_lens_blur",),
     "sampling": ("draw_lens",),
+    "visible": ("draw_visible_lens",),
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -57,6 +59,7 @@ __all__ = [
     "defocus_px",
     "disparity_gain_px",
     "draw_lens",
+    "draw_visible_lens",
     "focus_map",
     "focus_map_to_defocus_px",
     "infinity_coc",

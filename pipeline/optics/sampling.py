@@ -1,5 +1,7 @@
 """Lens parameters drawn per scene, from seeds that are the same in every process, node and year."""
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from pipeline.optics.lens import CocModel, Lens, OpticsError
@@ -7,6 +9,14 @@ from pipeline.seeds import stable_seed
 
 FOCAL_RANGE_MM = (24.0, 85.0)
 F_NUMBER_RANGE = (1.4, 8.0)
+
+
+@dataclass(frozen=True)
+class DrawnLens:
+    """A lens, and why it is not all that its prior asks for; `reason` is empty where it is."""
+
+    lens: Lens
+    reason: str = ""
 
 
 def draw_lens(
@@ -18,7 +28,7 @@ def draw_lens(
     project_seed: int = 0,
     coc_model: CocModel = "contract",
 ) -> Lens:
-    """The lens of one set of one scene: the draw that calibration and rendering share.
+    """The lens of one set of one scene by the prior `published`; `visible` is in the module of that name.
 
     f is uniform in 24 to 85 mm, N log-uniform in 1.4 to 8, and S = near + Beta(2, 2) * (far - near), so that the focus
     lies inside the scene and rarely at its very ends.

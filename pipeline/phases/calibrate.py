@@ -4,27 +4,26 @@ The recommendation is the 95th percentile of the circle of confusion. An operato
 """
 
 import argparse
-from dataclasses import asdict
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.device import fix_threads
-from pipeline.errors import ExitCode, InputError, PipelineError, SceneError, StaleError, UsageError
+from pipeline.errors import ExitCode, InputError, PipelineError, StaleError, UsageError
 from pipeline.hints import phase_command
-from pipeline.media.depth_files import read_depth
-from pipeline.optics.lens import OpticsError
+from pipeline.media.images import multiple_of_16
+from pipeline.optics.lens import OpticsError, coc_to_radius_px, px_per_mm
 from pipeline.phases.calibration import (
     SCHEMA,
     CalibrateSettings,
     confirm,
+    finished_depth,
     read_calibration,
-    read_statistics,
-    scene_lens,
 )
-from pipeline.phases.dependencies import require
+from pipeline.phases.lenses import sample_depth, sampled_frames, scene_lenses
 from pipeline.phases.registry import Phase, Presenter
 from pipeline.reporter import Reporter
 from pipeline.run_settings import RunSettings
@@ -35,10 +34,10 @@ from pipeline.storage.files import write_json
 from pipeline.storage.scene import Scene, SceneEntry, SceneIndex, calibration_path, histogram_path
 
 VERSION = 1
-SCENE_SHARE = 0.2
+SCENE_SHARE, MIN_SCENES = 0.2, 20
 DRAWS = 8
-FRAMES_PER_SCENE = 8
-PIXELS_PER_FRAME = 4096
+RADII_PX = (1, 3, 10)  # the shares of pixels blurred more are counted
+NEARLY_SHARP = 0.25  # of the pixels beyond 1 px: with less there is nearly nothing to see or to learn
 PERCENTILES = (50, 90, 95, 99)
 HISTOGRAM_BINS = 60
 
@@ -52,9 +51,9 @@ def run_calibrate(settings: CalibrateSettings, run: RunSettings, presenter: Pres
     entries = run.chosen(SceneIndex.load(run.index_path))
     path = calibration_path(run.out_root)
     with StopSignals() as signals, Reporter("calibrate", None if run.dry_run else run.logs) as reporter:
-        ready, depths = _finished_depth(entries, run, reporter)
+        ready, depths = finished_depth(entries, run, reporter.warning)
         fields = as_stored(
-            {"phase": "calibrate", "version": VERSION, "settings": asdict(settings), "upstream": {"depth": depths}}
+            {"phase": "calibrate", "version": VERSION, "settings": settings.recorded(), "upstream": {"depth": depths}}
         )
         old = read_calibration(path) if path.exists() and run.on_stale != "redo" else None
         if old is not None and _settled(old, fields, run, reporter, path):
@@ -81,15 +80,24 @@ def run_calibrate(settings: CalibrateSettings, run: RunSettings, presenter: Pres
         write_json(path, stats)
         reporter.info(
             f"calibrate: {len(sampled)} of {len(ready)} scenes sampled, CoC p50 {stats['p50'] * 1e6:.0f} um, "
-            f"p95 {stats['p95'] * 1e6:.0f} um, max {stats['max'] * 1e6:.0f} um. Look at {histogram_path(run.out_root)}, "
-            f"then: {phase_command('calibrate', '--confirm')}"
+            f"p95 {stats['p95'] * 1e6:.0f} um, max {stats['max'] * 1e6:.0f} um"
         )
+        _tell_blur(stats["blur"], settings, reporter)
+        reporter.info(f"Look at {histogram_path(run.out_root)}, then: {phase_command('calibrate', '--confirm')}")
         return ExitCode.DONE
 
 
 def _settled(old: dict[str, Any], fields: Fields, run: RunSettings, reporter: Reporter, path: Path) -> bool:
-    difference = first_difference(old["fields"], fields)
     confirmed = old.get("confirmed_max_coc")
+    added = _added(old["fields"], fields)
+    if confirmed and added:
+        reporter.info(
+            f"calibrate: confirmed at {confirmed * 1e6:.0f} um, which also holds for {len(added)} added since "
+            f"({shorten(', '.join(added), 60, placeholder=' ...')}). Next: {phase_command('render')}. "
+            f"To measure again with them, and render all again: {phase_command('calibrate', '--on_stale', 'redo')}"
+        )
+        return True
+    difference = first_difference(old["fields"], fields)
     if difference is None:
         state = f"confirmed at {confirmed * 1e6:.0f} um" if confirmed else "not confirmed yet"
         step = phase_command("render") if confirmed else phase_command("calibrate", "--confirm")
@@ -107,24 +115,33 @@ def _settled(old: dict[str, Any], fields: Fields, run: RunSettings, reporter: Re
     )
 
 
-def _finished_depth(
-    entries: list[SceneEntry], run: RunSettings, reporter: Reporter
-) -> tuple[list[SceneEntry], dict[str, str]]:
-    ready, depths = [], {}
-    for entry in entries:
-        try:
-            depths[entry.scene_id] = require(Scene(run.out_root, entry.scene_id), entry, "depth").fingerprint
-            ready.append(entry)
-        except SceneError as error:
-            reporter.warning(f"{entry.scene_id} is left out: {error}")
-    if not ready:
-        raise PipelineError(f"no scene has finished depth; run: {phase_command('depth')}")
-    return ready, depths
+def _added(old: Fields, new: Fields) -> list[str]:
+    """Scenes that came after a measurement, where nothing else changed: those it was taken of are as they were."""
+    before, now = old["upstream"]["depth"], new["upstream"]["depth"]
+    same = {name for name in before.keys() & now.keys() if before[name] == now[name]}
+    rest = [{key: value for key, value in fields.items() if key != "upstream"} for fields in (old, new)]
+    return (
+        sorted(now.keys() - before.keys()) if same and same == before.keys() & now.keys() and rest[0] == rest[1] else []
+    )
+
+
+def _tell_blur(blur: dict[str, Any], settings: CalibrateSettings, reporter: Reporter) -> None:
+    shares = ", ".join(
+        f"{share:.0%} beyond {radius} px" for radius, share in zip(RADII_PX, blur["overall"], strict=True)
+    )
+    reporter.info(f"calibrate: blur radius over all pixels and lenses: {shares}")
+    if blur["nearly_sharp"] and settings.lens_prior == "published":
+        command = phase_command("calibrate", "--lens_prior", "visible")
+        reporter.warning(f"this dataset is nearly sharp; lenses that show depth of field: {command}")
+    elif blur["nearly_sharp"]:
+        reporter.warning(
+            "this dataset is nearly sharp although its lenses were drawn to blur: its depth is nearly flat"
+        )
 
 
 def _sample_scenes(entries: list[SceneEntry], seed: int) -> list[SceneEntry]:
     rng = np.random.default_rng(stable_seed("calibration scenes", seed))
-    count = max(1, round(SCENE_SHARE * len(entries)))
+    count = max(MIN_SCENES, round(SCENE_SHARE * len(entries)))
     chosen = rng.permutation(len(entries))[:count]
     return [entries[number] for number in sorted(chosen)]
 
@@ -137,26 +154,25 @@ def _measure(
 
     from pipeline.optics import coc_diameter
 
-    rng = np.random.default_rng(stable_seed("calibration pixels", scene.scene_id, settings.seed))
-    frames = np.unique(np.linspace(0, entry.num_frames - 1, FRAMES_PER_SCENE).round().astype(int))
-    samples = []
-    for frame in frames:
-        pixels = read_depth(scene.depth_path(int(frame))).ravel()
-        samples.append(pixels[rng.integers(0, pixels.size, min(PIXELS_PER_FRAME, pixels.size))])
-    depth = torch.from_numpy(np.concatenate(samples).astype(np.float64))
-    statistics = read_statistics(scene)
+    depth = torch.from_numpy(sample_depth(scene, entry, settings))
+    drawn = scene_lenses(scene, entry, DRAWS, settings)
     try:
-        lenses = [scene_lens(scene, statistics, draw, settings) for draw in range(DRAWS)]
-        coc = torch.stack([coc_diameter(depth, lens) for lens in lenses]).numpy()
+        coc = torch.stack([coc_diameter(depth, one.lens) for one in drawn]).numpy()
     except OpticsError as error:
         raise InputError(f"{scene.scene_id}: {error}") from None
+    width, _ = multiple_of_16((entry.width, entry.height))
+    radius_px = coc_to_radius_px(1.0, px_per_mm(width, settings.sensor_width_mm)) * coc
+    blurred = [[round(float((one > radius).mean()), 4) for radius in RADII_PX] for one in radius_px]
     summary = {
         "p50": float(np.percentile(coc, 50)),
         "p95": float(np.percentile(coc, 95)),
         "max": float(coc.max()),
         "pixels": int(depth.numel()),
-        "frames": len(frames),
-        "lenses": [{"f": lens.f_m, "N": lens.f_number, "S_focus": lens.focus_m} for lens in lenses],
+        "frames": len(sampled_frames(entry)),
+        "lenses": [
+            {"f": one.lens.f_m, "N": one.lens.f_number, "S_focus": one.lens.focus_m, "blurred": shares}
+            for one, shares in zip(drawn, blurred, strict=True)
+        ],
     }
     return coc.ravel(), summary
 
@@ -185,11 +201,25 @@ def _summarise(
             "lens_draws_per_scene": DRAWS,
             "samples": int(coc.size),
         },
+        "blur": _blur(summaries),
         "seed": settings.seed,
         "histogram": {"edges": [float(edge) for edge in edges], "counts": [int(count) for count in counts]},
         "scenes": summaries,
         "fields": fields,
         "fingerprint": fingerprint(fields),
+    }
+
+
+def _blur(summaries: dict[str, Any]) -> dict[str, Any]:
+    """How much of the dataset is blurred by more than RADII_PX: over all pixels, and in the median lens set."""
+    sets = [(lens["blurred"], scene["pixels"]) for scene in summaries.values() for lens in scene["lenses"]]
+    shares, pixels = np.array([share for share, _ in sets]), np.array([count for _, count in sets])
+    overall = np.average(shares, axis=0, weights=pixels)
+    return {
+        "radius_px": list(RADII_PX),
+        "overall": [round(float(share), 4) for share in overall],
+        "median_set": [round(float(share), 4) for share in np.median(shares, axis=0)],
+        "nearly_sharp": bool(overall[0] < NEARLY_SHARP),
     }
 
 
@@ -219,6 +249,12 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--focus_range", choices=("robust", "full"), default=default.focus_range, help="where focus is drawn from"
     )
+    parser.add_argument(
+        "--lens_prior",
+        choices=("published", "visible"),
+        default=default.lens_prior,
+        help="published: lenses as in the paper, most of which blur little; visible: lenses that show depth of field",
+    )
     parser.add_argument("--coc_model", choices=("contract", "thin_lens"), default=default.coc_model, help="lens model")
     parser.add_argument("--sensor_width_mm", type=float, default=default.sensor_width_mm, help="sensor width, mm")
 
@@ -231,6 +267,7 @@ def _settings(args: argparse.Namespace) -> CalibrateSettings:
         focus_range=args.focus_range,
         coc_model=args.coc_model,
         sensor_width_mm=args.sensor_width_mm,
+        lens_prior=args.lens_prior,
     )
 
 

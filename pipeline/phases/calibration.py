@@ -1,29 +1,31 @@
 """The calibration as a file: settings, confirmation, and what phase 5 takes from it. `calibrate` measures it.
 
-Phase 5 takes the confirmed value, the seed, the lens model and the focus range from here, so the two phases cannot disagree.
+Phase 5 takes the confirmed value, the seed, the lens model and the prior from here, so the two phases cannot disagree.
 """
 
 import getpass
 import math
 import socket
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from textwrap import shorten
+from typing import Any, Literal, get_args
 
 from pipeline.errors import ExitCode, InputError, NotConfirmedError, PipelineError, SceneError, UsageError
 from pipeline.hints import phase_command
-from pipeline.optics.lens import SENSOR_WIDTH_MM, CocModel, Lens
-from pipeline.optics.sampling import draw_lens
+from pipeline.optics.lens import SENSOR_WIDTH_MM, CocModel
 from pipeline.phases.dependencies import require
 from pipeline.reporter import Reporter
 from pipeline.run_settings import RunSettings
 from pipeline.storage.completion import fingerprint
 from pipeline.storage.files import read_json, write_json
-from pipeline.storage.scene import Scene, SceneIndex, calibration_path, histogram_path
+from pipeline.storage.scene import Scene, SceneEntry, SceneIndex, calibration_path, histogram_path
 
 SCHEMA = 1
 FocusRange = Literal["robust", "full"]
+LensPrior = Literal["published", "visible"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,18 +38,32 @@ class CalibrateSettings:
             between the nearest and the farthest depth, sky included.
         coc_model: "contract" for generated data (docs/optics.md).
         sensor_width_mm: width of the sensor that the pictures are taken to come from.
+        lens_prior: "published" draws lenses as in the paper, most of which blur little; "visible" draws them for the scene at
+            hand so that its depth of field shows, and looks for its own focus.
     """
 
     seed: int = 0
     focus_range: FocusRange = "robust"
     coc_model: CocModel = "contract"
     sensor_width_mm: float = SENSOR_WIDTH_MM
+    lens_prior: LensPrior = "published"
 
     def __post_init__(self) -> None:
         if self.focus_range not in ("robust", "full"):
             raise UsageError(f"focus_range must be robust or full, got {self.focus_range!r}")
         if not (math.isfinite(self.sensor_width_mm) and self.sensor_width_mm > 0):
             raise UsageError(f"sensor_width_mm must be > 0 mm, got {self.sensor_width_mm}")
+        if self.lens_prior not in get_args(LensPrior):
+            raise UsageError(f"lens_prior must be published or visible, got {self.lens_prior!r}")
+        if self.lens_prior == "visible" and self.focus_range != "robust":
+            raise UsageError("focus_range belongs to the prior published; visible focuses on what is in the scene")
+
+    def recorded(self) -> dict[str, Any]:
+        """The settings in fingerprints: without a prior where it is the published one, as datasets have it from before."""
+        fields = asdict(self)
+        if self.lens_prior == "published":
+            del fields["lens_prior"]
+        return fields
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,33 +73,6 @@ class Calibration:
     settings: CalibrateSettings
     max_coc_m: float
     depth_fingerprints: dict[str, str]
-
-
-def scene_lens(scene: Scene, statistics: dict[str, float], set_index: int, settings: CalibrateSettings) -> Lens:
-    """The lens of one set of one scene: what phases 4 and 5 both call."""
-    names = ("focus_near", "focus_far") if settings.focus_range == "robust" else ("d_min", "d_max")
-    near_m, far_m = (statistics[name] for name in names)
-    return draw_lens(
-        scene.scene_id,
-        set_index,
-        near_m=near_m,
-        far_m=far_m,
-        project_seed=settings.seed,
-        coc_model=settings.coc_model,
-    )
-
-
-def read_statistics(scene: Scene) -> dict[str, float]:
-    """stats.json of a scene's depth.
-
-    Raises:
-        InputError: missing, damaged, or lacking a number.
-    """
-    try:
-        stored = read_json(scene.stats_path, "the depth statistics")
-        return {name: float(stored[name]) for name in ("d_min", "d_max", "focus_near", "focus_far")} | stored
-    except (FileNotFoundError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{scene.stats_path} is missing or incomplete ({error!r}); run phase 3 again") from None
 
 
 def read_calibration(path: Path) -> dict[str, Any]:
@@ -109,6 +98,43 @@ def read_calibration(path: Path) -> dict[str, Any]:
     return stats
 
 
+def finished_depth(
+    entries: list[SceneEntry], run: RunSettings, warn: Callable[[str], None]
+) -> tuple[list[SceneEntry], dict[str, str]]:
+    """The scenes whose depth is finished, and its fingerprints; `warn` hears of the others.
+
+    Raises:
+        PipelineError: there is none.
+    """
+    ready, depths = [], {}
+    for entry in entries:
+        try:
+            depths[entry.scene_id] = require(Scene(run.out_root, entry.scene_id), entry, "depth").fingerprint
+            ready.append(entry)
+        except SceneError as error:
+            warn(f"{entry.scene_id} is left out: {error}")
+    if not ready:
+        raise PipelineError(f"no scene has finished depth; run: {phase_command('depth')}")
+    return ready, depths
+
+
+def _check_measured(stats: dict[str, Any], run: RunSettings) -> None:
+    """A measurement is confirmed for the scenes that it was taken of, not for others that lie in its place now."""
+    entries = list(SceneIndex.load(run.index_path).accepted.values())
+    _, now = finished_depth(entries, run, lambda text: None)
+    measured = stats["fields"]["upstream"]["depth"]
+    added = sorted(now.keys() - measured.keys())
+    changed = sorted(name for name in now.keys() & measured.keys() if now[name] != measured[name])
+    if added or changed:
+        said = [
+            f"{', '.join(names)} {what}" for names, what in ((added, "came later"), (changed, "changed since")) if names
+        ]
+        raise NotConfirmedError(
+            f"the measurement is not of the scenes at hand: {shorten('; '.join(said), 200, placeholder=' ...')}. "
+            f"Nothing was confirmed; measure them first: {phase_command('calibrate', '--on_stale', 'redo')}"
+        )
+
+
 def confirm(value_m: float | None, run: RunSettings, keep_confirmed: bool = False) -> ExitCode:
     """Record max_coc with who and when.
 
@@ -119,6 +145,7 @@ def confirm(value_m: float | None, run: RunSettings, keep_confirmed: bool = Fals
 
     Raises:
         PipelineError: there is no calibration yet, or it is damaged.
+        NotConfirmedError: other scenes are there than those that were measured.
         UsageError: the value is not a plausible CoC.
     """
     path = calibration_path(run.out_root)
@@ -128,6 +155,7 @@ def confirm(value_m: float | None, run: RunSettings, keep_confirmed: bool = Fals
     if keep_confirmed and stats["confirmed_max_coc"]:
         print(f"calibrate: already confirmed at {stats['confirmed_max_coc'] * 1e6:.1f} um")
         return ExitCode.DONE
+    _check_measured(stats, run)
     value = stats["recommended_max_coc"] if value_m is None else value_m
     with Reporter("calibrate", None if run.dry_run else run.logs) as reporter:
         if not (math.isfinite(value) and 0 < value < 0.05):

@@ -5,8 +5,9 @@ the label that a loader will read. The render's file is renamed last: where it i
 """
 
 import argparse
+import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
@@ -22,9 +23,11 @@ from pipeline.media.images import Picture, encode_png, multiple_of_16, read_shar
 from pipeline.media.prefetch import WriteBehind, map_ahead
 from pipeline.optics.labels import FocusMap, label_of
 from pipeline.optics.lens import Lens, OpticsError, coc_to_radius_px, px_per_mm
+from pipeline.optics.sampling import DrawnLens
 from pipeline.phases.base import Result, ScenePhase, Work, engine_fields, ordered_missing, retry_on_oom
-from pipeline.phases.calibration import Calibration, confirmed_calibration, read_statistics, scene_lens
+from pipeline.phases.calibration import Calibration, confirmed_calibration
 from pipeline.phases.dependencies import require
+from pipeline.phases.lenses import scene_lenses
 from pipeline.phases.registry import Phase, Presenter
 from pipeline.phases.runner import run_scenes
 from pipeline.run_settings import RunSettings
@@ -41,18 +44,43 @@ from pipeline.storage.scene import (
 )
 
 VERSION = 1
+OWN_LENS = ("f_number", "focal_mm", "focus_m")
 MEAN_FOCUS_RANGE = (0.2, 0.8)  # a set whose mean focus lies outside is nearly all blur or nearly none
 
 
 @dataclass(frozen=True, kw_only=True)
 class RenderSettings:
-    """num_sets: lens sets per scene."""
+    """What a user chooses of the lenses.
+
+    Args:
+        num_sets: lens sets per scene.
+        f_number, focal_mm, focus_m: of one's own lens, in place of what is drawn for every set; None draws.
+    """
 
     num_sets: int = 4
+    f_number: float | None = None
+    focal_mm: float | None = None
+    focus_m: float | None = None
 
     def __post_init__(self) -> None:
+        for name, value in self.own.items():
+            if not (math.isfinite(value) and value > 0):
+                raise UsageError(f"{name} must be > 0, got {value}")
+        if len(self.own) == len(OWN_LENS) and self.num_sets != 1:
+            raise UsageError(
+                f"with f_number, focal_mm and focus given all sets are the same one; num_sets must be 1, got {self.num_sets}"
+            )
         if not 1 <= self.num_sets <= 100:
             raise UsageError(f"num_sets must be in [1, 100], got {self.num_sets}")
+
+    @property
+    def own(self) -> dict[str, float]:
+        """What is given of one's own lens, by field."""
+        return {name: value for name in OWN_LENS if (value := getattr(self, name)) is not None}
+
+    def recorded(self) -> dict[str, Any]:
+        """The settings in fingerprints: nothing of one's own lens where none was given, as datasets have it from before."""
+        return {"num_sets": self.num_sets, **self.own}
 
 
 @runtime_checkable
@@ -95,8 +123,8 @@ class RenderPhase(ScenePhase):
             "phase": self.name,
             "version": VERSION,
             "engine": engine_fields(self._engine),
-            "settings": asdict(self.settings),
-            "calibration": asdict(self._calibration.settings),
+            "settings": self.settings.recorded(),
+            "calibration": self._calibration.settings.recorded(),
             "max_coc": self._calibration.max_coc_m,
             "upstream": {phase: require(scene, entry, phase).fingerprint for phase in ("deblur", "depth")},
         }
@@ -105,8 +133,9 @@ class RenderPhase(ScenePhase):
         return [(frame, number) for frame in range(entry.num_frames) for number in range(self.settings.num_sets)]
 
     def run(self, scene: Scene, entry: SceneEntry, work: Work) -> Result:
-        sets = self._lens_sets(scene)
-        self._write_metadata(scene, entry, sets)
+        drawn = self._lenses(scene, entry)
+        sets = [LensSet(lens=one.lens, max_coc_m=self._calibration.max_coc_m) for one in drawn]
+        self._write_metadata(scene, entry, sets, [one.reason for one in drawn])
         outputs = self.outputs(scene, entry)
         pairs = self._pairs(entry)
         todo = sorted({number // 2 for number in ordered_missing(outputs) if number < 2 * len(pairs)})
@@ -126,22 +155,31 @@ class RenderPhase(ScenePhase):
                     writer.submit(partial(self._write, scene, set_index, loaded.frame, label, picture, mean, work))
         return self._result(entry, sets, work)
 
-    def _lens_sets(self, scene: Scene) -> list[LensSet]:
-        statistics = read_statistics(scene)
+    def _lenses(self, scene: Scene, entry: SceneEntry) -> list[DrawnLens]:
+        own = self.settings
+        drawn = scene_lenses(scene, entry, own.num_sets, self._calibration.settings)
+        if not own.own:
+            return drawn
         try:
-            lenses = [
-                scene_lens(scene, statistics, number, self._calibration.settings)
-                for number in range(self.settings.num_sets)
+            return [
+                DrawnLens(
+                    replace(
+                        one.lens,
+                        f_m=own.focal_mm / 1000 if own.focal_mm else one.lens.f_m,
+                        f_number=own.f_number or one.lens.f_number,
+                        focus_m=own.focus_m or one.lens.focus_m,
+                    )
+                )
+                for one in drawn
             ]
         except OpticsError as error:
-            raise InputError(f"{scene.stats_path}: {error}") from None
-        return [LensSet(lens=lens, max_coc_m=self._calibration.max_coc_m) for lens in lenses]
+            raise InputError(f"{scene.scene_id}: {error}") from None
 
     def _px_per_mm(self, entry: SceneEntry) -> float:
         width, _ = multiple_of_16((entry.width, entry.height))
         return px_per_mm(width, self._calibration.settings.sensor_width_mm)
 
-    def _write_metadata(self, scene: Scene, entry: SceneEntry, sets: list[LensSet]) -> None:
+    def _write_metadata(self, scene: Scene, entry: SceneEntry, sets: list[LensSet], reasons: list[str]) -> None:
         width, height = multiple_of_16((entry.width, entry.height))
         per_mm = self._px_per_mm(entry)
         licences = {"bokeh": self.info.licence}
@@ -150,7 +188,10 @@ class RenderPhase(ScenePhase):
             licences[phase] = record.licence if record else "unknown"
         metadata: dict[str, Any] = {
             "scene_id": scene.scene_id,
-            "sets": [lens_set_to_json(lens_set) for lens_set in sets],
+            "sets": [
+                lens_set_to_json(one) | ({"reason": reason} if reason else {})
+                for one, reason in zip(sets, reasons, strict=True)
+            ],
             "num_frames": entry.num_frames,
             "width": width,
             "height": height,
@@ -164,6 +205,10 @@ class RenderPhase(ScenePhase):
             "seed": self._calibration.settings.seed,
             "licences": licences,
         }
+        if self._calibration.settings.lens_prior != "published":
+            metadata["lens_prior"] = self._calibration.settings.lens_prior
+        if self.settings.own:
+            metadata["own_lens"] = self.settings.own
         write_if_changed(scene.metadata_path, dump_json(metadata).encode())
 
     def _guidance(self, sets: list[LensSet], per_mm: float) -> dict[str, Any]:
@@ -247,11 +292,22 @@ class RenderPhase(ScenePhase):
 
 
 def _add_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--num_sets", type=int, default=RenderSettings().num_sets, help="lens sets per scene")
+    default = RenderSettings().num_sets
+    parser.add_argument(
+        "--num_sets", type=int, metavar="N", help=f"lens sets per scene; {default}, or 1 where the lens is all your own"
+    )
+    own = parser.add_argument_group("a lens of your own in place of drawn ones; what is not given is drawn")
+    own.add_argument("--f_number", type=float, metavar="N", help="focal length over the opening's diameter, as 1.8")
+    own.add_argument(
+        "--focal_mm", type=float, metavar="MM", help="focal length, mm, for the calibration's sensor width"
+    )
+    own.add_argument("--focus", type=float, metavar="M", help="focus distance, metres")
 
 
 def _settings(args: argparse.Namespace) -> RenderSettings:
-    return RenderSettings(num_sets=args.num_sets)
+    own = {"f_number": args.f_number, "focal_mm": args.focal_mm, "focus_m": args.focus}
+    default = 1 if None not in own.values() else RenderSettings().num_sets
+    return RenderSettings(num_sets=default if args.num_sets is None else args.num_sets, **own)
 
 
 def _run(args: argparse.Namespace, run: RunSettings, presenter: Presenter) -> ExitCode:

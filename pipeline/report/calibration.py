@@ -8,10 +8,11 @@ from typing import Any
 from pipeline.errors import InputError
 from pipeline.hints import phase_command
 from pipeline.optics.lens import coc_to_radius_px
-from pipeline.report.formatting import number
+from pipeline.report.formatting import lens_words, number
 from pipeline.storage.files import read_json
 
 PERCENTILES = ("p50", "p90", "p95", "p99")
+VISIBLE = ("--lens_prior", "visible", "--on_stale", "redo")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +25,9 @@ class CalibrationFacts:
         command: what the operator runs next; empty when there is nothing to do.
         edges_m, counts: the histogram, len(edges_m) == len(counts) + 1; empty when it cannot be drawn.
         samples: circles of confusion measured, those beyond the histogram included.
+        blurred: (radius in px, share of the pixels that are blurred more), over all lenses; empty where nobody counted.
+        set_blur: scene -> per lens set its lens in words and the share of pixels beyond the smallest radius.
+        note: what an operator should know of the lenses.
     """
 
     state: str
@@ -44,6 +48,9 @@ class CalibrationFacts:
     draws: int = 0
     sensor_width_mm: float | None = None
     fingerprint: str = ""
+    blurred: tuple[tuple[float, float], ...] = ()
+    set_blur: dict[str, tuple[tuple[str, float], ...]] = field(default_factory=dict)
+    note: str = ""
 
     def share_above(self, coc_m: float) -> float | None:
         """The share of samples above a diameter, linear inside a bin; None without a histogram."""
@@ -103,11 +110,44 @@ def read_calibration(path: Path) -> CalibrationFacts:
         draws=int(number(counts.get("lens_draws_per_scene")) or 0),
         sensor_width_mm=number(_mapping(_mapping(stats.get("fields")).get("settings")).get("sensor_width_mm")),
         fingerprint=str(stats.get("fingerprint", "")),
+        blurred=_blurred(_mapping(stats.get("blur"))),
+        set_blur={name: _set_blur(_mapping(scene)) for name, scene in _mapping(stats.get("scenes")).items()},
+        note=_note(stats),
     )
 
 
 def _mapping(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
+
+
+def _blurred(blur: dict[str, Any]) -> tuple[tuple[float, float], ...]:
+    radii, shares = blur.get("radius_px"), blur.get("overall")
+    if not isinstance(radii, list) or not isinstance(shares, list) or len(radii) != len(shares):
+        return ()
+    pairs = [(number(radius), number(share)) for radius, share in zip(radii, shares, strict=True)]
+    return tuple((radius, share) for radius, share in pairs if radius is not None and share is not None)
+
+
+def _set_blur(scene: dict[str, Any]) -> tuple[tuple[str, float], ...]:
+    found = []
+    lenses = scene.get("lenses")
+    for lens in lenses if isinstance(lenses, list) else []:
+        values = [number(_mapping(lens).get(name)) for name in ("f", "N", "S_focus")]
+        shares = _mapping(lens).get("blurred")
+        share = number(shares[0]) if isinstance(shares, list) and shares else None
+        if share is None or None in values:
+            return ()
+        found.append((lens_words(*(value for value in values if value is not None)), share))
+    return tuple(found)
+
+
+def _note(stats: dict[str, Any]) -> str:
+    if _mapping(stats.get("blur")).get("nearly_sharp") is not True:
+        return ""
+    prior = _mapping(_mapping(stats.get("fields")).get("settings")).get("lens_prior", "published")
+    if prior != "published":
+        return "This dataset is nearly sharp although its lenses were drawn to blur."
+    return f"This dataset is nearly sharp. Lenses that show depth of field: {phase_command('calibrate', *VISIBLE)}"
 
 
 def _histogram(stored: dict[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:

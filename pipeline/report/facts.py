@@ -12,7 +12,7 @@ from pipeline.phases.calibration import confirmed_calibration
 from pipeline.phases.registry import scene_phases
 from pipeline.report.calibration import CalibrationFacts, read_calibration
 from pipeline.report.formatting import is_free, is_restricted
-from pipeline.report.scene_facts import PhaseFacts, SceneFacts, scene_facts
+from pipeline.report.scene_facts import PhaseFacts, SceneFacts, SetFacts, scene_facts
 from pipeline.run_settings import RunSettings
 from pipeline.status import STATES
 from pipeline.storage.files import read_json
@@ -123,7 +123,8 @@ def gather(out_root: Path) -> DatasetFacts:
             problems.append(f"{name}: scene_index.json garbles its frame count or size; index again")
             continue
         stale = calibration.problem if calibration.state == "stale" else None
-        scenes.append(scene_facts(Scene(out_root, name), entry, found.get(name), validated_at, stale))
+        facts = scene_facts(Scene(out_root, name), entry, found.get(name), validated_at, stale)
+        scenes.append(replace(facts, sets=_with_blur(facts.sets, calibration.set_blur.get(name, ()))))
     if report and calibration.state != "stale":
         gone = sorted(set(found) - set(index.accepted))
         problems += [f"validation_report.json speaks of {name}, which the index no longer accepts" for name in gone]
@@ -142,6 +143,15 @@ def gather(out_root: Path) -> DatasetFacts:
         progress=tuple(_progress(phase, scenes) for phase in (known.name for known in scene_phases())),
         engines=_engines(phase for scene in scenes for phase in scene.phases),
         num_bytes=sum(sizes) if sizes else None,
+    )
+
+
+def _with_blur(sets: tuple[SetFacts, ...], measured: tuple[tuple[str, float], ...]) -> tuple[SetFacts, ...]:
+    """The sets with what the calibration counted of them, where it looked at the very lens."""
+    known = dict(enumerate(measured))
+    return tuple(
+        replace(one, blurred=known[one.index][1]) if known.get(one.index, ("",))[0] == one.words else one
+        for one in sets
     )
 
 

@@ -48,12 +48,13 @@ class PhaseFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class SetFacts:
-    """One lens set: its lens in words, and how sharp the labels are on average."""
+    """One lens set: its lens in words, how sharp the labels are on average, and the share of pixels beyond 1 px of blur."""
 
     index: int
     words: str
     focus_m: float
     mean_focus: float | None
+    blurred: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
