@@ -12,27 +12,30 @@ PYTEST := OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2 --dist worksteal
 env:
 	@bash scripts/00_setup_env.sh --venv
 
+# Everything of the demo lies in demo/, so that one's own data/, output/, runs/ and logs/ are never touched.
+ROOTS := --raw_root demo/data --out_root demo/output --logs demo/logs
+
 demo: env
-	@$(RUN)/make_demo_scenes.py --raw_root data
-	@$(RUN)/01_validate_dataset.py
-	@$(RUN)/02_deblur.py
-	@$(RUN)/03_depth.py
-	@$(RUN)/04_calibrate_coc.py
-	@$(RUN)/04_calibrate_coc.py --confirm --keep_confirmed
-	@$(RUN)/05_render_and_labels.py --num_sets 2
-	@$(RUN)/06_validate_outputs.py --if_changed
+	@$(RUN)/make_demo_scenes.py --raw_root demo/data
+	@$(RUN)/01_validate_dataset.py $(ROOTS)
+	@$(RUN)/02_deblur.py $(ROOTS)
+	@$(RUN)/03_depth.py $(ROOTS)
+	@$(RUN)/04_calibrate_coc.py $(ROOTS) --lens_prior visible
+	@$(RUN)/04_calibrate_coc.py $(ROOTS) --confirm --keep_confirmed
+	@$(RUN)/05_render_and_labels.py $(ROOTS) --num_sets 2
+	@$(RUN)/06_validate_outputs.py $(ROOTS) --if_changed
 	@$(PYTHON) -m model.train --config model/configs/demo.toml
-	@$(MAKE) --no-print-directory runs/demo/.shown
-	@echo "The report: file://$(CURDIR)/output/report/index.html"
+	@$(MAKE) --no-print-directory demo/runs/demo/.shown
+	@echo "The report: file://$(CURDIR)/demo/output/report/index.html"
 
 # The trained network measured, applied and shown: made again when there is a newer checkpoint.
-runs/demo/.shown: runs/demo/best.json
-	@$(PYTHON) -m model.evaluate runs/demo
-	@$(RUN)/apply_bokeh.py output/bear/frames_sharp --checkpoint runs/demo --f_number 1.4 --focal_mm 50 \
-		--focus_pull 0:1.5,0.95:12 --overwrite -o runs/demo/applied
-	@$(PYTHON) -m model.report runs/demo --applied runs/demo/applied \
+demo/runs/demo/.shown: demo/runs/demo/best.json
+	@$(PYTHON) -m model.evaluate demo/runs/demo --data_root demo/output
+	@$(RUN)/apply_bokeh.py demo/output/bear/frames_sharp --checkpoint demo/runs/demo --f_number 1.4 --focal_mm 50 \
+		--focus_pull 0:1.5,0.95:12 --overwrite -o demo/runs/demo/applied
+	@$(PYTHON) -m model.report demo/runs/demo --out_root demo/output --applied demo/runs/demo/applied \
 		--applied_caption "A focus pull from 1.5 m to 12 m at 50 mm, f/1.4, through the network: first, middle and last frame"
-	@$(PYTHON) -m pipeline report
+	@$(PYTHON) -m pipeline report $(ROOTS)
 	@touch $@
 
 lint: env
@@ -64,6 +67,4 @@ bench: env
 	@$(PYTHON) benchmarks/genfocus.py --quick
 
 clean-demo:
-	rm -rf data runs
-	mkdir -p output logs
-	find output logs -mindepth 1 -not -path output/.gitkeep -not -path logs/.gitkeep -delete
+	rm -rf demo

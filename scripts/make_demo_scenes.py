@@ -1,6 +1,6 @@
 """Ray-traced demo scenes with exact depth: input for the pipeline that needs no download.
 
-python scripts/make_demo_scenes.py                                   # six scenes into data/, under a minute
+python scripts/make_demo_scenes.py --raw_root demo/data              # six scenes, under a minute: what make demo does
 python scripts/make_demo_scenes.py --num_scenes 90 --width 848 --height 480 --workers 16
 python scripts/make_demo_scenes.py --dry_run                         # only say what would be made
 """
@@ -30,12 +30,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--height", type=int, default=192, help="pixels (default: 192)")
     parser.add_argument("--num_frames", type=int, default=24, help="frames per scene, at 24 a second (default: 24)")
     parser.add_argument("--workers", type=int, default=2, help="processes (default: 2)")
+    parser.add_argument(
+        "--degrade", action="store_true", help="slightly soft and noisy frames, so that deblurring has something to do"
+    )
     parser.add_argument("--dry_run", action="store_true", help="print the scenes and stop")
     args = parser.parse_args(argv)
     try:
         if args.workers < 1:
             raise RaytraceError(f"workers must be at least 1, got {args.workers}")
-        size = {"width": args.width, "height": args.height, "num_frames": args.num_frames}
+        size = {"width": args.width, "height": args.height, "num_frames": args.num_frames, "degrade": args.degrade}
         chosen = scene_requests(args.num_scenes, args.seed)
         requests = [SceneRequest(scene_id=i, name=name, seed=seed, **size) for i, name, seed in chosen]
     except RaytraceError as error:

@@ -297,7 +297,7 @@ def one_bear(monkeypatch):
 
 
 def small(scene_id="bear", **changes):
-    return SceneRequest(scene_id=scene_id, name="bear", width=48, height=32, num_frames=2, **changes)
+    return SceneRequest(scene_id=scene_id, name="bear", width=48, height=32, num_frames=2, **({"degrade": True} | changes))
 
 
 def test_written_scene_is_complete_skipped_and_reproducible(tmp_path, one_bear):
@@ -314,6 +314,7 @@ def test_written_scene_is_complete_skipped_and_reproducible(tmp_path, one_bear):
     raw, clean = (np.asarray(Image.open(d / "frame_0001.png"), float) for d in (folder, tmp_path / "clean" / "bear"))
     assert raw.shape == (32, 48, 3)
     assert np.abs(np.diff(raw, axis=1)).mean() < np.abs(np.diff(clean, axis=1)).mean()  # softer
+    assert camera["degraded"]["noise"] > 0 and not SceneRequest(scene_id="bear", name="bear").degrade, "only on request"
     before = {p: p.stat().st_mtime_ns for p in folder.rglob("*")}
     assert not write_scene(tmp_path / "a", small())
     assert before == {p: p.stat().st_mtime_ns for p in folder.rglob("*")}

@@ -1,6 +1,6 @@
 """A scene as input for the pipeline: frames that a camera could have recorded, their exact depth, the camera's data.
 
-    <scene_id>/frame_0000.png ...            uint8 sRGB, slightly soft and noisy
+    <scene_id>/frame_0000.png ...            uint8 sRGB; slightly soft and noisy on request
     <scene_id>/depth/depth_0000.npz ...      key 'depth', float16 z-depth, metres, 1000 for the sky
     <scene_id>/camera.json                   focal length, sensor, pose of every frame
 
@@ -43,7 +43,7 @@ class SceneRequest:
         width, height: pixels, > 0.
         num_frames: >= 1; the pipeline wants 16 or more.
         supersample: samples along each side of a pixel, >= 1.
-        degrade: blur and add sensor noise.
+        degrade: blur and add sensor noise, so that deblurring has something to do.
     """
 
     scene_id: str
@@ -52,8 +52,8 @@ class SceneRequest:
     width: int = 320
     height: int = 192
     num_frames: int = 24
-    supersample: int = 2  # the soft lens that follows hides what a third row and column would add
-    degrade: bool = True
+    supersample: int = 2
+    degrade: bool = False
 
     def __post_init__(self) -> None:
         if self.name not in BUILDERS:
