@@ -22,7 +22,7 @@ from pipeline.cluster.profile import CPU, REPOSITORY, Resources
 from pipeline.cluster.scheduler import SchedulerError, Slurm, outside_job, scheduler_error
 from pipeline.cluster.worker import run_element, run_gate
 
-GATE_RETRY_S = 600  # how long a gate waits for scenes that another run has in work
+GATE_RETRY_S = 600  # how long a gate waits for scenes that another run has in progress
 
 
 class _Slurm(submitit.SlurmExecutor):
