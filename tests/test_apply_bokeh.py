@@ -23,7 +23,8 @@ from model.video.focus import FocusPull, parse_pixel, parse_pull
 from pipeline.errors import InputError, UsageError
 from pipeline.media.cuts import CutDetector
 from pipeline.media.images import read_picture
-from pipeline.media.video_io import FolderSink, TimedFolder, TimedFrame, TimedVideo, VideoSink, open_sink
+from pipeline.media.video_io import TimedFolder, TimedFrame, TimedVideo
+from pipeline.media.video_writer import FolderSink, VideoSink, open_sink
 from pipeline.optics import Lens, px_per_mm
 
 SIZE = (48, 32)

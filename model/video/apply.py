@@ -18,7 +18,8 @@ from pipeline.device import resolve_device
 from pipeline.errors import InputError, UsageError
 from pipeline.media.cuts import CutDetector
 from pipeline.media.images import Picture
-from pipeline.media.video_io import TimedFolder, TimedFrame, TimedVideo, open_sink, open_timed
+from pipeline.media.video_io import TimedFolder, TimedFrame, TimedVideo, open_timed
+from pipeline.media.video_writer import open_sink
 from pipeline.optics import SENSOR_WIDTH_MM, Lens, OpticsError, px_per_mm
 from pipeline.reporter import Reporter
 from pipeline.signals import StopSignals
