@@ -88,8 +88,8 @@ class VideoSource(RawSource):
             raise InputError(f"{self.path} does not decode: {error}") from None
 
     @staticmethod
-    def _upright(index: int, frame: Any) -> tuple[int, Picture, list[str]]:
-        picture = frame.to_ndarray(format="rgb24")
+    def _upright(index: int, frame: Any, form: str = "rgb24") -> tuple[int, Picture, list[str]]:
+        picture = frame.to_ndarray(format=form)
         quarter_turns = round(frame.rotation / 90) % 4
         if quarter_turns:
             return index, np.ascontiguousarray(np.rot90(picture, quarter_turns)), ["rotated as the video says"]

@@ -12,22 +12,27 @@ from pathlib import Path
 import av
 
 from pipeline.errors import InputError, UsageError
-from pipeline.media.images import Picture
+from pipeline.media.images import AnyPicture
 from pipeline.media.prefetch import prefetch
 from pipeline.media.sources import VIDEO_SUFFIXES, FolderSource, VideoSource
+
+UNSPECIFIED = 2  # code point for colours that nothing is known of
 
 
 @dataclass(frozen=True, kw_only=True)
 class TimedFrame:
-    """A picture, when it is shown (seconds), and what to call its file."""
+    """A picture, when it is shown (seconds), and what to call its file; uint16 where more than 8 bits were asked for."""
 
     time_s: Fraction
     name: str
-    picture: Picture
+    picture: AnyPicture
 
 
 class TimedVideo(VideoSource):
-    """A video file; frames come upright, with the container's times."""
+    """A video file; frames come upright, with the container's times.
+
+    `bits` are those of its pixels, 8 or 10 (for 10 and more); `primaries` and `transfer` the code points of its colours.
+    """
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
@@ -39,15 +44,20 @@ class TimedVideo(VideoSource):
                 self.rate = Fraction(stream.average_rate or stream.guessed_rate or 24)
                 self.time_base = Fraction(stream.time_base or 1 / self.rate)
                 self.has_audio = bool(container.streams.audio)
+                context = stream.codec_context
+                deepest = max((part.bits for part in context.format.components), default=8) if context.format else 8
+                self.bits = 10 if deepest > 8 else 8
+                self.primaries, self.transfer = int(context.color_primaries), int(context.color_trc)
                 length_s = (container.duration or 0) / av.time_base
                 self.count = stream.frames or round(length_s * self.rate)
         except (av.FFmpegError, OSError) as error:
             raise InputError(f"{path} does not decode: {error}") from None
 
-    def frames(self) -> Iterator[TimedFrame]:
-        return prefetch(self._timed())
+    def frames(self, *, deep: bool = False) -> Iterator[TimedFrame]:
+        """All frames in order; with `deep` as uint16 over the whole range of 16 bits."""
+        return prefetch(self._timed("rgb48le" if deep else "rgb24"))
 
-    def _timed(self) -> Iterator[TimedFrame]:
+    def _timed(self, form: str) -> Iterator[TimedFrame]:
         try:
             with av.open(str(self.path)) as container:
                 stream = container.streams.video[0]
@@ -56,7 +66,7 @@ class TimedVideo(VideoSource):
                     if frame.is_corrupt:
                         raise InputError(f"{self.path}: frame {index} is damaged")
                     time_s = index / self.rate if frame.pts is None else frame.pts * self.time_base
-                    picture = self._upright(index, frame)[1]
+                    picture = self._upright(index, frame, form)[1]
                     yield TimedFrame(time_s=time_s, name=f"frame_{index:04d}.png", picture=picture)
         except (av.FFmpegError, OSError) as error:
             raise InputError(f"{self.path} does not decode: {error}") from None
@@ -71,11 +81,13 @@ class TimedFolder(FolderSource):
             raise UsageError(f"--fps must be in [0.01, 1000], got {fps}")
         self.rate = Fraction(fps).limit_denominator(1001)
         self.time_base, self.has_audio, self.count = 1 / self.rate, False, len(self.files())
+        self.bits, self.primaries, self.transfer = 8, UNSPECIFIED, UNSPECIFIED
         twice = sorted(stem for stem, count in Counter(file.stem for file in self.files()).items() if count > 1)
         if twice:
             raise UsageError(f"{path} holds several pictures called {twice[0]}; one of them belongs elsewhere")
 
-    def frames(self) -> Iterator[TimedFrame]:
+    def frames(self, *, deep: bool = False) -> Iterator[TimedFrame]:
+        """All frames in order, 8 bits a channel whatever is asked for."""
         for index, picture, _ in self.decode():
             yield TimedFrame(time_s=index / self.rate, name=f"{self.files()[index].stem}.png", picture=picture)
 
