@@ -30,6 +30,8 @@ _CODECS: dict[tuple[bool, int], tuple[str, dict[str, str]]] = {
     (True, 10): ("libsvtav1", {"crf": "20", "preset": "7"}),
 }
 
+_TITLES = {"libx264": "H.264", "libx265": "HEVC", "libvpx-vp9": "VP9", "libsvtav1": "AV1"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Encoding:
@@ -70,6 +72,16 @@ class Encoding:
     def codec(self) -> tuple[str, dict[str, str]]:
         return _CODECS[self.suffix.lower() == ".webm", self.bits]
 
+    def described(self) -> str:
+        """For people: size, bits and codec."""
+        width, height = self.even_size
+        cut = (
+            ""
+            if self.even_size == self.size
+            else f", cut from {self.size[0]}x{self.size[1]} since players need even sides"
+        )
+        return f"{width}x{height}, {_TITLES[self.codec[0]]} with {self.bits} bits{cut}"
+
     def configure(self, context: Any) -> None:
         """Set up a codec context, alone or of a stream; both write the same headers."""
         context.width, context.height = self.even_size
@@ -83,7 +95,7 @@ class Encoding:
     def convert(self, picture: AnyPicture, time_s: Fraction) -> Any:
         """RGB of 8 or 16 bits -> a frame in the pixel format, at its time."""
         width, height = self.even_size
-        even = np.ascontiguousarray(picture[:height, :width])
+        even: Any = np.ascontiguousarray(picture[:height, :width])
         frame = av.VideoFrame.from_ndarray(even, format="rgb48le" if even.dtype == np.uint16 else "rgb24")
         frame = frame.reformat(
             format=self.pixel_format,

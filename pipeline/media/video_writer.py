@@ -143,7 +143,7 @@ class VideoSink(Sink):
     ) -> None:
         super().__init__(path, keep_work=keep_work)
         self._source, self._sound, self._end_s = source, sound and source.has_audio, end_s
-        self._encoding = Encoding(
+        self.encoding = Encoding(
             suffix=path.suffix,
             bits=bits,
             size=size,
@@ -176,10 +176,10 @@ class VideoSink(Sink):
 
     def write(self, frame: TimedFrame) -> None:
         height, width = frame.picture.shape[:2]
-        assert (width, height) == self._encoding.size, "the caller checks that all frames have one size"
+        assert (width, height) == self.encoding.size, "the caller checks that all frames have one size"
         if self._encoder is None:
-            self._encoder = self._encoding.encoder()
-        self._packets += self._encoder.encode(self._encoding.convert(frame.picture, frame.time_s))
+            self._encoder = self.encoding.encoder()
+        self._packets += self._encoder.encode(self.encoding.convert(frame.picture, frame.time_s))
         self._in_block += 1
         if self._in_block == BLOCK_FRAMES:
             self._end_block()
@@ -206,14 +206,14 @@ class VideoSink(Sink):
     @contextlib.contextmanager
     def _container(self, path: Path) -> Iterator[tuple[Any, Any, "_Sound | None"]]:
         """An output with its header written: (container, video stream, sound to copy)."""
-        name, options = self._encoding.codec
-        self._encoding.encoder()  # a missing one has a message of its own
+        name, options = self.encoding.codec
+        self.encoding.encoder()  # a missing one has a message of its own
         fast = path.suffix.lower() in (".mp4", ".mov")
         with contextlib.ExitStack() as stack:
             out = stack.enter_context(av.open(str(path), "w", options=_FAST_START if fast else {}))
             try:
-                video = out.add_stream(name, rate=self._encoding.rate, options=options)
-                self._encoding.configure(video.codec_context)
+                video = out.add_stream(name, rate=self.encoding.rate, options=options)
+                self.encoding.configure(video.codec_context)
                 sound = None
                 if self._sound:
                     sound = _Sound(stack.enter_context(av.open(str(self._source.path))), out)
@@ -231,7 +231,7 @@ class VideoSink(Sink):
     def _finish(self) -> None:
         if self._encoder is not None:
             self._end_block()
-        partial, base = self.work / f"whole{self.path.suffix}", self._encoding.time_base
+        partial, base = self.work / f"whole{self.path.suffix}", self.encoding.time_base
         blocks = sorted(self.work.glob("block_*.npz"))
         dts = iter(decoding_times([pts for path in blocks for pts in Block.read(path).pts]))
         with self._container(partial) as (out, video, sound):
