@@ -13,8 +13,9 @@ from typing import Protocol
 import cv2
 import numpy as np
 import numpy.typing as npt
-from scipy.ndimage import distance_transform_edt
+from PIL import Image
 
+from model.video.depth_cleaning import filled, unrounded
 from model.video.film import Film, Look, to_8_bit
 from pipeline.engines import load_engine
 from pipeline.engines.base import Clip, DepthEstimator
@@ -34,7 +35,6 @@ from pipeline.storage.completion import as_stored
 from pipeline.storage.files import read_json, write_bytes, write_json
 from pipeline.weights import Condition, find, weights_folder, weights_named
 
-NEAREST_M, FARTHEST_M = 0.01, 1000.0  # as phase 3 stores it: beyond is sky
 _ENCODERS = {
     "cpu": ("vits", "vitb", "vitl"),
     "cuda": ("vitl", "vitb", "vits"),
@@ -59,21 +59,6 @@ class DepthSource(Protocol):
         ...
 
 
-def filled(depth_m: Depth) -> Depth:
-    """Unknown pixels (NaN, infinite, <= 0) take the depth of the nearest known one; clamped to [0.01, 1000] m.
-
-    Raises:
-        InputError: nothing is known.
-    """
-    known = np.isfinite(depth_m) & (depth_m > 0)
-    if not known.any():
-        raise InputError("a depth map without any valid pixel")
-    if not known.all():
-        rows, columns = distance_transform_edt(~known, return_distances=False, return_indices=True)
-        depth_m = depth_m[rows, columns]
-    return np.clip(depth_m, NEAREST_M, FARTHEST_M).astype(np.float32, copy=False)
-
-
 class Delivered:
     """Depth that came with the film, read when it is needed."""
 
@@ -82,16 +67,27 @@ class Delivered:
         files = depth.files()
         stamp = sum(file.stat().st_mtime_ns for file in files)
         self.fields: dict[str, object] = {"kind": "given", "path": origin, "files": len(files), "stamp": stamp}
-        self._size = (0, 0)
+        self._size, self._step = (0, 0), _rounding(depth)
 
     def prepare(self, film: Film, look: Look, folder: Path, on_frame: SafePoint) -> None:
         self._size = look.size
 
     def read(self, index: int) -> Depth:
         try:
-            return filled(resize_depth(self._depth.read(index), self._size))
+            depth_m = filled(self._depth.read(index))
+            if self._step:
+                depth_m = unrounded(depth_m, self._step)
+            return resize_depth(depth_m, self._size)
         except InputError as error:
             raise InputError(f"delivered depth of frame {index}: {error}") from None
+
+
+def _rounding(depth: DeliveredDepth) -> float:
+    """The step of 8-bit disparity in 1/m, 0 for finer depth."""
+    if depth.kind != "disparity":
+        return 0.0
+    with Image.open(depth.files()[0]) as picture:
+        return (1 / depth.near_m - 1 / depth.far_m) / 255 if picture.mode == "L" else 0.0
 
 
 class Kept:

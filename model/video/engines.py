@@ -11,6 +11,7 @@ from torch import Tensor
 from model.bokehflow import BokehFlow, BokehFlowOutput, BokehFlowState, LensBatch
 from model.bokehflow.blocks import F_NUMBERS, FOCAL_M, FOCUS_M
 from model.errors import CheckpointError
+from model.video.depth_cleaning import crisp
 from model.video.depth_source import DepthSource, Kept
 from model.video.film import Film, Look, to_8_bit
 from model.video.focus import check_focus_m
@@ -19,11 +20,12 @@ from pipeline.errors import UsageError
 from pipeline.media.depth_files import Depth
 from pipeline.media.images import AnyPicture
 from pipeline.media.video_io import TimedFrame
-from pipeline.optics import Lens, OpticsError, defocus_px, px_per_mm, render_lens_blur
+from pipeline.optics import Lens, OpticsError, defocus_px, disparity_gain_px, px_per_mm, render_lens_blur
 
 FOCAL_RANGE_MM = (FOCAL_M[0] * 1000, FOCAL_M[1] * 1000)
 # A disc wider than half the frame has no shape to see any more, and its transform no limit.
 _WIDEST_RADIUS = 0.25
+_SHOWS_PX = 2.0  # a step of the radius from which on an edge is one
 
 
 def frame_tensor(picture: AnyPicture, device: torch.device | str) -> Tensor:
@@ -77,7 +79,7 @@ class LensEngine:
         scale = px_per_mm(look.size[0], self._settings.sensor_mm)
         limit = _WIDEST_RADIUS * max(look.size)
         for number, frame in frames:
-            depth_m = self._depth.read(number)
+            depth_m = crisp(self._depth.read(number), _SHOWS_PX / disparity_gain_px(self._lens, scale))
             depth = torch.from_numpy(depth_m).to(self._device)[None, None]
             radius = defocus_px(depth, replace(self._lens, focus_m=focus_m[number]), scale).clamp(-limit, limit)
             image = frame_tensor(frame.picture, self._device)
