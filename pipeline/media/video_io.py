@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
-import av
-
-from pipeline.errors import InputError, UsageError
+from pipeline.errors import UsageError
 from pipeline.media.images import Picture
 from pipeline.media.prefetch import prefetch
 from pipeline.media.sources import VIDEO_SUFFIXES, FolderSource, VideoSource
+from pipeline.media.video_decoder import decode_video, read_facts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,39 +26,19 @@ class TimedFrame:
 
 
 class TimedVideo(VideoSource):
-    """A video file; frames come upright, with the container's times."""
+    """A video file; frames come upright, in sRGB, with the container's times. `notes` say what is converted."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        try:
-            with av.open(str(path)) as container:
-                if not container.streams.video:
-                    raise InputError(f"{path} holds no video stream")
-                stream = container.streams.video[0]
-                self.rate = Fraction(stream.average_rate or stream.guessed_rate or 24)
-                self.time_base = Fraction(stream.time_base or 1 / self.rate)
-                self.has_audio = bool(container.streams.audio)
-                length_s = (container.duration or 0) / av.time_base
-                self.count = stream.frames or round(length_s * self.rate)
-        except (av.FFmpegError, OSError) as error:
-            raise InputError(f"{path} does not decode: {error}") from None
+        facts = read_facts(path)
+        self.rate, self.time_base, self.count = facts.rate, facts.time_base, facts.count
+        self.size, self.notes, self.has_audio = facts.size, facts.notes, facts.has_audio
 
     def frames(self) -> Iterator[TimedFrame]:
-        return prefetch(self._timed())
-
-    def _timed(self) -> Iterator[TimedFrame]:
-        try:
-            with av.open(str(self.path)) as container:
-                stream = container.streams.video[0]
-                stream.thread_type = "AUTO"
-                for index, frame in enumerate(container.decode(stream)):
-                    if frame.is_corrupt:
-                        raise InputError(f"{self.path}: frame {index} is damaged")
-                    time_s = index / self.rate if frame.pts is None else frame.pts * self.time_base
-                    picture = self._upright(index, frame)[1]
-                    yield TimedFrame(time_s=time_s, name=f"frame_{index:04d}.png", picture=picture)
-        except (av.FFmpegError, OSError) as error:
-            raise InputError(f"{self.path} does not decode: {error}") from None
+        return prefetch(
+            TimedFrame(time_s=frame.time_s, name=f"frame_{frame.index:04d}.png", picture=frame.picture)
+            for frame in decode_video(self.path)
+        )
 
 
 class TimedFolder(FolderSource):
