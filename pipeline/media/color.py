@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import InputError
-from pipeline.media.images import Picture
+from pipeline.media.images import AnyPicture
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -125,7 +125,8 @@ def matrix_to_709(primaries: int) -> FloatArray:
     """(3, 3): linear RGB of these primaries -> linear RGB of BT.709 and sRGB; outside [0, 1] where the gamut is wider."""
     if primaries in _LIKE_709:
         return np.eye(3)
-    return np.linalg.solve(_to_xyz(BT709), _to_xyz(primaries))
+    matrix: FloatArray = np.linalg.solve(_to_xyz(BT709), _to_xyz(primaries))
+    return matrix
 
 
 def decode_curve(transfer: int, signal: FloatArray) -> FloatArray:
@@ -167,19 +168,19 @@ def tone_curve(light: FloatArray) -> FloatArray:
 
 
 @lru_cache(maxsize=8)
-def _tables(transfer: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
-    """16-bit code value -> linear light, and 16-bit linear light -> 8-bit code value."""
+def _tables(transfer: int, bits: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.unsignedinteger]]:
+    """16-bit code value -> linear light, and 16-bit linear light -> code value of so many bits."""
     steps = np.linspace(0, 1, 65536)
-    encoded = np.rint(np.clip(encode_curve(transfer, steps), 0, 1) * 255).astype(np.uint8)
-    return decode_curve(transfer, steps).astype(np.float32), encoded
+    encoded = np.rint(np.clip(encode_curve(transfer, steps), 0, 1) * (2**bits - 1))
+    return decode_curve(transfer, steps).astype(np.float32), encoded.astype(np.uint8 if bits == 8 else np.uint16)
 
 
-def to_srgb(code_values: npt.NDArray[np.uint16], tags: ColorTags) -> Picture:
-    """(H, W, 3) 16-bit RGB code values of resolved tags -> (H, W, 3) uint8 sRGB.
+def to_srgb(code_values: npt.NDArray[np.uint16], tags: ColorTags, *, deep: bool = False) -> AnyPicture:
+    """(H, W, 3) 16-bit RGB code values of resolved tags -> (H, W, 3) uint8 sRGB; uint16 where `deep` is asked for.
 
     Colours outside sRGB are clipped channel by channel; HDR light is bent by its brightest channel, which keeps its hue.
     """
-    decode, encode = _tables(tags.transfer)
+    decode, encode = _tables(tags.transfer, 16 if deep else 8)
     light: Any = decode[code_values]
     matrix = matrix_to_709(tags.primaries)
     if tags.transfer == HLG:
@@ -195,4 +196,5 @@ def to_srgb(code_values: npt.NDArray[np.uint16], tags: ColorTags) -> Picture:
         steps = np.linspace(0, PEAK_NITS / WHITE_NITS, 4097)
         gain = np.divide(tone_curve(steps), steps, out=np.ones_like(steps), where=steps > 0)
         light *= np.interp(brightest, steps, gain).astype(np.float32)[..., None]
-    return encode[(np.minimum(light, 1) * 65535 + 0.5).astype(np.uint16)]
+    picture: Any = encode[(np.minimum(light, 1) * 65535 + 0.5).astype(np.uint16)]
+    return picture

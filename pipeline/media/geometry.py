@@ -8,11 +8,13 @@ import math
 import struct
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
+import cv2
 import numpy as np
 
 from pipeline.errors import InputError
-from pipeline.media.images import Picture, resize_picture
+from pipeline.media.images import AnyPicture
 
 # Optical flow (OpenCV DIS) needs three pyramid levels of 8x8 patches: a strip of 16 rows kills the process. Phase 2 rounds
 # sides to multiples of 16, so 24 is the least that becomes 32.
@@ -70,9 +72,12 @@ class Geometry:
         square = self.square_size(width, height)
         return square[::-1] if self.transpose else square
 
-    def upright(self, picture: Picture) -> Picture:
+    def upright(self, picture: AnyPicture) -> AnyPicture:
         """(H, W, 3) as stored -> as shown; the array itself when there is nothing to do."""
-        shown = resize_picture(picture, self.square_size(picture.shape[1], picture.shape[0]))
+        shown: Any = picture
+        size = self.square_size(picture.shape[1], picture.shape[0])
+        if size != (picture.shape[1], picture.shape[0]):
+            shown = cv2.resize(picture, size, interpolation=cv2.INTER_LANCZOS4)
         if self.transpose:
             shown = shown.transpose(1, 0, 2)
         if self.mirror_x:

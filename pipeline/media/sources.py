@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import cast
 
 from pipeline.errors import InputError
 from pipeline.media.images import PICTURE_SUFFIXES, Picture, natural_key, read_picture
@@ -79,7 +80,8 @@ class VideoSource(RawSource):
             None if wanted is None else frozenset(wanted),
             on_cut=note_cut if self._accept_truncated else None,
         )
-        return prefetch((frame.index, frame.picture, list(frame.notes)) for frame in frames)
+        # 8 bits, since nothing deeper was asked for
+        return prefetch((frame.index, cast(Picture, frame.picture), list(frame.notes)) for frame in frames)
 
 
 def open_source(path: Path, *, accept_truncated: bool = False) -> RawSource:

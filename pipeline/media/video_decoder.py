@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import numpy as np
 from av.sidedata.sidedata import Type as SideData
 from av.video.reformatter import Colorspace
 
@@ -20,7 +21,8 @@ from pipeline.errors import InputError
 from pipeline.media.color import BT709, UNKNOWN, ColorTags, to_srgb
 from pipeline.media.containers import missing_bytes, url_of
 from pipeline.media.geometry import Geometry, check_frame_size, geometry_of
-from pipeline.media.images import Picture
+from pipeline.media.images import AnyPicture
+from pipeline.media.muxing import readable_sounds
 
 _DOLBY_ONLY = ("dvh1", "dvhe", "dva1", "dvav")  # Dolby Vision sample entries
 _LATE_FRAMES = 2  # by how many frame periods a header may promise more than there is; rounding makes one of them
@@ -33,13 +35,13 @@ class DecodedFrame:
     Args:
         index: as decoded, from 0.
         time_s: when it is shown; rises from frame to frame.
-        picture: (H, W, 3) uint8 sRGB, upright.
+        picture: (H, W, 3) uint8 sRGB, upright; uint16 where `deep` was asked for.
         notes: what was converted.
     """
 
     index: int
     time_s: Fraction
-    picture: Picture
+    picture: AnyPicture
     notes: tuple[str, ...]
 
 
@@ -52,8 +54,10 @@ class VideoFacts:
         time_base: tick of the frames' times, seconds.
         count: frames, as far as the header tells; for progress bars.
         size: (width, height) of the frames as shown.
-        notes: what decoding will convert, as far as the first frame tells.
-        has_audio: there is a sound track, readable or not.
+        notes: what decoding will convert, as far as the first frame tells, and sound tracks that are not readable.
+        has_audio: there is a sound track that can be copied.
+        bits: a channel of the pixels has, 8 or 10 (for 10 and more).
+        primaries, transfer: code points of H.273 of what `decode_video` gives.
     """
 
     rate: Fraction
@@ -62,6 +66,9 @@ class VideoFacts:
     size: tuple[int, int]
     notes: tuple[str, ...]
     has_audio: bool
+    bits: int
+    primaries: int
+    transfer: int
 
 
 def open_video(path: Path) -> Any:
@@ -106,13 +113,19 @@ def read_facts(path: Path) -> VideoFacts:
         if first is None:
             raise InputError(f"{path} holds no frames")
         convert = _Converter(path, stream, first)
+        tags = convert.tags(first)
+        sounds, dropped = readable_sounds(container)
+        deepest = max((part.bits for part in first.format.components), default=8)
         return VideoFacts(
             rate=rate,
             time_base=Fraction(stream.time_base or 1 / rate),
             count=stream.frames or round(length_s * rate),
             size=convert.geometry.shown_size(first.width, first.height),
-            notes=convert.notes(first),
-            has_audio=bool(container.streams.audio),
+            notes=(*(("deinterlaced",) if first.interlaced_frame else ()), *convert.notes(first), *dropped),
+            has_audio=bool(sounds),
+            bits=10 if deepest > 8 else 8,
+            primaries=tags.primaries if tags.is_plain else BT709,
+            transfer=tags.transfer if tags.is_plain else BT709,
         )
 
 
@@ -125,7 +138,7 @@ OnCut = Callable[[str], None]
 
 
 def decode_video(
-    path: Path, wanted: Collection[int] | None = None, *, on_cut: OnCut | None = None
+    path: Path, wanted: Collection[int] | None = None, *, on_cut: OnCut | None = None, deep: bool = False
 ) -> Iterator[DecodedFrame]:
     """The frames, or the wanted ones, in order.
 
@@ -134,6 +147,7 @@ def decode_video(
         wanted: indices; decoding stops behind the last.
         on_cut: takes the reason where a file was cut off or damaged, and frames end with the last whole one. Without it that
             is an error, and a cut-off file is refused before its first frame.
+        deep: uint16 over the whole range of 16 bits instead of uint8.
 
     Raises:
         InputError: it does not decode, is damaged, or ends before its header says.
@@ -152,7 +166,7 @@ def decode_video(
         for index, (frame, woven) in enumerate(frames):
             clock.advance(index, frame)
             if wanted is None or index in wanted:
-                convert = convert or _Converter(path, stream, frame)
+                convert = convert or _Converter(path, stream, frame, deep)
                 notes = (*(("deinterlaced",) if woven else ()), *convert.notes(frame))
                 yield DecodedFrame(index=index, time_s=clock.time_s, picture=convert(frame), notes=notes)
             if index == last:
@@ -289,8 +303,8 @@ def _pulled(graph: Any, woven: deque[bool], before: Any) -> Iterator[tuple[Any, 
 class _Converter:
     """From decoded frames to pictures; what the stream says is looked up once, what the frame says each time."""
 
-    def __init__(self, path: Path, stream: Any, first: Any) -> None:
-        self._path = path
+    def __init__(self, path: Path, stream: Any, first: Any, deep: bool = False) -> None:
+        self._path, self._deep = path, deep
         matrix = first.side_data.get(SideData.DISPLAYMATRIX)
         try:
             if stream.codec_context.codec_tag in _DOLBY_ONLY and first.color_trc in (0, UNKNOWN):
@@ -301,27 +315,26 @@ class _Converter:
             raise InputError(f"{path}: {error}") from None
         check_frame_size(width, height, path)
 
-    def _tags(self, frame: Any) -> ColorTags:
+    def tags(self, frame: Any) -> ColorTags:
         tags = (frame.color_primaries, frame.color_trc, frame.colorspace, frame.format.is_rgb)
         try:
             return _resolved(*tags, frame.width, frame.height)
         except InputError as error:
             raise InputError(f"{self._path}: {error}") from None
 
-    def __call__(self, frame: Any) -> Picture:
-        tags = self._tags(frame)
+    def __call__(self, frame: Any) -> AnyPicture:
+        tags = self.tags(frame)
         how: dict[str, Any] = {}
         if not tags.is_rgb and tags.matrix == BT709 and frame.colorspace != BT709:
             how["src_colorspace"] = Colorspace.ITU709
-        if tags.is_plain:
-            picture: Picture = frame.to_ndarray(format="rgb24", **how)
-        else:
-            picture = to_srgb(frame.to_ndarray(format="rgb48le", **how), tags)
+        picture: AnyPicture = frame.to_ndarray(format="rgb48le" if self._deep or not tags.is_plain else "rgb24", **how)
+        if not tags.is_plain:
+            picture = to_srgb(picture.astype(np.uint16, copy=False), tags, deep=self._deep)
         return self.geometry.upright(picture)
 
     def notes(self, frame: Any) -> tuple[str, ...]:
         said = self.geometry.notes()
-        color = self._tags(frame).note()
+        color = self.tags(frame).note()
         if color:
             said.append(color)
         return tuple(said)

@@ -10,34 +10,42 @@ from fractions import Fraction
 from pathlib import Path
 
 from pipeline.errors import UsageError
-from pipeline.media.images import Picture
+from pipeline.media.images import AnyPicture
 from pipeline.media.prefetch import prefetch
 from pipeline.media.sources import VIDEO_SUFFIXES, FolderSource, VideoSource
 from pipeline.media.video_decoder import decode_video, read_facts
 
+UNSPECIFIED = 2  # code point for colours that nothing is known of
+
 
 @dataclass(frozen=True, kw_only=True)
 class TimedFrame:
-    """A picture, when it is shown (seconds), and what to call its file."""
+    """A picture, when it is shown (seconds), and what to call its file; uint16 where more than 8 bits were asked for."""
 
     time_s: Fraction
     name: str
-    picture: Picture
+    picture: AnyPicture
 
 
 class TimedVideo(VideoSource):
-    """A video file; frames come upright, in sRGB, with the container's times. `notes` say what is converted."""
+    """A video file; frames come upright, in sRGB, with the container's times.
+
+    `notes` say what is converted; `bits` are those of its pixels, 8 or 10 (for 10 and more); `primaries` and `transfer` the
+    code points of what the frames hold.
+    """
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         facts = read_facts(path)
         self.rate, self.time_base, self.count = facts.rate, facts.time_base, facts.count
         self.size, self.notes, self.has_audio = facts.size, facts.notes, facts.has_audio
+        self.bits, self.primaries, self.transfer = facts.bits, facts.primaries, facts.transfer
 
-    def frames(self) -> Iterator[TimedFrame]:
+    def frames(self, *, deep: bool = False) -> Iterator[TimedFrame]:
+        """All frames in order; with `deep` as uint16 over the whole range of 16 bits."""
         return prefetch(
             TimedFrame(time_s=frame.time_s, name=f"frame_{frame.index:04d}.png", picture=frame.picture)
-            for frame in decode_video(self.path)
+            for frame in decode_video(self.path, deep=deep)
         )
 
 
@@ -50,11 +58,14 @@ class TimedFolder(FolderSource):
             raise UsageError(f"--fps must be in [0.01, 1000], got {fps}")
         self.rate = Fraction(fps).limit_denominator(1001)
         self.time_base, self.has_audio, self.count = 1 / self.rate, False, len(self.files())
+        self.bits, self.primaries, self.transfer = 8, UNSPECIFIED, UNSPECIFIED
+        self.notes: tuple[str, ...] = ()
         twice = sorted(stem for stem, count in Counter(file.stem for file in self.files()).items() if count > 1)
         if twice:
             raise UsageError(f"{path} holds several pictures called {twice[0]}; one of them belongs elsewhere")
 
-    def frames(self) -> Iterator[TimedFrame]:
+    def frames(self, *, deep: bool = False) -> Iterator[TimedFrame]:
+        """All frames in order, 8 bits a channel whatever is asked for."""
         for index, picture, _ in self.decode():
             yield TimedFrame(time_s=index / self.rate, name=f"{self.files()[index].stem}.png", picture=picture)
 
