@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import InputError
-from pipeline.media.images import AnyPicture
+from pipeline.media.arrays import AnyPicture
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -116,8 +116,7 @@ def _to_xyz(primaries: int) -> FloatArray:
     x, y = _CHROMATICITIES[BT709][6:]
     d65 = np.array([x / y, 1, (1 - x - y) / y])
     gain = (_BRADFORD @ d65) / (_BRADFORD @ xyz[3])
-    adapted: FloatArray = np.linalg.inv(_BRADFORD) @ (gain[:, None] * (_BRADFORD @ matrix))
-    return adapted
+    return np.asarray(np.linalg.inv(_BRADFORD) @ (gain[:, None] * (_BRADFORD @ matrix)), np.float64)
 
 
 @lru_cache(maxsize=8)
@@ -125,8 +124,7 @@ def matrix_to_709(primaries: int) -> FloatArray:
     """(3, 3): linear RGB of these primaries -> linear RGB of BT.709 and sRGB; outside [0, 1] where the gamut is wider."""
     if primaries in _LIKE_709:
         return np.eye(3)
-    matrix: FloatArray = np.linalg.solve(_to_xyz(BT709), _to_xyz(primaries))
-    return matrix
+    return np.asarray(np.linalg.solve(_to_xyz(BT709), _to_xyz(primaries)), np.float64)
 
 
 def decode_curve(transfer: int, signal: FloatArray) -> FloatArray:

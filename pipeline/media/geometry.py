@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from pipeline.errors import InputError
-from pipeline.media.images import AnyPicture
+from pipeline.media.arrays import AnyPicture
 
 # Optical flow (OpenCV DIS) needs three pyramid levels of 8x8 patches: a strip of 16 rows kills the process. Phase 2 rounds
 # sides to multiples of 16, so 24 is the least that becomes 32.

@@ -5,18 +5,18 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import cast
 
-from pipeline.errors import InputError
-from pipeline.media.images import PICTURE_SUFFIXES, Picture, natural_key, read_picture
+from pipeline.media.arrays import Picture
+from pipeline.media.frame_folder import VIDEO_SUFFIXES, look_at
+from pipeline.media.images import read_picture
 from pipeline.media.prefetch import map_ahead, prefetch
 from pipeline.media.video_decoder import decode_video
-
-VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm")
 
 
 class RawSource(ABC):
     """The frames of one scene as delivered."""
 
     path: Path
+    notes: tuple[str, ...] = ()  # on the source as a whole
 
     @abstractmethod
     def files(self) -> list[Path]:
@@ -36,14 +36,9 @@ class FolderSource(RawSource):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            names = [entry.name for entry in path.iterdir() if entry.suffix.lower() in PICTURE_SUFFIXES]
-            names = [name for name in names if not name.startswith(".") and (path / name).is_file()]
-        except OSError as error:
-            raise InputError(f"{path} cannot be read: {error.strerror}") from None
-        self._files = [path / name for name in sorted(names, key=natural_key)]
-        if not self._files:
-            raise InputError(f"{path} holds no frames; allowed are {', '.join(PICTURE_SUFFIXES)}")
+        found = look_at(path)
+        self._files = list(found.files)
+        self.notes = found.notes
 
     def files(self) -> list[Path]:
         return self._files
@@ -60,12 +55,11 @@ class VideoSource(RawSource):
 
     Args:
         path: the file.
-        accept_truncated: take a file that was cut off up to its last whole frame; `cut` then says why it ended.
+        accept_truncated: take a file that was cut off up to its last whole frame; `notes` say so afterwards.
     """
 
     def __init__(self, path: Path, *, accept_truncated: bool = False) -> None:
         self.path = path
-        self.cut: str | None = None
         self._accept_truncated = accept_truncated
 
     def files(self) -> list[Path]:
@@ -73,7 +67,7 @@ class VideoSource(RawSource):
 
     def decode(self, wanted: Sequence[int] | None = None) -> Iterator[tuple[int, Picture, list[str]]]:
         def note_cut(reason: str) -> None:
-            self.cut = reason
+            self.notes = (f"taken up to its last whole frame: {reason}",)
 
         frames = decode_video(
             self.path,

@@ -3,16 +3,18 @@
 Special: one frame at a time. Times are the container's own, so a variable frame rate stays what it was.
 """
 
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
 from pipeline.errors import UsageError
-from pipeline.media.images import AnyPicture
+from pipeline.media.arrays import AnyPicture
+from pipeline.media.frame_folder import VIDEO_SUFFIXES, TwinFramesError
+from pipeline.media.geometry import check_frame_size
+from pipeline.media.images import picture_size
 from pipeline.media.prefetch import prefetch
-from pipeline.media.sources import VIDEO_SUFFIXES, FolderSource, VideoSource
+from pipeline.media.sources import FolderSource, VideoSource
 from pipeline.media.video_decoder import decode_video, read_facts
 
 UNSPECIFIED = 2  # code point for colours that nothing is known of
@@ -53,16 +55,17 @@ class TimedFolder(FolderSource):
     """A folder of pictures in natural order, at a rate that somebody has to say."""
 
     def __init__(self, path: Path, fps: float) -> None:
-        super().__init__(path)
+        try:
+            super().__init__(path)
+        except TwinFramesError as error:
+            raise UsageError(str(error)) from None
         if not 0.01 <= fps <= 1000:
             raise UsageError(f"--fps must be in [0.01, 1000], got {fps}")
         self.rate = Fraction(fps).limit_denominator(1001)
         self.time_base, self.has_audio, self.count = 1 / self.rate, False, len(self.files())
         self.bits, self.primaries, self.transfer = 8, UNSPECIFIED, UNSPECIFIED
-        self.notes: tuple[str, ...] = ()
-        twice = sorted(stem for stem, count in Counter(file.stem for file in self.files()).items() if count > 1)
-        if twice:
-            raise UsageError(f"{path} holds several pictures called {twice[0]}; one of them belongs elsewhere")
+        self.size = picture_size(self.files()[0])
+        check_frame_size(*self.size, path)
 
     def frames(self, *, deep: bool = False) -> Iterator[TimedFrame]:
         """All frames in order, 8 bits a channel whatever is asked for."""

@@ -21,11 +21,11 @@ from pipeline.media.encoding import BLOCK_FRAMES, Block, Encoding, decoding_time
 from pipeline.media.images import encode_png
 from pipeline.media.muxing import readable_sounds, refused_sounds, write_failure
 from pipeline.media.prefetch import WriteBehind
-from pipeline.media.sources import VIDEO_SUFFIXES
 from pipeline.media.video_decoder import open_video
 from pipeline.media.video_io import TimedFolder, TimedFrame, TimedVideo
 from pipeline.storage.files import names_in, write_bytes
 
+WRITTEN_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm")
 _FAST_START = {"movflags": "faststart"}  # the index in front, so that a browser plays before all of it is there
 
 
@@ -292,7 +292,7 @@ def check_output(path: Path, source_path: Path, *, overwrite: bool) -> None:
             raise UsageError(f"{path} is a folder, and a video was asked for; give another -o")
         return
     if path.suffix or path.is_file():
-        raise UsageError(f"-o must be a folder or end in one of {', '.join(VIDEO_SUFFIXES)}, got {path}")
+        raise UsageError(f"-o must be a folder or end in one of {', '.join(WRITTEN_SUFFIXES)}, got {path}")
     others = [entry.name for entry in path.iterdir() if entry.suffix.lower() != ".png"] if path.is_dir() else []
     if others:
         raise UsageError(f"{path} holds {sorted(others)[0]}, which no run wrote; it is not replaced, give another -o")
@@ -300,4 +300,4 @@ def check_output(path: Path, source_path: Path, *, overwrite: bool) -> None:
 
 def is_video(path: Path) -> bool:
     """Whether an output of this name is a video; otherwise it is a folder of pictures."""
-    return path.suffix.lower() in VIDEO_SUFFIXES
+    return path.suffix.lower() in WRITTEN_SUFFIXES
