@@ -95,7 +95,7 @@ def npy_header(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype[Any]]:
     """Shape and dtype that an npy stream declares; nothing is allocated. Raises whatever the parser raises."""
     version = np.lib.format.read_magic(file)
     if version not in ((1, 0), (2, 0)):
-        raise InputError(f"npy version {version} is not supported, allowed are 1.0 and 2.0")
+        raise ValueError(f"npy version {version} is not supported, allowed are 1.0 and 2.0")
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, _, dtype = read(file, max_header_size=_NPY_HEADER_LIMIT)
     return tuple(int(side) for side in shape), dtype
