@@ -31,8 +31,6 @@ from pipeline.reporter import Reporter
 from pipeline.signals import StopSignals
 from pipeline.storage.completion import fingerprint
 
-_HDR = (16, 18)  # transfer code points of PQ and HLG
-
 
 def apply_bokeh(input_path: Path, output_path: Path, settings: ApplySettings) -> None:
     """Read, render, write, with a progress bar.
@@ -81,8 +79,8 @@ class _Run:
         network = self._network(loaded) if loaded else None
         depth = self._depth(loaded)
         look = self._look
-        if self._source.transfer in _HDR:
-            self._reporter.warning("this film is HDR (PQ or HLG); its light is blurred as if it were sRGB")
+        for note in self._source.notes:
+            say(f"{self._source.path.name}: {note}")
         with ExitStack() as stack:
             if depth is not None:
                 self._prepare(depth, stack)

@@ -3,18 +3,19 @@
 Special: one frame at a time. Times are the container's own, so a variable frame rate stays what it was.
 """
 
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
-import av
-
-from pipeline.errors import InputError, UsageError
-from pipeline.media.images import AnyPicture
+from pipeline.errors import UsageError
+from pipeline.media.arrays import AnyPicture
+from pipeline.media.frame_folder import VIDEO_SUFFIXES, TwinFramesError
+from pipeline.media.geometry import check_frame_size
+from pipeline.media.images import picture_size
 from pipeline.media.prefetch import prefetch
-from pipeline.media.sources import VIDEO_SUFFIXES, FolderSource, VideoSource
+from pipeline.media.sources import FolderSource, VideoSource
+from pipeline.media.video_decoder import decode_video, read_facts
 
 UNSPECIFIED = 2  # code point for colours that nothing is known of
 
@@ -29,62 +30,42 @@ class TimedFrame:
 
 
 class TimedVideo(VideoSource):
-    """A video file; frames come upright, with the container's times.
+    """A video file; frames come upright, in sRGB, with the container's times.
 
-    `bits` are those of its pixels, 8 or 10 (for 10 and more); `primaries` and `transfer` the code points of its colours.
+    `notes` say what is converted; `bits` are those of its pixels, 8 or 10 (for 10 and more); `primaries` and `transfer` the
+    code points of what the frames hold.
     """
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        try:
-            with av.open(str(path)) as container:
-                if not container.streams.video:
-                    raise InputError(f"{path} holds no video stream")
-                stream = container.streams.video[0]
-                self.rate = Fraction(stream.average_rate or stream.guessed_rate or 24)
-                self.time_base = Fraction(stream.time_base or 1 / self.rate)
-                self.has_audio = bool(container.streams.audio)
-                context = stream.codec_context
-                deepest = max((part.bits for part in context.format.components), default=8) if context.format else 8
-                self.bits = 10 if deepest > 8 else 8
-                self.primaries, self.transfer = int(context.color_primaries), int(context.color_trc)
-                length_s = (container.duration or 0) / av.time_base
-                self.count = stream.frames or round(length_s * self.rate)
-        except (av.FFmpegError, OSError) as error:
-            raise InputError(f"{path} does not decode: {error}") from None
+        facts = read_facts(path)
+        self.rate, self.time_base, self.count = facts.rate, facts.time_base, facts.count
+        self.size, self.notes, self.has_audio = facts.size, facts.notes, facts.has_audio
+        self.bits, self.primaries, self.transfer = facts.bits, facts.primaries, facts.transfer
 
     def frames(self, *, deep: bool = False) -> Iterator[TimedFrame]:
         """All frames in order; with `deep` as uint16 over the whole range of 16 bits."""
-        return prefetch(self._timed("rgb48le" if deep else "rgb24"))
-
-    def _timed(self, form: str) -> Iterator[TimedFrame]:
-        try:
-            with av.open(str(self.path)) as container:
-                stream = container.streams.video[0]
-                stream.thread_type = "AUTO"
-                for index, frame in enumerate(container.decode(stream)):
-                    if frame.is_corrupt:
-                        raise InputError(f"{self.path}: frame {index} is damaged")
-                    time_s = index / self.rate if frame.pts is None else frame.pts * self.time_base
-                    picture = self._upright(index, frame, form)[1]
-                    yield TimedFrame(time_s=time_s, name=f"frame_{index:04d}.png", picture=picture)
-        except (av.FFmpegError, OSError) as error:
-            raise InputError(f"{self.path} does not decode: {error}") from None
+        return prefetch(
+            TimedFrame(time_s=frame.time_s, name=f"frame_{frame.index:04d}.png", picture=frame.picture)
+            for frame in decode_video(self.path, deep=deep)
+        )
 
 
 class TimedFolder(FolderSource):
     """A folder of pictures in natural order, at a rate that somebody has to say."""
 
     def __init__(self, path: Path, fps: float) -> None:
-        super().__init__(path)
+        try:
+            super().__init__(path)
+        except TwinFramesError as error:
+            raise UsageError(str(error)) from None
         if not 0.01 <= fps <= 1000:
             raise UsageError(f"--fps must be in [0.01, 1000], got {fps}")
         self.rate = Fraction(fps).limit_denominator(1001)
         self.time_base, self.has_audio, self.count = 1 / self.rate, False, len(self.files())
         self.bits, self.primaries, self.transfer = 8, UNSPECIFIED, UNSPECIFIED
-        twice = sorted(stem for stem, count in Counter(file.stem for file in self.files()).items() if count > 1)
-        if twice:
-            raise UsageError(f"{path} holds several pictures called {twice[0]}; one of them belongs elsewhere")
+        self.size = picture_size(self.files()[0])
+        check_frame_size(*self.size, path)
 
     def frames(self, *, deep: bool = False) -> Iterator[TimedFrame]:
         """All frames in order, 8 bits a channel whatever is asked for."""

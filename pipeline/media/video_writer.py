@@ -16,13 +16,16 @@ from typing import Any
 import av
 
 from pipeline.errors import InputError, PipelineError, UsageError
+from pipeline.media.containers import url_of
 from pipeline.media.encoding import BLOCK_FRAMES, Block, Encoding, decoding_times
 from pipeline.media.images import encode_png
+from pipeline.media.muxing import readable_sounds, refused_sounds, write_failure
 from pipeline.media.prefetch import WriteBehind
-from pipeline.media.sources import VIDEO_SUFFIXES
+from pipeline.media.video_decoder import open_video
 from pipeline.media.video_io import TimedFolder, TimedFrame, TimedVideo
 from pipeline.storage.files import names_in, write_bytes
 
+WRITTEN_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm")
 _FAST_START = {"movflags": "faststart"}  # the index in front, so that a browser plays before all of it is there
 
 
@@ -210,23 +213,24 @@ class VideoSink(Sink):
         self.encoding.encoder()  # a missing one has a message of its own
         fast = path.suffix.lower() in (".mp4", ".mov")
         with contextlib.ExitStack() as stack:
-            out = stack.enter_context(av.open(str(path), "w", options=_FAST_START if fast else {}))
+            out = stack.enter_context(av.open(url_of(path), "w", options=_FAST_START if fast else {}))
             try:
                 video = out.add_stream(name, rate=self.encoding.rate, options=options)
                 self.encoding.configure(video.codec_context)
                 sound = None
                 if self._sound:
-                    sound = _Sound(stack.enter_context(av.open(str(self._source.path))), out)
+                    sound = _Sound(stack.enter_context(open_video(self._source.path)), out)
                 out.start_encoding()
-            except (av.FFmpegError, ValueError) as error:
+            except (av.FFmpegError, OSError, ValueError) as error:
                 raise self._refused(error) from None
             yield out, video, sound
 
     def _refused(self, error: Exception) -> PipelineError:
-        return PipelineError(
-            f"{self.path.suffix} cannot hold this video with the sound of {self._source.path} ({error}); choose an output "
-            f"in .mkv, which takes every codec, or --no_audio"
-        )
+        refused = None
+        if self._sound:
+            with open_video(self._source.path) as source:
+                refused = refused_sounds(self.work / f"sound{self.path.suffix}", readable_sounds(source)[0])
+        return write_failure(error, self.path, refused, self._source.path)
 
     def _finish(self) -> None:
         if self._encoder is not None:
@@ -247,7 +251,7 @@ class VideoSink(Sink):
                         out.mux(packet)
                 if sound is not None:
                     sound.copy_until(self._end_s)
-            except av.FFmpegError as error:
+            except (av.FFmpegError, OSError) as error:
                 raise self._refused(error) from None
         os.replace(partial, self.path)
 
@@ -256,7 +260,7 @@ class _Sound:
     """The sound of one open container, copied into another; only one packet waits."""
 
     def __init__(self, source: Any, out: Any) -> None:
-        streams = list(source.streams.audio)
+        streams, _ = readable_sounds(source)
         self._out, self._copies = out, {stream.index: out.add_stream_from_template(stream) for stream in streams}
         self._packets = (packet for packet in source.demux(streams) if packet.dts is not None)
         self._waiting = next(self._packets, None)
@@ -288,7 +292,7 @@ def check_output(path: Path, source_path: Path, *, overwrite: bool) -> None:
             raise UsageError(f"{path} is a folder, and a video was asked for; give another -o")
         return
     if path.suffix or path.is_file():
-        raise UsageError(f"-o must be a folder or end in one of {', '.join(VIDEO_SUFFIXES)}, got {path}")
+        raise UsageError(f"-o must be a folder or end in one of {', '.join(WRITTEN_SUFFIXES)}, got {path}")
     others = [entry.name for entry in path.iterdir() if entry.suffix.lower() != ".png"] if path.is_dir() else []
     if others:
         raise UsageError(f"{path} holds {sorted(others)[0]}, which no run wrote; it is not replaced, give another -o")
@@ -296,4 +300,4 @@ def check_output(path: Path, source_path: Path, *, overwrite: bool) -> None:
 
 def is_video(path: Path) -> bool:
     """Whether an output of this name is a video; otherwise it is a folder of pictures."""
-    return path.suffix.lower() in VIDEO_SUFFIXES
+    return path.suffix.lower() in WRITTEN_SUFFIXES

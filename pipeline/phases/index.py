@@ -12,8 +12,9 @@ from pathlib import Path
 
 from pipeline.errors import ExitCode, InputError, UsageError
 from pipeline.media.depth_files import find_delivered_depth
+from pipeline.media.frame_folder import VIDEO_SUFFIXES
 from pipeline.media.prefetch import map_processes
-from pipeline.media.sources import VIDEO_SUFFIXES, open_source
+from pipeline.media.sources import open_source
 from pipeline.phases.run_settings import RunSettings
 from pipeline.reporter import Reporter
 from pipeline.seeds import stable_seed
