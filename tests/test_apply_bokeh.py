@@ -281,9 +281,9 @@ def test_memory_does_not_grow_with_the_video(net: BokehFlow):
 
 
 def test_sizes_may_not_change(tmp_path: Path):
-    folder = write_folder(tmp_path / "in", 1, (16, 16))
-    Image.new("RGB", (20, 16)).save(folder / "shot1.png")
-    with pytest.raises(InputError, match=r"shot1.png is 20x16, the frames before are 16x16"):
+    folder = write_folder(tmp_path / "in", 1, (24, 24))
+    Image.new("RGB", (28, 24)).save(folder / "shot1.png")
+    with pytest.raises(InputError, match=r"shot1.png is 28x24, the frames before are 24x24"):
         list(Film(TimedFolder(folder, 24), None, None, False).frames())
 
 
