@@ -23,7 +23,6 @@ from model.video.film import Look
 from model.video.focus import steady
 from model.video.track import PointTracker
 from pipeline.engines import vda
-from pipeline.media.depth_files import find_delivered_depth
 from pipeline.media.images import read_picture
 from pipeline.media.video_io import TimedFolder, TimedVideo
 from pipeline.media.video_writer import FolderSink, VideoSink, work_folder
@@ -179,17 +178,18 @@ def test_estimated_depth_is_kept_for_the_next_lens(tmp_path: Path, capsys, monke
     monkeypatch.setattr(vda, "network_size", lambda width, height, _, size=vda.network_size: size(width, height, 56))
     pictures, _, _ = walk(3, (84, 70))
     source = write_film(tmp_path / "in", pictures, None)
-    more = [source, "--focus_px", "30,38", "--save_depth", tmp_path / "kept" / "depth"]
+    more = [source, "--focus_px", "30,38", "--save_depth", tmp_path / "kept"]
     assert run(*more, "-o", tmp_path / "one") == 0
     assert "depth: estimated by Video Depth Anything, vitl (CC-BY-NC-4.0) on cpu" in capsys.readouterr().out
-    kept = find_delivered_depth(tmp_path / "kept", 3)
-    assert kept is not None and kept.read(0).shape == (70, 84)
     monkeypatch.setattr("pipeline.engines.vda.VideoDepthAnything.stream", None)  # not needed again
     assert run(*more, "--strength", 3, "-o", tmp_path / "two") == 0
     monkeypatch.delenv("BOKEHFLOW_WEIGHTS")
     assert run(source, "--focus_px", "30,38", "--depth", tmp_path / "kept", "-o", tmp_path / "three") == 0
     for one, other in zip(pictures_of(tmp_path / "one"), pictures_of(tmp_path / "three"), strict=True):
         assert np.array_equal(one, other)
+    Image.fromarray(pictures[0]).save(source / "shot999.png")
+    assert run(source, "--depth", tmp_path / "kept", "-o", tmp_path / "longer") == 2
+    assert "holds depth of 3 frames, the film has 4" in capsys.readouterr().err
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("x")
     assert run(source, "--depth", tmp_path / "kept", "--save_depth", tmp_path / "mine", "-o", tmp_path / "four") == 2

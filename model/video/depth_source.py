@@ -220,7 +220,7 @@ def choose_depth(
 
 def _places(source: Path) -> str:
     folder = source if source.is_dir() else source.with_suffix("")
-    return f"{folder}/depth, {folder}/disparity or {folder.with_name(folder.name + '.depth')}"
+    return f"{folder}/depth or {folder}/disparity"
 
 
 def _beside(source: Path, num_frames: Callable[[], int]) -> tuple[DeliveredDepth, Path] | None:
@@ -233,11 +233,16 @@ def _beside(source: Path, num_frames: Callable[[], int]) -> tuple[DeliveredDepth
 
 
 def _at(path: Path, num_frames: Callable[[], int]) -> DepthSource:
-    """Delivered depth at a path: the folder of maps itself, or the scene's folder around it.
+    """Delivered depth at a path: the folder of maps itself, the scene's folder around it, or what --save_depth kept.
 
     Raises:
         UsageError: there is none.
     """
+    if (path / _COMPLETE).is_file():
+        kept = DeliveredDepth("depth", sorted(path.glob("*.npz")))
+        if len(kept) < num_frames():
+            raise UsageError(f"--depth {path} holds depth of {len(kept)} frames, the film has {num_frames()}")
+        return Delivered(kept, f"depth: kept in {path} by an earlier run, as --depth asks", str(path))
     for folder in (path, path.parent):
         found = find_delivered_depth(folder, num_frames()) if path.is_dir() else None
         if found is not None and (folder == path or found.files()[0].parent == path):
