@@ -16,12 +16,13 @@ from conftest import load_script, moving_frames
 from PIL import Image
 
 from model.bokehflow import VARIANTS, BokehFlow, LensBatch
+from model.bokehflow.checkpoint import model_bytes
 from model.bokehflow.lens import radius_limit_px
-from model.training.checkpoint import model_bytes
-from model.video.engines import NetworkEngine, frame_tensor
+from model.video.engines import NetworkEngine
 from model.video.film import Film, Look
 from model.video.focus import parse_anchors, parse_pixel, parse_pull
 from pipeline.errors import InputError, UsageError
+from pipeline.media.convert import image_to_tensor
 from pipeline.media.cuts import CutDetector
 from pipeline.media.images import read_picture
 from pipeline.media.video_io import TimedFolder, TimedFrame, TimedVideo
@@ -98,7 +99,7 @@ def test_a_folder_becomes_the_networks_own_pictures(tmp_path: Path, checkpoint: 
     for number in range(4):
         picture = read_picture(source / f"shot{number}.png")[0]
         with torch.no_grad():
-            out, state = net(frame_tensor(picture, "cpu"), lens, state)
+            out, state = net(image_to_tensor(picture)[None], lens, state)
         expected = (out.bokeh[0] * 255).round().byte().permute(1, 2, 0).numpy()
         assert np.array_equal(read_picture(tmp_path / "out" / f"shot{number}.png")[0], expected)
     assert len(list((tmp_path / "out").iterdir())) == 4
@@ -128,8 +129,8 @@ def test_the_state_starts_afresh_at_a_cut(tmp_path: Path, checkpoint: Path, net:
     state, fresh_differs = None, False
     for number, picture in enumerate(two_shots()):
         with torch.no_grad():
-            fresh, fresh_state = net(frame_tensor(picture, "cpu"), lens)
-            out, state = net(frame_tensor(picture, "cpu"), lens, state)
+            fresh, fresh_state = net(image_to_tensor(picture)[None], lens)
+            out, state = net(image_to_tensor(picture)[None], lens, state)
         if number == 3:
             fresh_differs = not torch.equal(fresh.depth_m, out.depth_m)
             if not flags:
@@ -214,7 +215,7 @@ def test_a_pull_is_even_in_inverse_distance():
 
 
 @pytest.mark.parametrize("text", ["", "1", "a:2", "1:2;3:4"])
-def test_pulls_that_are_no_pulls(text):
+def test_malformed_focus_pulls_are_refused(text):
     with pytest.raises(UsageError, match="takes SECONDS:METRES"):
         parse_pull(text)
 
@@ -241,7 +242,7 @@ def test_a_clicked_pixel_is_focused_at_its_predicted_depth(tmp_path: Path, check
     picture = read_picture(source / "shot0.png")[0]
     lens = LensBatch.of(Lens(f_m=0.05, f_number=2.0, focus_m=2.0), px_per_mm(SIZE[0]))
     with torch.no_grad():
-        depth = net(frame_tensor(picture, "cpu"), lens)[0].depth_m[0, 0]
+        depth = net(image_to_tensor(picture)[None], lens)[0].depth_m[0, 0]
     wanted = depth[18:23, 28:33].median().item()
     assert run(source, *lens_args(checkpoint), "--focus_px", "30,20", "-o", tmp_path / "clicked") == 0
     assert f"is {wanted:.2f} m away" in capsys.readouterr().out
@@ -393,7 +394,7 @@ def test_focus_out_of_range_or_outside_the_frame(tmp_path: Path, checkpoint: Pat
     assert caught.value.code == 2
 
 
-def test_inputs_and_outputs_that_do_not_fit(tmp_path: Path, checkpoint: Path, capsys):
+def test_unusable_inputs_and_outputs_are_refused(tmp_path: Path, checkpoint: Path, capsys):
     source = write_folder(tmp_path / "in", 1)
     more = [*lens_args(checkpoint), "--focus", 2]
     (tmp_path / "note.txt").write_text("x")

@@ -15,7 +15,7 @@ from PIL import Image
 from vda_reference import save_tiny
 
 from model.bokehflow import VARIANTS, BokehFlow
-from model.training.checkpoint import model_bytes
+from model.bokehflow.checkpoint import model_bytes
 from model.video import engines
 from model.video.depth_cleaning import crisp, filled, unrounded
 from model.video.engines import LensEngine
@@ -336,7 +336,7 @@ def test_a_stopped_run_goes_on_where_it_was(tmp_path: Path, capsys, monkeypatch,
     assert not (tmp_path / target).exists() and work_folder(tmp_path / target).is_dir()
     rendered: list[int] = []
     monkeypatch.setattr(
-        engines, "to_picture", lambda image, deep, made=engines.to_picture: rendered.append(1) or made(image, deep=deep)
+        engines, "to_picture", lambda image, like, made=engines.to_picture: rendered.append(1) or made(image, like)
     )
     capsys.readouterr()
     assert run(*more, "-o", tmp_path / target) == 0

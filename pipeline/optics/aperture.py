@@ -2,11 +2,12 @@
 
 import math
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from pipeline.optics.lens import OpticsError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +37,7 @@ class Aperture:
         if not math.hypot(*self.rim) < 1:
             raise OpticsError(f"rim must lie less than one radius from the centre, got {self.rim}")
 
-    def outline(self, angle: Tensor) -> Tensor:
+    def outline(self, angle: "Tensor") -> "Tensor":
         """Distance of the edge from the centre, in units of the full opening's radius.
 
         Args:
@@ -45,6 +46,8 @@ class Aperture:
         Returns:
             The same shape, in (0, 1]; 1 everywhere for a disc, 1 at the corners of a polygon that nothing shades.
         """
+        import torch
+
         if self.rim == (0.0, 0.0):
             return self._blades(angle)
         # Where a ray from the centre leaves the disc around the rim's centre c: c.e + sqrt((c.e)^2 + 1 - |c|^2).
@@ -52,7 +55,9 @@ class Aperture:
         along = right * torch.cos(angle) + up * torch.sin(angle)
         return torch.minimum(self._blades(angle), along + torch.sqrt(along**2 + 1 - right**2 - up**2))
 
-    def _blades(self, angle: Tensor) -> Tensor:
+    def _blades(self, angle: "Tensor") -> "Tensor":
+        import torch
+
         if self.blades == 0:
             return torch.ones_like(angle)
         sector = 2 * math.pi / self.blades

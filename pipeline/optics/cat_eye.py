@@ -61,7 +61,9 @@ def render_cat_eye(
         return render_lens_blur(image, defocus_px, order=order, aperture=aperture)
     height, width = image.shape[-2:]
     tile = math.ceil(max(height, width) / _TILES)
-    halo = math.ceil(1.25 * float(defocus_px.detach().abs().max())) + 16  # what reaches a tile, and what it is filled from
+    halo = (
+        math.ceil(1.25 * float(defocus_px.detach().abs().max())) + 16
+    )  # what reaches a tile, and what it is filled from
     total = torch.zeros_like(image)
     for rows in _spans(height, tile, image):
         for columns in _spans(width, tile, image):
