@@ -15,8 +15,9 @@ from pipeline.checkout import checkout
 from pipeline.errors import ExitCode, InputError, UsageError
 from pipeline.hints import phase_command
 from pipeline.media.depth_files import find_delivered_depth
+from pipeline.media.frame_folder import VIDEO_SUFFIXES
 from pipeline.media.prefetch import map_processes
-from pipeline.media.sources import VIDEO_SUFFIXES, open_source
+from pipeline.media.sources import open_source
 from pipeline.phases.registry import Phase, Presenter
 from pipeline.reporter import Reporter
 from pipeline.run_settings import RunSettings
