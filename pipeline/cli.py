@@ -37,6 +37,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
         default="stop",
         help="what to do with outputs made with other settings or inputs",
     )
+    made.add_argument("--redo", action="store_true", help="make the scenes named with --scene again, finished or not")
     return made
 
 
@@ -62,6 +63,7 @@ def run_settings(args: argparse.Namespace) -> RunSettings:
         scenes=tuple(args.scene),
         dry_run=args.dry_run,
         on_stale=args.on_stale,
+        redo=args.redo,
     )
 
 

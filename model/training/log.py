@@ -11,7 +11,8 @@ from typing import Any
 
 from model.evaluation.visualize import write_sheet
 from pipeline.media.images import Picture
-from pipeline.storage.files import append_line, write_bytes
+from pipeline.storage.appending import append_line
+from pipeline.storage.files import write_bytes
 
 
 class TrainLog:

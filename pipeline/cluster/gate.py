@@ -21,7 +21,7 @@ from pipeline.cluster.stage_status import StageStatus, make_plans, reason, stage
 from pipeline.cluster.submit import GATE_RETRY_S, Submitted, submit_gate, submit_plan
 from pipeline.errors import ExitCode, PipelineError
 from pipeline.signals import StopSignals
-from pipeline.storage.files import append_line
+from pipeline.storage.appending import append_line
 from pipeline.storage.lease import Lease
 from pipeline.storage.scene import SceneEntry, SceneIndex
 

@@ -22,7 +22,8 @@ from typing import Any
 
 from pipeline.cluster.profile import Profile, Resources
 from pipeline.errors import InputError, PipelineError
-from pipeline.storage.files import append_line, dump_json, read_json, write_bytes, write_json
+from pipeline.storage.appending import append_line
+from pipeline.storage.files import dump_json, read_json, write_bytes, write_json
 
 SCHEMA = 1
 SCRIPTS = {

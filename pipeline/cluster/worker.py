@@ -22,7 +22,8 @@ from pipeline.cluster.plan import Plan, Run, StalePlanError
 from pipeline.cluster.profile import REPOSITORY
 from pipeline.cluster.scheduler import SchedulerError, Slurm
 from pipeline.errors import InputError
-from pipeline.storage.files import append_line, names_in, read_json
+from pipeline.storage.appending import append_line
+from pipeline.storage.files import names_in, read_json
 from pipeline.storage.lease import task_id
 
 STOPPED = 75

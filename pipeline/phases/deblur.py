@@ -129,7 +129,7 @@ class DeblurPhase(ScenePhase):
     def _write(scene: Scene, frame: int, picture: Picture, facts: dict[str, Any], work: Work) -> None:
         data = encode_png(picture)
         work.journal.add(f"{frame:04d}", facts)
-        write_bytes(scene.sharp_path(frame), data)
+        work.write(scene.sharp_path(frame), data)
         work.reporter.advance()
 
     def _result(self, entry: SceneEntry, work: Work) -> Result:
