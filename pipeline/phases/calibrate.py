@@ -31,6 +31,7 @@ from pipeline.seeds import stable_seed
 from pipeline.signals import StopSignals
 from pipeline.storage.completion import Fields, as_stored, fingerprint, first_difference
 from pipeline.storage.files import write_json
+from pipeline.storage.ownership import refuse_links
 from pipeline.storage.scene import Scene, SceneEntry, SceneIndex
 
 VERSION = 1
@@ -50,12 +51,13 @@ def run_calibrate(settings: CalibrateSettings, run: RunSettings) -> ExitCode:
     """
     entries = run.chosen(SceneIndex.load(run.index_path))
     path = stats_path(run.out_root)
+    refuse_links(run.out_root, [path, histogram_path(run.out_root)])
     with StopSignals() as signals, Reporter("calibrate", None if run.dry_run else run.logs) as reporter:
         ready, depths = _finished_depth(entries, run, reporter)
         fields = as_stored(
             {"phase": "calibrate", "version": VERSION, "settings": asdict(settings), "upstream": {"depth": depths}}
         )
-        old = read_calibration(path) if path.exists() and run.on_stale != "redo" else None
+        old = read_calibration(path) if path.exists() and run.on_stale != "redo" and not run.redo else None
         if old is not None and _settled(old, fields, run, reporter, path):
             return ExitCode.DONE
         sampled = _sample_scenes(ready, settings.seed)

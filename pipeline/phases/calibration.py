@@ -18,6 +18,7 @@ from pipeline.phases.run_settings import RunSettings
 from pipeline.reporter import Reporter
 from pipeline.storage.completion import fingerprint
 from pipeline.storage.files import read_json, write_json
+from pipeline.storage.ownership import refuse_links
 from pipeline.storage.scene import Scene, SceneIndex
 
 SCHEMA = 1
@@ -128,6 +129,7 @@ def confirm(value_m: float | None, run: RunSettings, keep_confirmed: bool = Fals
         UsageError: the value is not a plausible CoC.
     """
     path = stats_path(run.out_root)
+    refuse_links(run.out_root, [path])
     if not path.exists():
         raise PipelineError(f"there is no {path} to confirm; run: python scripts/04_calibrate_coc.py")
     stats = read_calibration(path)

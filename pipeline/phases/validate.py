@@ -16,7 +16,7 @@ from pipeline.media.depth_files import read_npz
 from pipeline.media.images import multiple_of_16, read_sharp
 from pipeline.media.prefetch import map_processes
 from pipeline.optics import OpticsError, coc_to_radius_px, px_per_mm
-from pipeline.phases.dependencies import record_folder, require
+from pipeline.phases.dependencies import record_folder, redo_command, require
 from pipeline.phases.depth import MAX_DEPTH_M, MIN_DEPTH_M
 from pipeline.phases.render import label_of
 from pipeline.phases.run_settings import RunSettings
@@ -24,11 +24,13 @@ from pipeline.report.page import write_page
 from pipeline.reporter import Reporter
 from pipeline.signals import StopSignals
 from pipeline.storage.files import names_in, read_json, write_json
+from pipeline.storage.ownership import refuse_links
 from pipeline.storage.scene import SPLITS, LensSet, Scene, SceneEntry, SceneIndex
 
 SCHEMA = 1
 _METADATA_KEYS = ("sets", "sensor_width_mm", "px_per_mm", "max_radius_px", "coc_model", "engine", "seed", "licences")
 _STATS_KEYS = ("d_min", "d_max", "d_median", "d_p5", "d_p95", "focus_near", "focus_far")
+PHASES = ("deblur", "depth", "render")
 _MAX_LISTED = 5  # of one kind of problem; the count is always given
 
 
@@ -83,6 +85,7 @@ def run_validate(run: RunSettings, workers: int, if_changed: bool = False) -> Ex
     """
     index = SceneIndex.load(run.index_path)
     entries = run.chosen(index)
+    refuse_links(run.out_root, [validation_path(run.out_root), page_path(run.out_root)])
     with StopSignals() as signals, Reporter("validate", None if run.dry_run else run.logs) as reporter:
         if if_changed and entries and nothing_changed(run, entries):
             reporter.info(
@@ -153,6 +156,7 @@ class _SceneCheck:
         self._size = multiple_of_16((entry.width, entry.height))
         self._report = SceneReport(scene_id=scene.scene_id, num_frames=entry.num_frames, size=self._size)
         self._problems: dict[str, list[str]] = {}
+        self._damaged: dict[str, set[str]] = {}  # kind of problem -> phases whose outputs have to be made again
 
     def run(self) -> SceneReport:
         self._check_records()
@@ -167,16 +171,20 @@ class _SceneCheck:
         self._report.mean_focus = [round(total / max(1, self._entry.num_frames), 4) for total in sums]
         for kind, details in self._problems.items():
             more = f" and {len(details) - _MAX_LISTED} more" if len(details) > _MAX_LISTED else ""
-            self._report.reasons.append(f"{kind}: {'; '.join(details[:_MAX_LISTED])}{more}")
+            redo = [redo_command(self._scene, phase) for phase in PHASES if phase in self._damaged.get(kind, ())]
+            advice = f"; run: {' && '.join(redo)}" if redo else ""
+            self._report.reasons.append(f"{kind}: {'; '.join(details[:_MAX_LISTED])}{more}{advice}")
         self._report.bytes = _folder_bytes(self._scene.dir)
         self._report.passed = not self._report.reasons
         return self._report
 
-    def _problem(self, kind: str, detail: str) -> None:
+    def _problem(self, kind: str, detail: str, *damaged: str) -> None:
+        """Note a problem. `damaged` are the phases that have to be done again although they count as done."""
         self._problems.setdefault(kind, []).append(detail)
+        self._damaged.setdefault(kind, set()).update(damaged)
 
     def _check_records(self) -> None:
-        for phase in ("deblur", "depth", "render"):
+        for phase in PHASES:
             try:
                 record = require(self._scene, self._entry, phase)
                 self._report.warnings += record.warnings
@@ -197,31 +205,38 @@ class _SceneCheck:
             metadata = scene.read_metadata()
             sets = scene.lens_sets()
         except InputError as error:
-            self._problem("metadata", str(error))
+            self._problem("metadata", str(error), "render")
             return []
         absent = [key for key in _METADATA_KEYS if key not in metadata]
         if absent:
-            self._problem("metadata", f"metadata.json lacks {', '.join(absent)}")
+            self._problem("metadata", f"metadata.json lacks {', '.join(absent)}", "render")
             return sets
         if not sets:
-            self._problem("metadata", "metadata.json has no lens sets")
+            self._problem("metadata", "metadata.json has no lens sets", "render")
             return sets
-        per_mm = px_per_mm(self._size[0], metadata["sensor_width_mm"])
-        radius = coc_to_radius_px(sets[0].max_coc_m, per_mm)
-        for key, expected in (("px_per_mm", per_mm), ("max_radius_px", radius)):
-            if abs(metadata[key] - expected) > 1e-6 * expected:
-                self._problem("metadata", f"{key} is {metadata[key]}, its frames and sets say {expected}")
+        try:
+            numbers = {key: float(metadata[key]) for key in ("sensor_width_mm", "px_per_mm", "max_radius_px")}
+            per_mm = px_per_mm(self._size[0], numbers["sensor_width_mm"])
+            radius = coc_to_radius_px(sets[0].max_coc_m, per_mm)
+        except (TypeError, ValueError, ArithmeticError) as error:
+            self._problem("metadata", f"metadata.json holds sizes that are no sizes ({error})", "render")
+            return sets
+        for key, expected in (("px_per_mm", per_mm), ("max_radius_px", float(radius))):
+            if not abs(numbers[key] - expected) <= 1e-6 * expected:
+                self._problem("metadata", f"{key} is {metadata[key]}, its frames and sets say {expected}", "render")
         return sets
 
     def _check_statistics(self) -> None:
         try:
             stats: dict[str, Any] = _read_stats(self._scene)
         except InputError as error:
-            self._problem("depth statistics", str(error))
+            self._problem("depth statistics", str(error), "depth")
             return
         order = [stats[key] for key in ("d_min", "d_p5", "d_median", "d_p95", "d_max")]
         if not all(np.isfinite(order)) or order != sorted(order) or order[0] <= 0:
-            self._problem("depth statistics", f"d_min <= d_p5 <= d_median <= d_p95 <= d_max and > 0 fails: {order}")
+            self._problem(
+                "depth statistics", f"d_min <= d_p5 <= d_median <= d_p95 <= d_max and > 0 fails: {order}", "depth"
+            )
 
     def _check_names(self, sets: list[LensSet]) -> None:
         """Counts, and nothing between the frames that does not belong there."""
@@ -246,12 +261,12 @@ class _SceneCheck:
 
     def _check_frame(self, frame: int, sets: list[LensSet], sums: list[float]) -> None:
         scene = self._scene
-        self._check_picture(scene.sharp_path(frame))
-        depth = self._check_array(scene.depth_path(frame), "depth", MIN_DEPTH_M * 0.99, MAX_DEPTH_M)
+        self._check_picture(scene.sharp_path(frame), "deblur")
+        depth = self._check_array(scene.depth_path(frame), "depth", "depth", MIN_DEPTH_M * 0.99, MAX_DEPTH_M)
         for number, lens_set in enumerate(sets):
-            self._check_picture(scene.bokeh_path(number, frame))
+            self._check_picture(scene.bokeh_path(number, frame), "render")
             path = scene.focus_path(number, frame)
-            label = self._check_array(path, "focus_map", 0.0, 1.0)
+            label = self._check_array(path, "render", "focus_map", 0.0, 1.0)
             if label is None:
                 continue
             sums[number] += float(label.mean(dtype=np.float64))
@@ -260,44 +275,49 @@ class _SceneCheck:
             try:
                 again = label_of(depth, lens_set.lens, lens_set.max_coc_m)
             except OpticsError as error:
-                self._problem("labels", f"{path.name}: {error}")
+                self._problem("labels", f"{path.name}: {error}", "depth", "render")
                 continue
             # float16 rounding: half a step at 1 is 2.4e-4; the same code gives 0.
             error_of_label = float(np.abs(again.astype(np.float32) - label.astype(np.float32)).max())
             self._report.label_error = max(self._report.label_error, error_of_label)
             if error_of_label > 5e-4:
                 where = path.relative_to(scene.dir)
-                self._problem("labels", f"{where} differs from depth and metadata by up to {error_of_label:.4f}")
+                self._problem(
+                    "labels",
+                    f"{where} differs from depth and metadata by up to {error_of_label:.4f}",
+                    "depth",
+                    "render",
+                )
 
-    def _check_picture(self, path: Path) -> None:
+    def _check_picture(self, path: Path, phase: str) -> None:
         if not path.exists():
             return  # listed as missing
         try:
             picture = read_sharp(path)
         except InputError as error:
-            self._problem("damaged files", str(error))
+            self._problem("damaged files", str(error), phase)
             return
         if picture.shape[1::-1] != self._size:
-            self._problem("sizes", f"{path.name} is {picture.shape[1]}x{picture.shape[0]}, needs {self._size}")
+            self._problem("sizes", f"{path.name} is {picture.shape[1]}x{picture.shape[0]}, needs {self._size}", phase)
 
-    def _check_array(self, path: Path, key: str, low: float, high: float) -> Any:
+    def _check_array(self, path: Path, phase: str, key: str, low: float, high: float) -> Any:
         if not path.exists():
             return None
         try:
             array = read_npz(path, key)
         except InputError as error:
-            self._problem("damaged files", str(error))
+            self._problem("damaged files", str(error), phase)
             return None
         where = path.relative_to(self._scene.dir)
         if array.dtype != np.float16:
-            self._problem("dtypes", f"{where} is {array.dtype}, needs float16")
+            self._problem("dtypes", f"{where} is {array.dtype}, needs float16", phase)
             return None
         if array.shape != self._size[::-1]:
-            self._problem("sizes", f"{where} has shape {array.shape}, needs {self._size[::-1]}")
+            self._problem("sizes", f"{where} has shape {array.shape}, needs {self._size[::-1]}", phase)
             return None
         values: Any = array
         if not (np.isfinite(values).all() and values.min() >= low and values.max() <= high):
-            self._problem("ranges", f"{where} holds values outside [{low:g}, {high:g}], or NaN")
+            self._problem("ranges", f"{where} holds values outside [{low:g}, {high:g}], or NaN", phase)
             return None
         return values
 
