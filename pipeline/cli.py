@@ -9,9 +9,11 @@ from pathlib import Path
 import cv2
 import torch
 
-from pipeline.errors import ExitCode, PipelineError, StoppedError, UsageError
+from pipeline.crash import note_crash, use_logs
+from pipeline.errors import ExitCode, PipelineError, StoppedError, UsageError, explain_os_error
 from pipeline.phases.run_settings import RunSettings
 from pipeline.reporter import stdout_is_closed_quietly
+from pipeline.storage.bounded import one_line
 
 # Sums depend on how they are cut into threads, and so would the last bit of a picture; a fixed number keeps outputs equal
 # on machines with any number of cores. DIS flow cuts the picture by threads too (pipeline/temporal.py).
@@ -56,6 +58,7 @@ def add_engine_flags(made: argparse.ArgumentParser, default: str, names: str) ->
 
 def run_settings(args: argparse.Namespace) -> RunSettings:
     """The shared flags as settings."""
+    use_logs(args.logs)
     return RunSettings(
         raw_root=args.raw_root,
         out_root=args.out_root,
@@ -96,8 +99,11 @@ def main(body: Callable[[], ExitCode]) -> int:
         if isinstance(error, BrokenPipeError):
             stdout_is_closed_quietly()
             return int(ExitCode.FAILED)
-        print(f"error: {error.filename or 'the file system'}: {error.strerror or error}", file=sys.stderr)
+        print(f"error: {explain_os_error(error)}", file=sys.stderr)
         return int(ExitCode.FAILED)
     except (KeyboardInterrupt, StoppedError):
         print("stopped; run the same command to go on", file=sys.stderr)
         return int(ExitCode.STOPPED)
+    except Exception as error:  # the last resort: a person gets one line, whoever mends the program gets the traceback
+        print(f"error: {one_line(error)}; this is a fault of the program, {note_crash(error)}", file=sys.stderr)
+        return int(ExitCode.FAILED)

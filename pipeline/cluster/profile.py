@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UsageError
+from pipeline.storage.bounded import MIB, read_bounded
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PROFILES = REPOSITORY / "jobs" / "profiles"
@@ -107,7 +108,7 @@ def load_profile(name: str) -> Profile:
     """
     path = Path(name) if name.endswith(".toml") else PROFILES / f"{name}.toml"
     try:
-        stored = tomllib.loads(path.read_text())
+        stored = tomllib.loads(read_bounded(path, MIB).decode())
         phases = {phase: Resources(**value) for phase, value in stored.pop("phase", {}).items()}
         cluster = stored.pop("cluster", {})
         if stored:
@@ -117,5 +118,7 @@ def load_profile(name: str) -> Profile:
         raise UsageError(
             f"there is no profile {name!r} ({path}); there are: {', '.join(known_profiles())}, or give the path of a .toml file"
         ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, TypeError, ValueError) as error:
+    except UsageError:
+        raise
+    except Exception as error:  # InputError of the file, TOML's own, whatever its values do to the settings
         raise UsageError(f"profile {path}: {str(error).removeprefix('Resources.__init__() ')}") from None

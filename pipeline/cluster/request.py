@@ -76,7 +76,7 @@ def parse(description: str | None, argv: list[str] | None = None) -> Request:
         parser.add_argument(f"--{phase}_args", default="", metavar="FLAGS", help=f"further flags of {SCRIPTS[phase]}")
     args, rest = parser.parse_known_args(argv)
     phases = GROUPS[args.what]
-    given = {phase: tuple(shlex.split(getattr(args, f"{phase}_args"))) for phase in phases}
+    given = {phase: _split(parser, phase, getattr(args, f"{phase}_args")) for phase in phases}
     if rest and len(phases) > 1:
         parser.error(
             f'{rest[0]} is no flag of all phases; give it to one, as in: --{phases[1]}_args "{" ".join(rest)}"'
@@ -85,6 +85,13 @@ def parse(description: str | None, argv: list[str] | None = None) -> Request:
     if "confirm" in phases:
         given["confirm"] = ("--confirm", "--keep_confirmed", *given["confirm"])
     return Request(phases=phases, args=given, settings=cli.run_settings(args), **cluster_flags(args))
+
+
+def _split(parser: argparse.ArgumentParser, phase: str, text: str) -> tuple[str, ...]:
+    try:
+        return tuple(shlex.split(text))
+    except ValueError as error:  # a quotation that does not end
+        parser.error(f"--{phase}_args takes flags as a shell would, got {text!r}: {error}")
 
 
 def cluster_flags(args: argparse.Namespace) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 import cv2
 import torch
 
+from pipeline.orphans import die_with_parent
+
 T = TypeVar("T")
 _END = object()
 
@@ -73,6 +75,7 @@ def map_ahead(function: Callable[[Any], T], items: Iterable[Any], workers: int =
 
 def _one_thread() -> None:
     """Several workers share the cores already; none of what they compute depends on the number of threads."""
+    die_with_parent()
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
 
@@ -81,7 +84,7 @@ def map_processes(function: Callable[..., T], calls: Sequence[tuple[Any, ...]], 
     """Call `function` with each tuple of arguments in fresh processes, results in order; one call, or one worker, runs here.
 
     Fresh interpreters rather than forks, which would inherit the locks of OpenCV's and PyTorch's threads. Closing the
-    iterator cancels what has not begun.
+    iterator cancels what has not begun. They end with this process, even when it is killed.
     """
     workers = min(workers, len(calls))
     if workers <= 1:

@@ -16,6 +16,7 @@ from pipeline.optics import SENSOR_WIDTH_MM, CocModel, Lens, draw_lens
 from pipeline.phases.dependencies import require
 from pipeline.phases.run_settings import RunSettings
 from pipeline.reporter import Reporter
+from pipeline.storage.bounded import one_line
 from pipeline.storage.completion import fingerprint
 from pipeline.storage.files import read_json, write_json
 from pipeline.storage.ownership import refuse_links
@@ -89,8 +90,10 @@ def read_statistics(scene: Scene) -> dict[str, float]:
     try:
         stored = read_json(scene.stats_path, "the depth statistics")
         return {name: float(stored[name]) for name in ("d_min", "d_max", "focus_near", "focus_far")} | stored
-    except (FileNotFoundError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{scene.stats_path} is missing or incomplete ({error!r}); run phase 3 again") from None
+    except Exception as error:
+        raise InputError(
+            f"{scene.stats_path} is missing or incomplete ({one_line(error)}); run phase 3 again"
+        ) from None
 
 
 def read_calibration(path: Path) -> dict[str, Any]:
@@ -108,8 +111,10 @@ def read_calibration(path: Path) -> dict[str, Any]:
         if not all(math.isfinite(number) and number > 0 for number in numbers + ([confirmed] if confirmed else [])):
             raise InputError(f"the calibration {path} holds a CoC that is not > 0")
         CalibrateSettings(**stats["fields"]["settings"])
-    except (InputError, KeyError, TypeError) as error:
-        reason = error if isinstance(error, InputError) else f"the calibration {path} lacks or garbles {error}"
+    except Exception as error:
+        reason = (
+            error if isinstance(error, InputError) else f"the calibration {path} lacks or garbles {one_line(error)}"
+        )
         raise PipelineError(
             f"{reason}; make it anew with: python scripts/04_calibrate_coc.py --on_stale redo"
         ) from None

@@ -5,12 +5,20 @@ A scene that fails is a result, not a crash: its reason is printed, logged with 
 """
 
 import contextlib
-import errno
 import time
 import traceback
 from dataclasses import dataclass, field
 
-from pipeline.errors import ExitCode, InputError, LeaseHeldError, LeaseLostError, SceneError, StaleError, StoppedError
+from pipeline.errors import (
+    ExitCode,
+    InputError,
+    LeaseHeldError,
+    LeaseLostError,
+    SceneError,
+    StaleError,
+    StoppedError,
+    explain_os_error,
+)
 from pipeline.phases.base import ScenePhase, Work, failure_path
 from pipeline.phases.run_settings import RunSettings
 from pipeline.reporter import Reporter
@@ -250,10 +258,8 @@ def explain_error(error: BaseException) -> str:
     """A reason a person can act on."""
     if isinstance(error, SceneError):
         return str(error)
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"the disk is full ({error}); free some space and run the same command, finished frames are kept"
-    if isinstance(error, PermissionError):
-        return f"no permission: {error}"
+    if isinstance(error, OSError) and error.errno is not None:
+        return explain_os_error(error)
     if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
         return f"out of memory: {error or type(error).__name__}"
     return f"{type(error).__name__}: {error} (the traceback is in the log)"

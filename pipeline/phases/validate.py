@@ -23,6 +23,7 @@ from pipeline.phases.run_settings import RunSettings
 from pipeline.report.page import write_page
 from pipeline.reporter import Reporter
 from pipeline.signals import StopSignals
+from pipeline.storage.bounded import parsing
 from pipeline.storage.files import names_in, read_json, write_json
 from pipeline.storage.ownership import refuse_links
 from pipeline.storage.scene import SPLITS, LensSet, Scene, SceneEntry, SceneIndex
@@ -66,7 +67,7 @@ def nothing_changed(run: RunSettings, entries: list[SceneEntry]) -> bool:
         stored = read_json(report, "the validation report")["scenes"]
         if any(not stored[entry.scene_id]["passed"] for entry in entries) or len(stored) != len(entries):
             return False
-    except (OSError, InputError, KeyError, TypeError):
+    except Exception:  # whatever is wrong with the report, it is written anew
         return False
     covered = [run.index_path, run.out_root / "coc_stats.json"]
     for entry in entries:
@@ -204,7 +205,7 @@ class _SceneCheck:
         try:
             metadata = scene.read_metadata()
             sets = scene.lens_sets()
-        except InputError as error:
+        except (InputError, OSError) as error:
             self._problem("metadata", str(error), "render")
             return []
         absent = [key for key in _METADATA_KEYS if key not in metadata]
@@ -330,7 +331,8 @@ def _read_stats(scene: Scene) -> dict[str, Any]:
     absent = [key for key in _STATS_KEYS if not isinstance(stats.get(key), (int, float))]
     if absent:
         raise InputError(f"{scene.stats_path} lacks {', '.join(absent)}")
-    return stats
+    with parsing("the depth statistics", scene.stats_path):  # an integer of a thousand digits is no float
+        return {**stats, **{key: float(stats[key]) for key in _STATS_KEYS}}
 
 
 def _folder_bytes(folder: Path) -> int:
