@@ -15,6 +15,8 @@ from finished_scenes import shared_scenes
 
 from model.data.scene_manifest import find_scenes
 from pipeline import cli, crash
+from pipeline.cluster import request
+from pipeline.cluster.submit import check_python
 from pipeline.errors import ExitCode, UsageError, explain_os_error
 from pipeline.reporter import Reporter
 from pipeline.storage.completion import DoneRecord
@@ -131,3 +133,31 @@ def test_scene_of_mixed_origins_is_refused_with_the_command(tmp_path: Path, phas
     other = Scene(out, scene.scene_id)
     (other.dir / "split.txt").write_text("val\n")
     assert find_scenes(out, "test").scenes, "a split without it is fine"
+
+
+def test_path_of_python_is_quoted_in_the_generated_script(tmp_path: Path):
+    odd = f'/no/$(touch {tmp_path}/ran) "`touch {tmp_path}/ran`/python'
+    done = subprocess.run(["bash", "-c", check_python(odd)], capture_output=True, text=True, check=False)
+    assert done.returncode == 127 and odd in done.stderr and not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("script", "given", "expected"),
+    [
+        ("test_bear.sh", "--scene=street", "--scene=street"),
+        ("test_bear.sh", "--scene street", "--scene street"),
+        ("test_bear.sh", "--num 2", "--scene bear --num 2"),
+        ("train.sh", "--config=my.toml", "--config=my.toml"),
+        ("train.sh", "a=1", "--config model/configs/small.toml a=1"),
+    ],
+)
+def test_job_scripts_take_flags_in_both_spellings(script: str, given: str, expected: str):
+    line = next(line for line in (REPOSITORY / "jobs" / script).read_text().splitlines() if line.startswith("case"))
+    command = ["bash", "-c", f'{line}\necho "$@"', "bash", *given.split()]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == expected
+
+
+def test_quotation_that_does_not_end_is_a_usage_error(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as caught:
+        request.parse("", ["1-4", "--deblur_args", "--engine 'none"])
+    assert caught.value.code == 2 and "--deblur_args takes flags as a shell would" in capsys.readouterr().err
