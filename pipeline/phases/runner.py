@@ -93,7 +93,8 @@ def _one_scene(
 ) -> None:
     name = entry.scene_id
     try:
-        folders = {path.parent for path in phase.outputs(scene, entry)} | set(phase.folders(scene))
+        outputs = phase.outputs(scene, entry)
+        folders = {path.parent for path in outputs} | set(phase.folders(scene))
         fields = as_stored(phase.fields(scene, entry))
         found = _assess(phase, scene, entry, fields)
         if _settled(found, settings, name, tally, reporter):
@@ -102,7 +103,8 @@ def _one_scene(
             reporter.info(f"{name}: would run ({found.state}: {found.reason})")
             tally.planned.append(name)
             return
-        refuse_links(settings.out_root, [scene.private_dir, *folders])
+        single = [path for path in outputs if path.parent == scene.dir]  # not in a folder of the phase's own
+        refuse_links(settings.out_root, [scene.private_dir, *folders, *single])
         phase.own_files(scene, entry).refuse_links()
         with Lease(phase.lease_path(scene), signals.safe_point) as lease:
             work = Work(journal=phase.journal(scene), lease=lease, signals=signals, reporter=reporter)
