@@ -13,6 +13,7 @@ import pytest
 from conftest import REPOSITORY
 
 from pipeline.errors import LeaseHeldError, LeaseLostError, UsageError
+from pipeline.storage import files
 from pipeline.storage import holder as identity
 from pipeline.storage.files import remove_leftovers, write_bytes, write_json
 from pipeline.storage.holder import boot_id, current_job_id, gone, pid_namespace, this_process
@@ -299,3 +300,19 @@ def test_journal_of_a_lost_lease_reaches_no_file_that_is_read(tmp_path: Path):
             first.add("0002", {})
     for journal in (first, second):
         journal.close()
+
+
+def test_shared_file_sweeps_what_its_dead_writers_left_and_nobody_else_s(tmp_path: Path):
+    write_bytes(tmp_path / "name", b"")
+    here = files._here(os.getpid())
+    dead = tmp_path / f".index.json.{here}-{2**22 + 5}-0.tmp"
+    alive, elsewhere = tmp_path / f".index.json.{here}-{os.getppid()}-0.tmp", tmp_path / ".index.json.0123-7-0.tmp"
+    other = tmp_path / f".other.json.{here}-{2**22 + 5}-0.tmp"
+    old = tmp_path / ".index.json.4567-7-0.tmp"
+    for path in (dead, alive, elsewhere, other, old):
+        path.touch()
+    os.utime(old, (time.time() - 4000,) * 2)
+    files.write_shared(tmp_path / "index.json", b"{}")
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "name", "index.json", alive.name, elsewhere.name, other.name
+    }  # fmt: skip

@@ -30,7 +30,7 @@ from pipeline.reporter import Reporter
 from pipeline.seeds import stable_seed
 from pipeline.signals import StopSignals
 from pipeline.storage.completion import Fields, as_stored, fingerprint, first_difference
-from pipeline.storage.files import write_json
+from pipeline.storage.files import dump_json, write_shared
 from pipeline.storage.ownership import refuse_links
 from pipeline.storage.scene import Scene, SceneEntry, SceneIndex
 
@@ -79,7 +79,7 @@ def run_calibrate(settings: CalibrateSettings, run: RunSettings) -> ExitCode:
         stats = _summarise(np.concatenate(values), summaries, settings, fields, len(ready))
         histogram_path(run.out_root).parent.mkdir(parents=True, exist_ok=True)
         draw_histogram(histogram_path(run.out_root), stats)
-        write_json(path, stats)
+        write_shared(path, dump_json(stats).encode())
         reporter.info(
             f"calibrate: {len(sampled)} of {len(ready)} scenes sampled, CoC p50 {stats['p50'] * 1e6:.0f} um, "
             f"p95 {stats['p95'] * 1e6:.0f} um, max {stats['max'] * 1e6:.0f} um. Look at {histogram_path(run.out_root)}, "

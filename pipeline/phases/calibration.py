@@ -18,7 +18,7 @@ from pipeline.phases.run_settings import RunSettings
 from pipeline.reporter import Reporter
 from pipeline.storage.bounded import one_line
 from pipeline.storage.completion import fingerprint
-from pipeline.storage.files import read_json, write_json
+from pipeline.storage.files import dump_json, read_json, write_shared
 from pipeline.storage.ownership import refuse_links
 from pipeline.storage.scene import Scene, SceneIndex
 
@@ -158,7 +158,7 @@ def confirm(value_m: float | None, run: RunSettings, keep_confirmed: bool = Fals
             "at": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "took_recommendation": value_m is None,
         }
-        write_json(path, stats)
+        write_shared(path, dump_json(stats).encode())
         reporter.info(
             f"calibrate: max_coc {value * 1e6:.1f} um confirmed. Next: python scripts/05_render_and_labels.py"
         )

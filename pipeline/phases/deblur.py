@@ -42,7 +42,7 @@ from pipeline.phases.temporal import (
 )
 from pipeline.seeds import stable_seed
 from pipeline.storage.completion import DoneRecord, Fields
-from pipeline.storage.files import write_bytes
+from pipeline.storage.files import write_shared
 from pipeline.storage.scene import Scene, SceneEntry, scene_folders
 
 VERSION = 1
@@ -294,4 +294,4 @@ def merge_psnr(settings: RunSettings) -> None:
         for frame, value in enumerate(record.summary.get("psnr_db_per_frame", []) if record else []):
             table.writerow((scene.scene_id, frame, value))
     settings.logs.mkdir(parents=True, exist_ok=True)
-    write_bytes(settings.logs / "deblur_psnr.csv", text.getvalue().encode())
+    write_shared(settings.logs / "deblur_psnr.csv", text.getvalue().encode())

@@ -18,7 +18,7 @@ from pipeline.phases.run_settings import RunSettings
 from pipeline.reporter import Reporter
 from pipeline.seeds import stable_seed
 from pipeline.signals import StopSignals
-from pipeline.storage.files import remove_leftovers, write_if_changed
+from pipeline.storage.files import write_shared
 from pipeline.storage.ownership import refuse_links
 from pipeline.storage.scene import SPLITS, Scene, SceneEntry, SceneIndex, Split, unsafe_id_reason
 
@@ -108,10 +108,10 @@ def _write(index: SceneIndex, old: SceneIndex | None, run: RunSettings) -> None:
     for entry in index.accepted.values():
         scene = scenes[entry.scene_id]
         scene.dir.mkdir(parents=True, exist_ok=True)
-        write_if_changed(scene.split_path, f"{entry.split}\n".encode())
+        if scene.read_split() != entry.split:
+            write_shared(scene.split_path, f"{entry.split}\n".encode())
     if old != index:
         run.out_root.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(run.out_root, lambda name: name == run.index_path.name)
         index.save(run.index_path)
 
 

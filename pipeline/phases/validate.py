@@ -24,7 +24,7 @@ from pipeline.report.page import write_page
 from pipeline.reporter import Reporter
 from pipeline.signals import StopSignals
 from pipeline.storage.bounded import parsing
-from pipeline.storage.files import names_in, read_json, write_json
+from pipeline.storage.files import dump_json, names_in, read_json, write_shared
 from pipeline.storage.ownership import refuse_links
 from pipeline.storage.scene import SPLITS, LensSet, Scene, SceneEntry, SceneIndex
 
@@ -126,24 +126,22 @@ def run_validate(run: RunSettings, workers: int, if_changed: bool = False) -> Ex
 def _write_report(run: RunSettings, index: SceneIndex, reports: dict[str, SceneReport]) -> None:
     rejected = {name: list(entry.reasons) for name, entry in index.entries.items() if not entry.accepted}
     passed = [found for found in reports.values() if found.passed]
-    write_json(
-        validation_path(run.out_root),
-        {
-            "schema": SCHEMA,
-            "scenes": {name: asdict(found) for name, found in sorted(reports.items())},
-            "rejected": rejected,
-            "totals": {
-                "scenes": len(reports),
-                "passed": len(passed),
-                "failed": len(reports) - len(passed),
-                "rejected": len(rejected),
-                "frames": sum(found.num_frames for found in reports.values()),
-                "pairs": sum(found.num_frames * found.num_sets for found in reports.values()),
-                "bytes": sum(found.bytes for found in reports.values()),
-                "splits": {split: sum(index.entries[name].split == split for name in reports) for split in SPLITS},
-            },
+    stored = {
+        "schema": SCHEMA,
+        "scenes": {name: asdict(found) for name, found in sorted(reports.items())},
+        "rejected": rejected,
+        "totals": {
+            "scenes": len(reports),
+            "passed": len(passed),
+            "failed": len(reports) - len(passed),
+            "rejected": len(rejected),
+            "frames": sum(found.num_frames for found in reports.values()),
+            "pairs": sum(found.num_frames * found.num_sets for found in reports.values()),
+            "bytes": sum(found.bytes for found in reports.values()),
+            "splits": {split: sum(index.entries[name].split == split for name in reports) for split in SPLITS},
         },
-    )
+    }
+    write_shared(validation_path(run.out_root), dump_json(stored).encode())
 
 
 def check_scene(out_root: Path, entry: SceneEntry) -> SceneReport:

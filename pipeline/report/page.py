@@ -17,7 +17,7 @@ from pipeline.report.facts import DatasetFacts, gather
 from pipeline.report.network import read_network
 from pipeline.report.scene_facts import SceneFacts
 from pipeline.report.thumbnails import Strip, depth_gradient, focus_gradient, make_strip
-from pipeline.storage.files import write_bytes
+from pipeline.storage.files import write_shared
 from pipeline.storage.ownership import refuse_links
 from pipeline.storage.scene import SPLITS, Scene
 
@@ -53,7 +53,7 @@ def write_page(out_root: Path, path: Path) -> None:
         refuse_links(out_root, [path])
     path.parent.mkdir(parents=True, exist_ok=True)
     # A file name that is not UTF-8 comes as lone surrogates, which do not encode.
-    write_bytes(path, render_page(out_root).encode(errors="backslashreplace"))
+    write_shared(path, render_page(out_root).encode(errors="backslashreplace"))
 
 
 def render_page(out_root: Path) -> str:

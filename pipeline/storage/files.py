@@ -6,11 +6,12 @@ Whoever takes work over removes the temporary files first. So a writer that was 
 refused by the fence, or finds its temporary file gone; between the two there is no gap.
 """
 
+import hashlib
 import itertools
 import json
 import os
-import re
 import socket
+import time
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -18,9 +19,11 @@ from typing import Any
 
 from pipeline.errors import InputError
 from pipeline.storage.bounded import JSON_LIMIT, parsing, read_bounded
+from pipeline.storage.holder import boot_id, pid_namespace, process_start
 
 Fence = Callable[[], None]  # raises when this process may not write any more
 _counter = itertools.count()
+_ABANDONED_S = 3600.0
 
 
 def no_fence() -> None:
@@ -28,8 +31,10 @@ def no_fence() -> None:
 
 
 @cache
-def _host() -> str:
-    return re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())[:40]
+def _here(process: int) -> str:
+    """Where a pid means this process: host, boot and PID namespace, as a short name. Asked anew after a fork."""
+    place = f"{socket.gethostname()} {boot_id()} {pid_namespace()}"
+    return hashlib.blake2b(place.encode(), digest_size=6).hexdigest()
 
 
 def _write_all(descriptor: int, data: bytes) -> None:
@@ -52,8 +57,9 @@ def write_bytes(path: Path, data: bytes, fence: Fence = no_fence) -> None:
 
 def replace_keeping_open(path: Path, data: bytes, fence: Fence = no_fence) -> int:
     """`write_bytes`, and a descriptor that appends to the very file that was written, whatever stands at `path` later."""
-    # The host's name too: pids of two machines, or two namespaces, on one disk may well be the same.
-    temporary = path.with_name(f".{path.name}.{_host()}-{os.getpid()}-{next(_counter)}.tmp")
+    # The place too: pids of two machines, or two namespaces, on one disk may well be the same.
+    process = os.getpid()
+    temporary = path.with_name(f".{path.name}.{_here(process)}-{process}-{next(_counter)}.tmp")
     descriptor = None
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o666)
@@ -70,6 +76,31 @@ def replace_keeping_open(path: Path, data: bytes, fence: Fence = no_fence) -> in
         temporary.unlink(missing_ok=True)
         raise
     return descriptor
+
+
+def write_shared(path: Path, data: bytes) -> None:
+    """`write_bytes` where no lease is held: several commands may write this file at once, and the last one wins.
+
+    Temporary files of this name go first whose writer is dead, or which are an hour old.
+    """
+    for entry in _scan(path.parent):
+        if is_temporary(entry.name) and _target(entry.name) == path.name and _is_abandoned(Path(entry.path)):
+            Path(entry.path).unlink(missing_ok=True)
+    write_bytes(path, data)
+
+
+def _target(temporary: str) -> str:
+    return temporary[1:].rsplit(".", 2)[0]
+
+
+def _is_abandoned(temporary: Path) -> bool:
+    place, _, process = temporary.name.rsplit(".", 2)[1].rpartition("-")[0].partition("-")
+    if place == _here(os.getpid()) and process.isdigit():
+        return process_start(int(process)) is None
+    try:
+        return time.time() - temporary.stat().st_mtime > _ABANDONED_S
+    except FileNotFoundError:
+        return False
 
 
 def write_if_changed(path: Path, data: bytes, fence: Fence = no_fence) -> None:
@@ -101,7 +132,7 @@ def remove_leftovers(folder: Path, names: Callable[[str], bool] = lambda name: T
     """
     removed = 0
     for entry in _scan(folder):
-        if is_temporary(entry.name) and names(entry.name[1:].rsplit(".", 2)[0]):
+        if is_temporary(entry.name) and names(_target(entry.name)):
             Path(entry.path).unlink(missing_ok=True)
             removed += 1
     return removed

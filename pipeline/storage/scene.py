@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pipeline.errors import InputError, PipelineError, UsageError
 from pipeline.optics import CocModel, Lens
 from pipeline.storage.bounded import one_line, read_bounded
-from pipeline.storage.files import read_json, write_json
+from pipeline.storage.files import dump_json, read_json, write_shared
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -67,15 +67,13 @@ class SceneIndex:
         return {name: entry for name, entry in self.entries.items() if entry.accepted}
 
     def save(self, path: Path) -> None:
-        write_json(
-            path,
-            {
-                "schema": INDEX_SCHEMA,
-                "raw_root": self.raw_root,
-                "settings": self.settings,
-                "scenes": {name: asdict(entry) for name, entry in sorted(self.entries.items())},
-            },
-        )
+        stored = {
+            "schema": INDEX_SCHEMA,
+            "raw_root": self.raw_root,
+            "settings": self.settings,
+            "scenes": {name: asdict(entry) for name, entry in sorted(self.entries.items())},
+        }
+        write_shared(path, dump_json(stored).encode())
 
     @classmethod
     def load(cls, path: Path) -> "SceneIndex":
