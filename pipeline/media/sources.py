@@ -9,9 +9,8 @@ import av
 import numpy as np
 
 from pipeline.errors import InputError
-from pipeline.media.images import MAX_PIXELS, PICTURE_SUFFIXES, Picture, natural_key, read_picture
+from pipeline.media.images import PICTURE_SUFFIXES, Picture, natural_key, read_picture
 from pipeline.media.prefetch import map_ahead, prefetch
-from pipeline.storage.bounded import one_line, open_regular
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm")
 
@@ -72,7 +71,6 @@ class VideoSource(RawSource):
 
     def _decode(self, wanted: set[int] | None) -> Iterator[tuple[int, Picture, list[str]]]:
         try:
-            open_regular(self.path).close()  # opening a pipe would wait for its other end
             with av.open(str(self.path)) as container:
                 if not container.streams.video:
                     raise InputError(f"{self.path} holds no video stream")
@@ -84,13 +82,10 @@ class VideoSource(RawSource):
                         return
                     if frame.is_corrupt:
                         raise InputError(f"{self.path}: frame {index} is damaged")
-                    check_size(self.path, frame.width, frame.height)
                     if wanted is None or index in wanted:
                         yield self._upright(index, frame)
-        except InputError:
-            raise
-        except Exception as error:  # FFmpeg's errors, and PyAV's own for streams that are not what they say
-            raise InputError(f"{self.path} does not decode: {one_line(error)}") from None
+        except (av.FFmpegError, OSError) as error:
+            raise InputError(f"{self.path} does not decode: {error}") from None
 
     @staticmethod
     def _upright(index: int, frame: Any) -> tuple[int, Picture, list[str]]:
@@ -99,14 +94,6 @@ class VideoSource(RawSource):
         if quarter_turns:
             return index, np.ascontiguousarray(np.rot90(picture, quarter_turns)), ["rotated as the video says"]
         return index, picture, []
-
-
-def check_size(path: Path, width: int, height: int) -> None:
-    """InputError for a frame that is too large to be decoded."""
-    if width * height > MAX_PIXELS:
-        raise InputError(
-            f"{path} holds frames of {width}x{height}; at most {MAX_PIXELS / 1e6:.0f} megapixels are decoded"
-        )
 
 
 def open_source(path: Path) -> RawSource:
