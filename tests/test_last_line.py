@@ -109,9 +109,10 @@ def test_pool_workers_die_with_a_killed_parent(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("phase", "script"), [("deblur", "03_depth"), ("depth", "05_render_and_labels"), ("render", "05_render_and_labels")]
+    ("phase", "advised"),
+    [("deblur", "03_depth.py"), ("depth", "05_render_and_labels.py"), ("render", "05_render_and_labels.py")],
 )
-def test_scene_of_mixed_origins_is_refused_with_the_command(tmp_path: Path, phase: str, script: str):
+def test_scene_of_mixed_origins_is_refused_with_the_command(tmp_path: Path, phase: str, advised: str):
     """Sharp frames, depth or photographs redone with another engine while the rest stands."""
     out = tmp_path / "output"
     shutil.copytree(shared_scenes(), out)
@@ -129,7 +130,7 @@ def test_scene_of_mixed_origins_is_refused_with_the_command(tmp_path: Path, phas
         find_scenes(out, "train")
     message = str(caught.value)
     assert f"{scene.scene_id}: " in message and "made with another" in message
-    assert f"python scripts/{script}.py --scene {scene.scene_id} --on_stale redo" in message
+    assert f"{advised} --out_root {out} --scene {scene.scene_id} --on_stale redo" in message
     other = Scene(out, scene.scene_id)
     (other.dir / "split.txt").write_text("val\n")
     assert find_scenes(out, "test").scenes, "a split without it is fine"

@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.errors import InputError, StaleError, UsageError
+from pipeline.hints import phase_command
 from pipeline.storage.completion import DoneRecord
 from pipeline.storage.files import names_in
-from pipeline.storage.scene import SPLITS, LensSet, Scene, scene_folders
+from pipeline.storage.scene import CONTRACT, SPLITS, LensSet, Scene, scene_folders
 
 _MAX_LISTED = 5  # reasons in a message; the count is always given
 
@@ -27,8 +28,8 @@ class TrainingScene:
         scene: its paths.
         num_frames, width, height: of every modality; pixels.
         px_per_mm: of the full frame; crops keep it.
-        max_radius_px: where its pictures saturate.
-        sets: the lenses its pictures were rendered with.
+        max_radius_px: where its images saturate.
+        sets: the lenses its images were rendered with.
         fingerprint: of its renders, as their done record has it.
     """
 
@@ -56,8 +57,8 @@ class SceneManifest:
 
     def describe(self) -> str:
         """One line for a log: how many scenes, sets and frames, and what was skipped and why."""
-        pictures = sum(scene.num_frames * len(scene.sets) for scene in self.scenes)
-        line = f"{self.split}: {len(self.scenes)} scenes, {pictures} pictures"
+        images = sum(scene.num_frames * len(scene.sets) for scene in self.scenes)
+        line = f"{self.split}: {len(self.scenes)} scenes, {images} images"
         if not self.skipped:
             return line
         return f"{line}; {len(self.skipped)} skipped ({_listed(self.skipped)})"
@@ -126,13 +127,14 @@ def read_scene(scene: Scene) -> TrainingScene:
         InputError: a phase is unfinished, files are missing, or the metadata cannot be right.
         StaleError: depth, labels or photographs were made from other images or other depth than are there now.
     """
-    folders = {"deblur": scene.sharp_dir, "depth": scene.depth_dir, "focus": scene.focus_dir, "render": scene.bokeh_dir}
     records: dict[str, DoneRecord] = {}
-    for name, folder in folders.items():
+    fingerprint = ""
+    for folder in (scene.folder(modality) for made in CONTRACT for modality in made.modalities):
         record = DoneRecord.read(folder)
         if record is None:
             raise InputError(f"{folder.name} is not finished (no .done)")
-        records[name] = record
+        fingerprint = record.fingerprint
+        records[record.phase] = _same_phase(folder, records.get(record.phase), record)
     _check_upstream(scene, records)
     metadata = scene.read_metadata()
     sets = tuple(scene.lens_sets())
@@ -147,8 +149,8 @@ def read_scene(scene: Scene) -> TrainingScene:
             f"{scene.metadata_path} must have sets and positive sizes, got {len(sets)} sets and {positive}"
         )
     present: dict[Path, set[str]] = {}
-    for phase in ("deblur", "depth", "render"):
-        for path in scene.outputs(phase, num_frames, len(sets)):
+    for made in CONTRACT:
+        for path in scene.outputs(made, num_frames, len(sets)):
             if path.name not in present.setdefault(path.parent, names_in(path.parent)):
                 raise InputError(f"{path} is missing behind .done")
     return TrainingScene(
@@ -159,23 +161,34 @@ def read_scene(scene: Scene) -> TrainingScene:
         px_per_mm=px_per_mm,
         max_radius_px=max_radius_px,
         sets=sets,
-        fingerprint=records["render"].fingerprint,
+        fingerprint=fingerprint,
     )
 
 
 def _check_upstream(scene: Scene, records: dict[str, DoneRecord]) -> None:
     """StaleError when a record names another upstream fingerprint than the one that is there."""
-    scripts = {"depth": "03_depth", "focus": "05_render_and_labels", "render": "05_render_and_labels"}
-    for name, script in scripts.items():
-        upstream = dict(records[name].upstream)
-        if name == "focus":
-            upstream["render"] = records["focus"].fingerprint  # labels and photographs are one phase's
-        for phase, recorded in upstream.items():
-            if phase in records and records[phase].fingerprint != recorded:
+    for name, record in records.items():
+        for upstream, recorded in record.upstream.items():
+            if upstream in records and records[upstream].fingerprint != recorded:
                 raise StaleError(
-                    f"{name} was made with another {phase} than is there ({recorded} -> {records[phase].fingerprint}); "
-                    f"run: python scripts/{script}.py --scene {scene.scene_id} --on_stale redo"
+                    f"{name} was made with another {upstream} than is there ({recorded} -> "
+                    f"{records[upstream].fingerprint}); run: {_redo(scene, name)}"
                 )
+
+
+def _same_phase(folder: Path, before: DoneRecord | None, record: DoneRecord) -> DoneRecord:
+    """Folders that one phase writes together, as labels and photographs, have one fingerprint."""
+    if before is not None and before.fingerprint != record.fingerprint:
+        scene = Scene(folder.parents[1], folder.parent.name)
+        raise StaleError(
+            f"{record.phase} was made with another {record.phase} than is there ({before.fingerprint} -> "
+            f"{record.fingerprint}); run: {_redo(scene, record.phase)}"
+        )
+    return record
+
+
+def _redo(scene: Scene, phase: str) -> str:
+    return phase_command(phase, "--out_root", str(scene.dir.parent), "--scene", scene.scene_id, "--on_stale", "redo")
 
 
 def _check_use(found: TrainingScene, min_frames: int, min_size: tuple[int, int], coc_model: str | None) -> None:

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from model.bokehflow import BokehFlow, BokehFlowOutput, BokehFlowState, LensBatch
 from model.bokehflow.blocks import F_NUMBERS, FOCAL_M, FOCUS_M
+from model.bokehflow.checkpoint import load_bokehflow
 from model.errors import CheckpointError
-from model.evaluation.visualize import to_picture
-from model.training.checkpoint import load_model
 from model.video.focus import FocusPull
 from pipeline.device import resolve_device
 from pipeline.errors import InputError, UsageError
+from pipeline.media.convert import image_to_tensor, tensor_to_image
 from pipeline.media.cuts import CutDetector
 from pipeline.media.images import Picture
 from pipeline.media.video_io import TimedFolder, TimedFrame, TimedVideo, open_sink, open_timed
@@ -83,7 +83,7 @@ class ApplySettings:
 
 def frame_tensor(picture: Picture, device: torch.device | str) -> Tensor:
     """(H, W, 3) uint8 -> (1, 3, H, W) in [0, 1]; travels as bytes."""
-    return torch.from_numpy(picture).to(device).permute(2, 0, 1)[None].float() / 255
+    return image_to_tensor(picture, device)[None]
 
 
 def _through(
@@ -150,7 +150,7 @@ def photographed(
         lens = settings.lens_batch(net, focus.at(frame.time_s), width)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             out, state = _through(net, frame.picture, lens, state)
-        yield TimedFrame(time_s=frame.time_s, name=frame.name, picture=to_picture(out.bokeh[0]))
+        yield TimedFrame(time_s=frame.time_s, name=frame.name, picture=tensor_to_image(out.bokeh[0]))
 
 
 def resolve_focus(net: BokehFlow, source: TimedVideo | TimedFolder, settings: ApplySettings) -> FocusPull:
@@ -177,7 +177,7 @@ def apply_bokeh(input_path: Path, output_path: Path, checkpoint: Path, settings:
     if not settings.audio:
         source.has_audio = False
     sink = open_sink(output_path, source, overwrite=settings.overwrite)
-    loaded = load_model(checkpoint, resolve_device(settings.device))
+    loaded = load_bokehflow(checkpoint, resolve_device(settings.device))
     focus = resolve_focus(loaded.net, source, settings)
     for _, focus_m in focus.keys:
         settings.lens_batch(loaded.net, focus_m, 1)  # a lens that cannot focus there is refused before any work

@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 
 from pipeline.errors import InputError
@@ -70,6 +69,8 @@ class VideoSource(RawSource):
         return prefetch(self._decode(None if wanted is None else set(wanted)))
 
     def _decode(self, wanted: set[int] | None) -> Iterator[tuple[int, Picture, list[str]]]:
+        import av  # of an extra, and folders of pictures do without
+
         try:
             with av.open(str(self.path)) as container:
                 if not container.streams.video:

@@ -9,6 +9,7 @@ import time
 import traceback
 from dataclasses import dataclass, field
 
+from pipeline.device import fix_threads
 from pipeline.errors import (
     ExitCode,
     InputError,
@@ -19,9 +20,11 @@ from pipeline.errors import (
     StoppedError,
     explain_os_error,
 )
-from pipeline.phases.base import ScenePhase, Work, failure_path
-from pipeline.phases.run_settings import RunSettings
+from pipeline.hints import operator_command, phase_command
+from pipeline.phases.base import ScenePhase, Work
+from pipeline.phases.registry import following
 from pipeline.reporter import Reporter
+from pipeline.run_settings import RunSettings
 from pipeline.signals import StopSignals
 from pipeline.storage.completion import Assessment, DoneRecord, State, as_stored, assess, fingerprint
 from pipeline.storage.files import names_in, remove_leftovers, write_json
@@ -60,7 +63,7 @@ def run_scenes(phase: ScenePhase, settings: RunSettings) -> ExitCode:
         stopped = None
         try:
             for entry in entries:  # a lease that proves silent need not be watched again when its turn comes
-                glance(phase.lease_path(Scene(settings.out_root, entry.scene_id)))
+                glance(Scene(settings.out_root, entry.scene_id).lease_path(phase.name))
             for entry in entries:
                 signals.safe_point()
                 _one_scene(phase, settings, Scene(settings.out_root, entry.scene_id), entry, tally, signals, reporter)
@@ -77,9 +80,14 @@ def run_scenes(phase: ScenePhase, settings: RunSettings) -> ExitCode:
             reporter.info(f"{phase.name}: stopped by {stopped}; {tally.sentence()}. Run the same command to go on.")
             return ExitCode.STOPPED
         failed = bool(tally.failed)
-        advice = f"mend what is named above, then: python {phase.script}" if failed else f"next: {phase.next_step}"
+        advice = f"mend what is named above, then: {phase_command(phase.name)}" if failed else _next(phase.name)
         reporter.info(f"{phase.name}: {tally.sentence()}. {advice[0].upper()}{advice[1:]}")
         return ExitCode.SOME_SCENES_FAILED if failed else ExitCode.DONE
+
+
+def _next(name: str) -> str:
+    after = following(name)
+    return f"next: {phase_command(after.name)}" if after else f"next: {operator_command('status')}"
 
 
 def _one_scene(
@@ -106,7 +114,7 @@ def _one_scene(
         single = [path for path in outputs if path.parent == scene.dir]  # not in a folder of the phase's own
         refuse_links(settings.out_root, [scene.private_dir, *folders, *single])
         phase.own_files(scene, entry).refuse_links()
-        with Lease(phase.lease_path(scene), signals.safe_point) as lease:
+        with Lease(scene.lease_path(phase.name), signals.safe_point) as lease:
             work = Work(journal=phase.journal(scene), lease=lease, signals=signals, reporter=reporter)
             if not _under_lease(phase, settings, scene, entry, fields, work, tally):
                 return
@@ -157,8 +165,9 @@ def _under_lease(
         if _settled(found, settings, scene.scene_id, tally, work.reporter):
             return False
         phase.ready(scene, entry)
-        failure_path(scene, phase.name).unlink(missing_ok=True)
+        scene.failure_path(phase.name).unlink(missing_ok=True)
         _prepare(phase, scene, entry, fields, found, settings, own, work)
+        fix_threads()
         _finish(phase, scene, entry, fields, work)
     except Exception:
         work.lease.check()  # files that a successor removed look like a failure of ours
@@ -273,4 +282,4 @@ def _remember_failure(scene: Scene, phase: str, reason: str) -> None:
     with contextlib.suppress(OSError, InputError):
         refuse_links(scene.dir.parent, [scene.private_dir])
         scene.private_dir.mkdir(parents=True, exist_ok=True)
-        write_json(failure_path(scene, phase), {"phase": phase, "reason": reason, "at": at})
+        write_json(scene.failure_path(phase), {"phase": phase, "reason": reason, "at": at})

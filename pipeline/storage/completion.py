@@ -7,6 +7,7 @@ same fingerprint and one line per finished frame; it is what makes an interrupte
 
 import hashlib
 import json
+import math
 import platform
 import socket
 from collections.abc import Iterable
@@ -112,7 +113,21 @@ class DoneRecord:
             return None
         with parsing("the done record is not one of this pipeline's:", path):
             record = cls(**{**stored, "warnings": tuple(stored["warnings"])})
-            whole = all(isinstance(part, dict) for part in (record.fields, record.upstream, record.summary))
+            texts = (
+                record.phase,
+                record.engine,
+                record.licence,
+                record.host,
+                *record.warnings,
+                *record.upstream.values(),
+            )
+            counts = (record.outputs, record.fallbacks, record.repairs)
+            whole = (
+                all(isinstance(part, dict) for part in (record.fields, record.upstream, record.summary))
+                and all(isinstance(text, str) for text in texts)
+                and all(type(count) is int and count >= 0 for count in counts)
+                and math.isfinite(record.wall_s)
+            )
             known = whole and record.schema == SCHEMA and record.fingerprint == fingerprint(record.fields)
         if not known:
             raise InputError(f"the done record {path} has another schema or a fingerprint that is not its fields'")
