@@ -22,7 +22,7 @@ from pipeline.cluster.submit import GATE_RETRY_S, Submitted, submit_gate, submit
 from pipeline.errors import ExitCode, PipelineError
 from pipeline.phases.registry import phase_named
 from pipeline.signals import StopSignals
-from pipeline.storage.files import append_line
+from pipeline.storage.appending import append_line
 from pipeline.storage.lease import Lease
 from pipeline.storage.scene import SceneEntry, SceneIndex, index_path
 

@@ -7,7 +7,6 @@ and requeue in the middle of a frame.
 Light on purpose: nothing here imports PyTorch, so the watcher costs little beside the work.
 """
 
-import json
 import os
 import signal
 import socket
@@ -23,7 +22,8 @@ from pipeline.cluster.profile import REPOSITORY
 from pipeline.cluster.scheduler import SchedulerError, Slurm
 from pipeline.errors import InputError
 from pipeline.hints import phase_command
-from pipeline.storage.files import append_line, names_in, read_json
+from pipeline.storage.appending import append_record, read_records
+from pipeline.storage.files import names_in, read_json
 from pipeline.storage.lease import task_id
 from pipeline.storage.scene import Scene, index_path
 
@@ -76,15 +76,11 @@ class Records:
         self.path = path
 
     def read(self) -> list[dict[str, Any]]:
-        try:
-            lines = self.path.read_text().splitlines()
-        except FileNotFoundError:
-            return []
-        return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
+        return read_records(self.path)
 
     def note(self, event: str, **facts: Any) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        append_line(self.path, json.dumps({"event": event, "at": round(time.time(), 3), **facts}, sort_keys=True))
+        append_record(self.path, {"event": event, "at": round(time.time(), 3), **facts})
 
 
 def progress_of(run: Run, phase: str, scenes: tuple[str, ...]) -> list[int]:
