@@ -17,6 +17,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--min_frames", type=int, default=16, help="scenes with fewer frames are rejected")
     parser.add_argument("--seed", type=int, default=0, help="project seed of the split")
     parser.add_argument("--workers", type=int, default=2, help="scenes checked at once")
+    parser.add_argument(
+        "--accept_truncated", action="store_true", help="take cut-off videos up to their last whole frame"
+    )
     return parser.parse_args(argv)
 
 
@@ -24,7 +27,12 @@ def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
 
     def body() -> ExitCode:
-        settings = IndexSettings(min_frames=args.min_frames, seed=args.seed, workers=args.workers)
+        settings = IndexSettings(
+            min_frames=args.min_frames,
+            seed=args.seed,
+            workers=args.workers,
+            accept_truncated=args.accept_truncated,
+        )
         return run_index(settings, cli.run_settings(args))
 
     return cli.main(body)

@@ -20,15 +20,8 @@ from pipeline.engines import load_engine
 from pipeline.engines.base import Clip, DepthEstimator
 from pipeline.engines.vda import VideoDepthAnything
 from pipeline.errors import InputError, UsageError
-from pipeline.media.depth_files import (
-    DELIVERED_KINDS,
-    DeliveredDepth,
-    Depth,
-    encode_npz,
-    find_delivered_depth,
-    read_npz,
-    resize_depth,
-)
+from pipeline.media.delivered_depth import DeliveredDepth, depth_at, find_delivered_depth, has_delivered_depth
+from pipeline.media.depth_files import Depth, encode_npz, read_npz, resize_depth
 from pipeline.media.images import Picture
 from pipeline.storage.completion import as_stored
 from pipeline.storage.files import read_json, write_bytes, write_json
@@ -60,12 +53,12 @@ class DepthSource(Protocol):
 
 
 def filled(depth_m: Depth) -> Depth:
-    """Unknown pixels (NaN, infinite, <= 0) take the depth of the nearest known one; clamped to [0.01, 1000] m.
+    """Unknown pixels (NaN, <= 0) take the depth of the nearest known one; clamped to [0.01, 1000] m, infinity too.
 
     Raises:
         InputError: nothing is known.
     """
-    known = np.isfinite(depth_m) & (depth_m > 0)
+    known = depth_m > 0
     if not known.any():
         raise InputError("a depth map without any valid pixel")
     if not known.all():
@@ -82,14 +75,14 @@ class Delivered:
         files = depth.files()
         stamp = sum(file.stat().st_mtime_ns for file in files)
         self.fields: dict[str, object] = {"kind": "given", "path": origin, "files": len(files), "stamp": stamp}
-        self._size = (0, 0)
+        self._size = self._source_size = (0, 0)
 
     def prepare(self, film: Film, look: Look, folder: Path, on_frame: SafePoint) -> None:
-        self._size = look.size
+        self._size, self._source_size = look.size, look.source_size
 
     def read(self, index: int) -> Depth:
         try:
-            return filled(resize_depth(self._depth.read(index), self._size))
+            return filled(resize_depth(self._depth.read_fitting(index, self._source_size), self._size))
         except InputError as error:
             raise InputError(f"delivered depth of frame {index}: {error}") from None
 
@@ -203,7 +196,7 @@ def choose_depth(
             raise UsageError(f"no weights of Video Depth Anything are here; get the small ones (Apache-2.0): {_BRING}")
         return Estimated(found, f"depth: Video Depth Anything, {_named(found)}, as --depth vda asks")
     if asked not in ("auto", "given"):
-        return _at(Path(asked), num_frames)
+        return _at(Path(asked), source, num_frames)
     beside = _beside(source, num_frames)
     if beside is not None:
         delivered, place = beside
@@ -228,26 +221,23 @@ def _places(source: Path) -> str:
 
 
 def _beside(source: Path, num_frames: Callable[[], int]) -> tuple[DeliveredDepth, Path] | None:
-    """Delivered depth in the scene's folder, or in a folder of the video's name beside it."""
-    folder = source if source.is_dir() else source.with_suffix("")
-    if not any((folder / kind).is_dir() for kind in DELIVERED_KINDS):
+    """Delivered depth in the scene's folder, or under the film's name beside it."""
+    if not has_delivered_depth(source):
         return None
-    found = find_delivered_depth(folder, num_frames())
+    found = find_delivered_depth(source, num_frames())
     return None if found is None else (found, found.files()[0].parent)
 
 
-def _at(path: Path, num_frames: Callable[[], int]) -> DepthSource:
-    """Delivered depth at a path: the folder of maps itself, or the scene's folder around it.
+def _at(path: Path, source: Path, num_frames: Callable[[], int]) -> DepthSource:
+    """Delivered depth at a path: a folder of maps, the folder around it, or one file.
 
     Raises:
         UsageError: there is none.
     """
-    for folder in (path, path.parent):
-        found = find_delivered_depth(folder, num_frames()) if path.is_dir() else None
-        if found is not None and (folder == path or found.files()[0].parent == path):
-            place = found.files()[0].parent
-            return Delivered(found, f"depth: {found.kind} delivered in {place}, as --depth asks", str(place))
-    raise UsageError(f"--depth must be given, vda, bokehflow or a folder with depth/ or disparity/ in it, got {path}")
+    if not path.exists():
+        raise UsageError(f"--depth must be given, vda, bokehflow or a folder or file with depth, got {path}")
+    found = depth_at(path, source, num_frames())
+    return Delivered(found, f"depth: {found.kind} delivered in {path}, as --depth asks", str(path))
 
 
 def _estimator(device: str) -> VideoDepthAnything | None:

@@ -16,7 +16,8 @@ import numpy.typing as npt
 from pipeline.engines.base import Clip, DepthEstimator
 from pipeline.engines.info import EngineInfo
 from pipeline.errors import InputError, SceneError, UsageError
-from pipeline.media.depth_files import Depth, encode_npz, find_delivered_depth, read_npz, resize_depth
+from pipeline.media.delivered_depth import find_delivered_depth
+from pipeline.media.depth_files import Depth, encode_npz, read_npz, resize_depth
 from pipeline.media.images import multiple_of_16, read_sharp
 from pipeline.media.prefetch import WriteBehind
 from pipeline.phases.base import Result, ScenePhase, Work, engine_fields, ordered_missing, retry_on_oom
@@ -80,7 +81,7 @@ class DepthPhase(ScenePhase):
             check_raw(self._run.raw_root, entry)
             if entry.depth_kind is None:
                 raise InputError(
-                    f"engine 'given' needs depth/ or disparity/ beside the frames, and {self._run.raw_root / entry.source} "
+                    f"engine 'given' needs depth/ or disparity/ with the frames, and {self._run.raw_root / entry.source} "
                     f"has none; add it and run python scripts/01_validate_dataset.py, or choose another depth engine"
                 )
 
@@ -136,12 +137,7 @@ class DepthPhase(ScenePhase):
             return None
 
         def read(frame: int) -> Depth:
-            raw = found.read(frame)
-            if raw.shape != (entry.height, entry.width):
-                raise InputError(
-                    f"{found.files()[frame]} is {raw.shape[1]}x{raw.shape[0]}, its frame is {entry.width}x{entry.height}"
-                )
-            return resize_depth(raw, size)
+            return resize_depth(found.read_fitting(frame, (entry.width, entry.height)), size)
 
         return read
 
@@ -203,8 +199,8 @@ class DepthPhase(ScenePhase):
 
 
 def to_stored(depth_m: Depth) -> npt.NDArray[np.float16]:
-    """Clamp to [0.01, 1000] m and narrow to float16; NaN, infinities and values <= 0 become NaN."""
-    known = np.isfinite(depth_m) & (depth_m > 0)
+    """Clamp to [0.01, 1000] m and narrow to float16; +inf is far, so 1000; NaN and values <= 0 become NaN."""
+    known = depth_m > 0
     return np.where(known, np.clip(depth_m, MIN_DEPTH_M, MAX_DEPTH_M), np.nan).astype(np.float16)
 
 
