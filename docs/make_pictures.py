@@ -14,10 +14,10 @@ import numpy.typing as npt
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
+from model.bokehflow.checkpoint import load_bokehflow
+from model.bokehflow.measure import measure_clip
 from model.data.scene_manifest import find_scenes
 from model.evaluation.eval_clips import scene_clips
-from model.evaluation.measure import measure_clip
-from model.training.checkpoint import load_model
 from pipeline.optics import Lens, defocus_px, focus_map, px_per_mm, render_lens_blur
 from pipeline.raytrace import build_scene, render_frame, render_photograph, to_srgb8
 
@@ -57,13 +57,13 @@ def sheet(panels: list[Panel], columns: int, path: Path, width: int = WIDTH, hei
     print(path)
 
 
-def network(run: Path, data_root: Path, takes: tuple[str, ...] = ("fence_03 set 0", "night_01 set 1")) -> None:
-    """What a trained network makes of takes of the test split: a row each, of the middle of three frames."""
-    net = load_model(run).net
-    known = {take.name: take for take in scene_clips(find_scenes(data_root, "test"))}
+def network(run: Path, data_root: Path, clips: tuple[str, ...] = ("fence_03 set 0", "night_01 set 1")) -> None:
+    """What a trained network makes of clips of the test split: a row each, of the middle of three frames."""
+    net = load_bokehflow(run).net
+    known = {clip.name: clip for clip in scene_clips(find_scenes(data_root, "test"))}
     panels: list[Panel] = []
-    for name in takes:
-        frame, depth, bokeh, truth = measure_clip(net, known[name], device="cpu", baselines=(), max_frames=3).pictures
+    for name in clips:
+        frame, depth, bokeh, truth = measure_clip(net, known[name], device="cpu", baselines=(), max_frames=3).images
         panels += [
             ("all in focus", frame),
             ("predicted depth", depth),

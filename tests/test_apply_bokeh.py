@@ -16,8 +16,8 @@ from conftest import load_script, moving_frames
 from PIL import Image
 
 from model.bokehflow import VARIANTS, BokehFlow, LensBatch
+from model.bokehflow.checkpoint import model_bytes
 from model.bokehflow.lens import radius_limit_px
-from model.training.checkpoint import model_bytes
 from model.video.apply import ApplySettings, depth_at, frame_tensor, photographed
 from model.video.focus import FocusPull, parse_pixel, parse_pull
 from pipeline.errors import InputError, UsageError
@@ -202,7 +202,7 @@ def test_a_pull_is_even_in_inverse_distance():
 
 
 @pytest.mark.parametrize("text", ["", "1", "a:2", "1:2;3:4"])
-def test_pulls_that_are_no_pulls(text):
+def test_malformed_focus_pulls_are_refused(text):
     with pytest.raises(UsageError, match="takes SECONDS:METRES"):
         parse_pull(text)
 
@@ -368,7 +368,7 @@ def test_focus_out_of_range_or_outside_the_frame(tmp_path: Path, checkpoint: Pat
     assert caught.value.code == 2
 
 
-def test_inputs_and_outputs_that_do_not_fit(tmp_path: Path, checkpoint: Path, capsys):
+def test_unusable_inputs_and_outputs_are_refused(tmp_path: Path, checkpoint: Path, capsys):
     source = write_folder(tmp_path / "in", 1)
     more = [*lens_args(checkpoint), "--focus", 2]
     (tmp_path / "note.txt").write_text("x")

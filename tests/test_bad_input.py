@@ -72,7 +72,7 @@ def test_truncated_jpg(project: Project):
     assert "9.jpg" in reason and "truncated" in reason
 
 
-def test_a_picture_that_is_none(project: Project):
+def test_a_frame_that_is_no_image(project: Project):
     folder = write_scene(project.raw, "tiny", 17, depth=False)
     (folder / "4.png").write_text("this is text")
     assert "4.png does not decode" in rejected(project)

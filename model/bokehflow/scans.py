@@ -1,4 +1,4 @@
-"""Four directed scans over a picture: the part of a block that sees all of it.
+"""Four directed scans over an image: the part of a block that sees all of it.
 
 Special: raster, reverse raster, column and reverse column are stacked in the batch of one recurrence call. Each has its own
 projections, gates and normalisation; a softmax per pixel weighs them.
@@ -56,7 +56,7 @@ def gate_logits(heads: int, memory_tokens: int) -> Tensor:
 
     A head that remembers n tokens keeps a = 1 - 1/n of its state and writes b = 1/n of what is new, a running mean over n
     tokens: logit a = log(n - 1) = -logit b. With a step of its own size a slow head would write over its state long before
-    it decays. n goes geometrically from 8.4 to `memory_tokens`; where that is less, all heads start at 8.4. A picture is
+    it decays. n goes geometrically from 8.4 to `memory_tokens`; where that is less, all heads start at 8.4. An image is
     thousands of tokens, so only slow heads carry anything of one frame into the middle of the next.
     """
     slow_logit = max(FAST_LOGIT, math.log(max(memory_tokens, 2) - 1))

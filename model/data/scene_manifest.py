@@ -12,7 +12,7 @@ from pathlib import Path
 from pipeline.errors import InputError, UsageError
 from pipeline.storage.completion import DoneRecord
 from pipeline.storage.files import names_in
-from pipeline.storage.scene import SPLITS, LensSet, Scene, scene_folders
+from pipeline.storage.scene import CONTRACT, SPLITS, LensSet, Scene, scene_folders
 
 _MAX_LISTED = 5  # reasons in a message; the count is always given
 
@@ -25,8 +25,8 @@ class TrainingScene:
         scene: its paths.
         num_frames, width, height: of every modality; pixels.
         px_per_mm: of the full frame; crops keep it.
-        max_radius_px: where its pictures saturate.
-        sets: the lenses its pictures were rendered with.
+        max_radius_px: where its images saturate.
+        sets: the lenses its images were rendered with.
         fingerprint: of its renders, as their done record has it.
     """
 
@@ -54,8 +54,8 @@ class SceneManifest:
 
     def describe(self) -> str:
         """One line for a log: how many scenes, sets and frames, and what was skipped and why."""
-        pictures = sum(scene.num_frames * len(scene.sets) for scene in self.scenes)
-        line = f"{self.split}: {len(self.scenes)} scenes, {pictures} pictures"
+        images = sum(scene.num_frames * len(scene.sets) for scene in self.scenes)
+        line = f"{self.split}: {len(self.scenes)} scenes, {images} images"
         if not self.skipped:
             return line
         return f"{line}; {len(self.skipped)} skipped ({_listed(self.skipped)})"
@@ -117,9 +117,8 @@ def read_scene(scene: Scene) -> TrainingScene:
     Raises:
         InputError: a phase is unfinished, files are missing, or the metadata cannot be right.
     """
-    folders = {"deblur": scene.sharp_dir, "depth": scene.depth_dir, "focus": scene.focus_dir, "render": scene.bokeh_dir}
     fingerprint = ""
-    for folder in folders.values():
+    for folder in (scene.folder(modality) for made in CONTRACT for modality in made.modalities):
         record = DoneRecord.read(folder)
         if record is None:
             raise InputError(f"{folder.name} is not finished (no .done)")
@@ -137,8 +136,8 @@ def read_scene(scene: Scene) -> TrainingScene:
             f"{scene.metadata_path} must have sets and positive sizes, got {len(sets)} sets and {positive}"
         )
     present: dict[Path, set[str]] = {}
-    for phase in ("deblur", "depth", "render"):
-        for path in scene.outputs(phase, num_frames, len(sets)):
+    for made in CONTRACT:
+        for path in scene.outputs(made, num_frames, len(sets)):
             if path.name not in present.setdefault(path.parent, names_in(path.parent)):
                 raise InputError(f"{path} is missing behind .done")
     return TrainingScene(

@@ -12,8 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from model.bokehflow import BokehFlow
 from model.bokehflow.blocks import FOCUS_M as NETWORK_FOCUS_M
-from model.training.checkpoint import Loaded, load_model
+from model.bokehflow.checkpoint import load_bokehflow
+from model.training.network_file import Loaded
 from model.video.depth_source import DepthSource, check_kept, choose_depth, colour_depth, discard_kept, inverse_ends
 from model.video.engines import FilmEngine, LensEngine, NetworkDepth, NetworkEngine, Photographed
 from model.video.film import Film, Look, worked_place
@@ -75,7 +77,7 @@ class _Run:
 
     def go(self) -> None:
         settings, say = self._settings, self._reporter.info
-        loaded = load_model(settings.checkpoint, self._device) if settings.checkpoint else None
+        loaded = load_bokehflow(settings.checkpoint, self._device) if settings.checkpoint else None
         network = self._network(loaded) if loaded else None
         depth = self._depth(loaded)
         look = self._look
@@ -99,7 +101,7 @@ class _Run:
             say(f"started afresh where the film cuts, at {_times(starts)}")
         say(f"apply_bokeh: {look.count} frames, {self._output}")
 
-    def _network(self, loaded: Loaded) -> NetworkEngine:
+    def _network(self, loaded: Loaded[BokehFlow]) -> NetworkEngine:
         """The network, which says what it learned from; lenses and distances it does not know are refused before any work."""
         settings = self._settings
         self._reporter.info(describe_training(loaded))
@@ -113,7 +115,7 @@ class _Run:
             network.lens_batch(focus_m, 1)
         return network
 
-    def _depth(self, loaded: Loaded | None) -> DepthSource | None:
+    def _depth(self, loaded: Loaded[BokehFlow] | None) -> DepthSource | None:
         """The depth that is needed, if any: for the lens engine, and for a network whose focus follows something."""
         settings, say = self._settings, self._reporter.info
         if settings.engine_name == "bokehflow":
@@ -143,7 +145,7 @@ class _Run:
             return self._look.count
         return sum(1 for _ in self._source.frames())
 
-    def _network_depth(self, loaded: Loaded, said: str) -> NetworkDepth:
+    def _network_depth(self, loaded: Loaded[BokehFlow], said: str) -> NetworkDepth:
         network = NetworkEngine(loaded.net, USUAL_F_NUMBER, USUAL_FOCAL_MM, self._settings.sensor_mm)
         return NetworkDepth(network, loaded.digest, said)
 

@@ -1,12 +1,13 @@
 """What a checkpoint says of its training, and whether to expect anything of its depth."""
 
-from model.training.checkpoint import Loaded
+from model.bokehflow import BokehFlow
+from model.training.network_file import Loaded
 
 # Below, a network knows the scenes it was trained on and hardly any others (docs/benchmarks.md: 18 scenes, an hour).
 FEWEST_SCENES, FEWEST_STEPS = 200, 20_000
 
 
-def describe_training(loaded: Loaded) -> str:
+def describe_training(loaded: Loaded[BokehFlow]) -> str:
     """One line: size, steps, and how many scenes of what kind."""
     parameters = sum(parameter.numel() for parameter in loaded.net.parameters())
     seen = loaded.training.get("trained_on", {})
@@ -15,7 +16,7 @@ def describe_training(loaded: Loaded) -> str:
     return f"network: {loaded.path}, {parameters / 1e6:.2f} M parameters, {loaded.step} steps on {what}"
 
 
-def weakness(loaded: Loaded) -> str:
+def weakness(loaded: Loaded[BokehFlow]) -> str:
     """Why its depth should not be trusted on a film of one's own; empty where nothing speaks against it."""
     number = loaded.training.get("trained_on", {}).get("scenes")
     reasons = []

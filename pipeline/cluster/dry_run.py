@@ -2,7 +2,7 @@
 
 from pipeline.cluster.estimate import seconds_per_frame
 from pipeline.cluster.plan import Plan, Run
-from pipeline.cluster.profile import ARRAY_PHASES
+from pipeline.cluster.profile import array_phases
 from pipeline.cluster.scheduler import Slurm
 from pipeline.cluster.stage_status import StageStatus, make_plans
 from pipeline.cluster.submit import chunks, preview
@@ -38,7 +38,7 @@ def _show(run: Run, plan: Plan, limit: int, entries: list[SceneEntry]) -> None:
 
 
 def _hours(run: Run, phase: str, entries: list[SceneEntry]) -> str:
-    if phase not in ARRAY_PHASES:
+    if phase not in array_phases():
         return "in the gate job" if not run.local else "here"
     rate = seconds_per_frame(run.out_root, entries, phase)
     if rate is None:

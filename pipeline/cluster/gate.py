@@ -15,15 +15,16 @@ from pathlib import Path
 
 from pipeline import cli
 from pipeline.cluster.plan import Plan, Run
-from pipeline.cluster.profile import ARRAY_PHASES, CPU, REPOSITORY
+from pipeline.cluster.profile import CPU, REPOSITORY, array_phases
 from pipeline.cluster.scheduler import SchedulerUnreachableError, Slurm
 from pipeline.cluster.stage_status import StageStatus, make_plans, reason, stage_status
 from pipeline.cluster.submit import GATE_RETRY_S, Submitted, submit_gate, submit_plan
 from pipeline.errors import ExitCode, PipelineError
+from pipeline.phases.registry import phase_named
 from pipeline.signals import StopSignals
 from pipeline.storage.files import append_line
 from pipeline.storage.lease import Lease
-from pipeline.storage.scene import SceneEntry, SceneIndex
+from pipeline.storage.scene import SceneEntry, SceneIndex, index_path
 
 MAX_WAITS = 72  # delayed gates in a row: half a day for another run's scenes
 SILENCES, SILENCE_S = 10, 60.0  # a controller that restarts is back within minutes
@@ -54,7 +55,7 @@ def _advance(run: Run, slurm: Slurm | None, signals: StopSignals) -> ExitCode:
     failed = False
     for stage in run.stages:
         signals.safe_point()
-        if stage.phase not in ARRAY_PHASES:
+        if stage.phase not in array_phases():
             code = _run_here(run, stage.phase)
             if signals.received and slurm is not None:
                 return _stop(run, f"{stage.phase} was stopped by {signals.received}; {_by_hand(run, stage.phase)}")
@@ -82,7 +83,7 @@ def _advance(run: Run, slurm: Slurm | None, signals: StopSignals) -> ExitCode:
             return ExitCode.DONE
         _tell(run, stage.phase, found, len(eligible))
         failed = failed or bool(found.left)
-        if len(found.done) < run.min_yield * len(run.scenes) and stage.phase != "render":
+        if len(found.done) < run.min_yield * len(run.scenes) and phase_named(stage.phase).needs_yield:
             share = f"{len(found.done)} of {len(run.scenes)} scenes"
             return _stop(
                 run,
@@ -97,7 +98,7 @@ def _advance(run: Run, slurm: Slurm | None, signals: StopSignals) -> ExitCode:
 
 
 def _entries(run: Run) -> dict[str, SceneEntry]:
-    accepted = SceneIndex.load(run.out_root / "scene_index.json").accepted
+    accepted = SceneIndex.load(index_path(run.out_root)).accepted
     return {scene: accepted[scene] for scene in run.scenes if scene in accepted}
 
 

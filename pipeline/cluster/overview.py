@@ -10,7 +10,7 @@ from typing import Any
 from pipeline.cluster.plan import all_runs, runs_folder
 from pipeline.cluster.queue_view import hours_used, queued_scenes
 from pipeline.cluster.scheduler import QueuedTask, SchedulerError, Slurm
-from pipeline.phases.run_settings import RunSettings
+from pipeline.run_settings import RunSettings
 
 _SHOWN_RUNS = 3
 _QUEUED_OVER = ("waiting", "partial", "failed", "stale", "incomplete")  # states that a queued task will change

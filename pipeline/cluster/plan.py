@@ -22,18 +22,10 @@ from typing import Any
 
 from pipeline.cluster.profile import Profile, Resources
 from pipeline.errors import InputError, PipelineError
+from pipeline.phases.registry import Phase
 from pipeline.storage.files import append_line, dump_json, read_json, write_bytes, write_json
 
-SCHEMA = 1
-SCRIPTS = {
-    "index": "scripts/01_validate_dataset.py",
-    "deblur": "scripts/02_deblur.py",
-    "depth": "scripts/03_depth.py",
-    "calibrate": "scripts/04_calibrate_coc.py",
-    "confirm": "scripts/04_calibrate_coc.py",
-    "render": "scripts/05_render_and_labels.py",
-    "validate": "scripts/06_validate_outputs.py",
-}
+SCHEMA = 2
 
 
 class StalePlanError(PipelineError):
@@ -44,10 +36,24 @@ class StalePlanError(PipelineError):
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """One phase of a run, with the flags of its script that are not shared ones."""
+    """One phase of a run.
+
+    Args:
+        phase: its name.
+        args: flags of its script that are not shared ones.
+        command: how Python is told to run it.
+        folders: where its outputs stand in a scene. Both are kept, so that the watcher beside a task imports no phase.
+    """
 
     phase: str
     args: tuple[str, ...] = ()
+    command: tuple[str, ...] = ()
+    folders: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, phase: Phase, args: tuple[str, ...]) -> "Stage":
+        folders = tuple(modality.folder for modality in phase.outputs.modalities) if phase.outputs else ()
+        return cls(phase=phase.name, args=args, command=phase.command, folders=folders)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +62,7 @@ class Run:
 
     Args:
         folder: logs/runs/<run id>.
-        stages: in order; "deblur", "depth" and "render" are arrays, the others run inside a gate.
+        stages: in order; phases that work scene by scene are arrays, the others run inside a gate.
         scenes: scene ids.
         raw_root, out_root, logs: absolute.
         min_yield: share of scenes that must be done for the next stage to begin.
@@ -87,7 +93,8 @@ class Run:
         shared = ["--raw_root", str(self.raw_root), "--out_root", str(self.out_root), "--logs", str(self.logs)]
         stale = ["--on_stale", self.on_stale] if self.on_stale != "stop" else []
         chosen = [flag for scene in scenes for flag in ("--scene", scene)]
-        return [SCRIPTS[phase], *shared, *stale, *self.stage(phase).args, *chosen]
+        stage = self.stage(phase)
+        return [*stage.command, *shared, *stale, *stage.args, *chosen]
 
     def save(self) -> None:
         self.folder.mkdir(parents=True)
@@ -115,7 +122,10 @@ class Run:
         if stored.pop("schema", None) != SCHEMA:
             raise InputError(f"{path} was written by another version of this pipeline; submit again")
         stored.pop("created")
-        stages = tuple(Stage(phase=stage["phase"], args=tuple(stage["args"])) for stage in stored.pop("stages"))
+        stages = tuple(
+            Stage(phase=stage["phase"], **{name: tuple(stage[name]) for name in ("args", "command", "folders")})
+            for stage in stored.pop("stages")
+        )
         paths: dict[str, Any] = {name: Path(stored.pop(name)) for name in ("raw_root", "out_root", "logs")}
         profile = Profile.from_json(stored.pop("profile"))
         scenes = tuple(stored.pop("scenes"))

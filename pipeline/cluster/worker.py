@@ -4,7 +4,7 @@ The script runs in a process of its own, the very command a person would type. S
 process killed for its memory cannot say so itself. submitit's own signal handlers are replaced, since they ignore SIGTERM
 and requeue in the middle of a frame.
 
-Light on purpose: nothing here imports PyTorch, so the watcher costs a few megabytes beside the work.
+Light on purpose: nothing here imports PyTorch, so the watcher costs little beside the work.
 """
 
 import json
@@ -22,13 +22,14 @@ from pipeline.cluster.plan import Plan, Run, StalePlanError
 from pipeline.cluster.profile import REPOSITORY
 from pipeline.cluster.scheduler import SchedulerError, Slurm
 from pipeline.errors import InputError
+from pipeline.hints import phase_command
 from pipeline.storage.files import append_line, names_in, read_json
 from pipeline.storage.lease import task_id
+from pipeline.storage.scene import Scene, index_path
 
 STOPPED = 75
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 MAX_IDLE_RESTARTS = 3  # attempts in a row that finished nothing before a task stops putting itself back
-_FOLDERS = {"deblur": ("frames_sharp",), "depth": ("depth_maps",), "render": ("focus_maps", "bokeh_renders")}
 
 
 def run_element(plan_path: str, digest: str, element: int) -> None:
@@ -54,11 +55,11 @@ def still_indexed(run: Run, scenes: tuple[str, ...]) -> tuple[str, ...]:
     Raises:
         StalePlanError: the index changed since; names the scenes.
     """
-    path = run.out_root / "scene_index.json"
+    path = index_path(run.out_root)
     try:
         index = read_json(path, "the scene index")["scenes"]
     except FileNotFoundError:
-        raise StalePlanError(f"there is no {path} any more; run: python scripts/01_validate_dataset.py") from None
+        raise StalePlanError(f"there is no {path} any more; run: {phase_command('index')}") from None
     gone = [scene for scene in scenes if not index.get(scene, {}).get("accepted")]
     if gone:
         raise StalePlanError(
@@ -89,11 +90,10 @@ class Records:
 def progress_of(run: Run, phase: str, scenes: tuple[str, ...]) -> list[int]:
     """Finished files and journal bytes of an element's scenes: what an attempt must add to."""
     files = journal = 0
-    for scene in scenes:
-        for name in _FOLDERS[phase]:
-            folder = run.out_root / scene / name
+    for scene in (Scene(run.out_root, name) for name in scenes):
+        for folder in (scene.dir / name for name in run.stage(phase).folders):
             files += sum(len(names_in(inner)) for inner in (folder, *folder.glob("set_*")))
-        path = run.out_root / scene / ".pipeline" / f"{phase}.jsonl"
+        path = scene.journal_path(phase)
         journal += path.stat().st_size if path.exists() else 0
     return [files, journal]
 

@@ -58,6 +58,18 @@ def read_npz(path: Path, key: str) -> npt.NDArray[np.generic]:
         raise InputError(f"{path} cannot be read: {error.strerror}") from None
 
 
+def read_depth(path: Path) -> npt.NDArray[np.float16]:
+    """A stored depth map, as stored: (H, W) float16 metres.
+
+    Raises:
+        InputError: it cannot be read, or is not that.
+    """
+    array = read_npz(path, "depth")
+    if array.dtype != np.float16 or array.ndim != 2:
+        raise InputError(f"{path} must hold a (H, W) float16 array, got {array.shape} {array.dtype}")
+    return array.astype(np.float16, copy=False)
+
+
 def resize_depth(depth_m: Depth, size: tuple[int, int]) -> Depth:
     """Bilinear in inverse depth, which keeps planes plane under perspective; unknown pixels spread nowhere.
 

@@ -14,7 +14,6 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
-import OpenEXR
 from PIL import Image
 
 from pipeline.errors import InputError
@@ -60,6 +59,8 @@ def _read_npy(path: Path, key: str) -> Stored:
 
 
 def _read_exr(path: Path, key: str) -> Stored:
+    import OpenEXR  # of an extra
+
     with parsing("the EXR file", path):
         open_regular(path).close()
         with OpenEXR.File(str(path), header_only=True, separate_channels=True) as file:

@@ -4,15 +4,14 @@ Threads, not processes: zlib, the picture codecs and file I/O all release the in
 """
 
 import multiprocessing
+import os
 import queue
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from types import TracebackType
 from typing import Any, TypeVar
-
-import cv2
-import torch
 
 T = TypeVar("T")
 _END = object()
@@ -73,8 +72,13 @@ def map_ahead(function: Callable[[Any], T], items: Iterable[Any], workers: int =
 
 def _one_thread() -> None:
     """Several workers share the cores already; none of what they compute depends on the number of threads."""
+    os.environ["OMP_NUM_THREADS"] = "1"  # what PyTorch goes by when it is imported, if it is
+    import cv2
+
     cv2.setNumThreads(1)
-    torch.set_num_threads(1)
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.set_num_threads(1)
 
 
 def map_processes(function: Callable[..., T], calls: Sequence[tuple[Any, ...]], workers: int) -> Iterator[T]:

@@ -2,11 +2,12 @@
 
 import math
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from pipeline.optics.lens import OpticsError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +32,7 @@ class Aperture:
         if not math.isfinite(self.rotation_deg):
             raise OpticsError(f"rotation_deg must be finite, got {self.rotation_deg}")
 
-    def outline(self, angle: Tensor) -> Tensor:
+    def outline(self, angle: "Tensor") -> "Tensor":
         """Distance of the edge from the centre, in units of the full opening's radius.
 
         Args:
@@ -40,6 +41,8 @@ class Aperture:
         Returns:
             The same shape, in (0, 1]; 1 everywhere for a disc, 1 at the corners of a polygon.
         """
+        import torch
+
         if self.blades == 0:
             return torch.ones_like(angle)
         sector = 2 * math.pi / self.blades

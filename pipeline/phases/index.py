@@ -4,6 +4,7 @@ A scene keeps its split for ever: it is read back from the old index or from the
 the split that is furthest below its share. A test scene never becomes a training scene because others were added.
 """
 
+import argparse
 import random
 from collections import Counter
 from collections.abc import Sequence
@@ -12,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ExitCode, UsageError
+from pipeline.hints import phase_command
 from pipeline.media.prefetch import map_processes
-from pipeline.phases.run_settings import RunSettings
+from pipeline.phases.registry import Phase, Presenter
 from pipeline.phases.source_check import check_source, is_unchanged, look_under
 from pipeline.reporter import Reporter
+from pipeline.run_settings import RunSettings
 from pipeline.seeds import stable_seed
 from pipeline.signals import StopSignals
 from pipeline.storage.files import remove_leftovers, write_if_changed
@@ -156,7 +159,7 @@ def _report(
     reporter.info(
         f"index: {len(index.accepted)} scenes accepted ({splits}), {rejected} rejected; "
         f"{len(fresh)} checked, {len(index.entries) - len(fresh)} unchanged. "
-        + ("Next: python scripts/02_deblur.py" if index.accepted else "Nothing to go on with: see the reasons above")
+        + (f"Next: {phase_command('deblur')}" if index.accepted else "Nothing to go on with: see the reasons above")
     )
     return ExitCode.DONE if index.accepted else ExitCode.FAILED
 
@@ -196,3 +199,43 @@ def assign_splits(scene_ids: list[str], before: dict[str, Split], seed: int) -> 
             SPLITS, key=lambda split: (total >= len(SPLITS) and not count[split], 1 - count[split] / wanted[split])
         )
     return splits
+
+
+def _add_flags(parser: argparse.ArgumentParser) -> None:
+    default = IndexSettings()
+    parser.add_argument(
+        "--min_frames", type=int, default=default.min_frames, help="scenes with fewer frames are rejected"
+    )
+    parser.add_argument("--seed", type=int, default=default.seed, help="project seed of the split")
+    parser.add_argument("--workers", type=int, default=default.workers, help="scenes checked at once")
+    parser.add_argument(
+        "--accept_truncated", action="store_true", help="take cut-off videos up to their last whole frame"
+    )
+
+
+def _settings(args: argparse.Namespace) -> IndexSettings:
+    return IndexSettings(
+        min_frames=args.min_frames,
+        seed=args.seed,
+        workers=args.workers,
+        accept_truncated=args.accept_truncated,
+    )
+
+
+def _run(args: argparse.Namespace, run: RunSettings, presenter: Presenter) -> ExitCode:
+    return run_index(_settings(args), run)
+
+
+PHASES = (
+    Phase(
+        name="index",
+        number=1,
+        script="scripts/01_validate_dataset.py",
+        help="check raw scenes, reject bad ones with reasons, split the rest",
+        groups=("1-4", "test"),
+        lists_scenes=True,
+        add_flags=_add_flags,
+        settings=_settings,
+        run=_run,
+    ),
+)

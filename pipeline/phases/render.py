@@ -4,35 +4,44 @@ The label is stored as float16, decoded from its stored bytes, and handed to the
 the label that a loader will read. The render's file is renamed last: where it is, its label is.
 """
 
+import argparse
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from pipeline.engines.base import BokehRenderer, BokehRequest
+from pipeline.engines.flags import engine_from
 from pipeline.engines.info import EngineInfo
-from pipeline.errors import InputError, UsageError
-from pipeline.media.depth_files import decode_npz, encode_npz
+from pipeline.errors import ExitCode, InputError, UsageError
+from pipeline.media.depth_files import decode_npz, encode_npz, read_depth
 from pipeline.media.images import Picture, encode_png, multiple_of_16, read_sharp
 from pipeline.media.prefetch import WriteBehind, map_ahead
-from pipeline.optics import Lens, OpticsError, coc_to_radius_px, focus_map, px_per_mm
+from pipeline.optics.labels import FocusMap, label_of
+from pipeline.optics.lens import Lens, OpticsError, coc_to_radius_px, px_per_mm
 from pipeline.phases.base import Result, ScenePhase, Work, engine_fields, ordered_missing, retry_on_oom
-from pipeline.phases.calibration import Calibration, read_statistics, scene_lens
+from pipeline.phases.calibration import Calibration, confirmed_calibration, read_statistics, scene_lens
 from pipeline.phases.dependencies import require
-from pipeline.phases.depth import read_depth
+from pipeline.phases.registry import Phase, Presenter
+from pipeline.phases.runner import run_scenes
+from pipeline.run_settings import RunSettings
 from pipeline.seeds import stable_seed
 from pipeline.storage.completion import DoneRecord, Fields
 from pipeline.storage.files import dump_json, write_bytes, write_if_changed
-from pipeline.storage.scene import LensSet, Scene, SceneEntry, lens_set_to_json
+from pipeline.storage.scene import (
+    RENDER_OUTPUTS,
+    LensSet,
+    Scene,
+    SceneEntry,
+    SceneIndex,
+    lens_set_to_json,
+)
 
 VERSION = 1
 MEAN_FOCUS_RANGE = (0.2, 0.8)  # a set whose mean focus lies outside is nearly all blur or nearly none
-FocusMap = npt.NDArray[np.float16]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,8 +81,6 @@ class RenderPhase(ScenePhase):
     """focus_maps/, bokeh_renders/ and metadata.json from frames_sharp/ and depth_maps/."""
 
     name = "render"
-    script = "scripts/05_render_and_labels.py"
-    next_step = "python scripts/06_validate_outputs.py"
 
     def __init__(self, settings: RenderSettings, engine: BokehRenderer, calibration: Calibration) -> None:
         self.settings, self._engine, self._calibration = settings, engine, calibration
@@ -93,9 +100,6 @@ class RenderPhase(ScenePhase):
             "max_coc": self._calibration.max_coc_m,
             "upstream": {phase: require(scene, entry, phase).fingerprint for phase in ("deblur", "depth")},
         }
-
-    def folders(self, scene: Scene) -> list[Path]:
-        return [scene.focus_dir, scene.bokeh_dir]
 
     def _pairs(self, entry: SceneEntry) -> list[tuple[int, int]]:
         return [(frame, number) for frame in range(entry.num_frames) for number in range(self.settings.num_sets)]
@@ -242,16 +246,35 @@ class RenderPhase(ScenePhase):
                 )
 
 
-def label_of(depth: npt.NDArray[np.float16], lens: Lens, max_coc_m: float) -> FocusMap:
-    """The stored focus map of a stored depth map; phase 6 calls it again to check.
+def _add_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--num_sets", type=int, default=RenderSettings().num_sets, help="lens sets per scene")
 
-    Args:
-        depth: (H, W) float16 metres.
-        lens: the set's lens.
-        max_coc_m: saturation diameter, metres.
 
-    Returns:
-        (H, W) float16 in [0, 1], computed in float32 and rounded once.
-    """
-    values: FocusMap = focus_map(torch.from_numpy(depth.astype(np.float32)), lens, max_coc_m).numpy().astype(np.float16)
-    return values
+def _settings(args: argparse.Namespace) -> RenderSettings:
+    return RenderSettings(num_sets=args.num_sets)
+
+
+def _run(args: argparse.Namespace, run: RunSettings, presenter: Presenter) -> ExitCode:
+    engine = engine_from(args, "bokeh", BokehRenderer)
+    calibration = confirmed_calibration(run, SceneIndex.load(run.index_path))
+    return run_scenes(RenderPhase(_settings(args), engine, calibration), run)
+
+
+PHASES = (
+    Phase(
+        name="render",
+        number=5,
+        script="scripts/05_render_and_labels.py",
+        help="per frame, atomically, the focus map and the render driven by that same map",
+        groups=("5-6", "test"),
+        outputs=RENDER_OUTPUTS,
+        title="bokeh",
+        role="bokeh",
+        default_engine="lens",
+        calibrated=True,
+        needs_yield=False,
+        add_flags=_add_flags,
+        settings=_settings,
+        run=_run,
+    ),
+)

@@ -10,10 +10,13 @@ import time
 import traceback
 from dataclasses import dataclass, field
 
+from pipeline.device import fix_threads
 from pipeline.errors import ExitCode, LeaseHeldError, SceneError, StaleError, StoppedError
-from pipeline.phases.base import ScenePhase, Work, failure_path
-from pipeline.phases.run_settings import RunSettings
+from pipeline.hints import operator_command, phase_command
+from pipeline.phases.base import ScenePhase, Work
+from pipeline.phases.registry import following
 from pipeline.reporter import Reporter
+from pipeline.run_settings import RunSettings
 from pipeline.signals import StopSignals
 from pipeline.storage.completion import Assessment, DoneRecord, Fields, Journal, State, as_stored, assess, fingerprint
 from pipeline.storage.files import names_in, remove_leftovers, write_json
@@ -64,9 +67,14 @@ def run_scenes(phase: ScenePhase, settings: RunSettings) -> ExitCode:
             reporter.info(f"{phase.name}: stopped by {stopped}; {tally.sentence()}. Run the same command to go on.")
             return ExitCode.STOPPED
         failed = bool(tally.failed)
-        advice = f"mend what is named above, then: python {phase.script}" if failed else f"next: {phase.next_step}"
+        advice = f"mend what is named above, then: {phase_command(phase.name)}" if failed else _next(phase.name)
         reporter.info(f"{phase.name}: {tally.sentence()}. {advice[0].upper()}{advice[1:]}")
         return ExitCode.SOME_SCENES_FAILED if failed else ExitCode.DONE
+
+
+def _next(name: str) -> str:
+    after = following(name)
+    return f"next: {phase_command(after.name)}" if after else f"next: {operator_command('status')}"
 
 
 def _one_scene(
@@ -88,14 +96,15 @@ def _one_scene(
             reporter.info(f"{name}: would run ({found.state}: {found.reason})")
             tally.planned.append(name)
             return
-        with Lease(phase.lease_path(scene)) as lease:
+        with Lease(scene.lease_path(phase.name)) as lease:
             found = _assess(phase, scene, entry, fields)  # another worker may have finished it in between
             if _settled(found, settings, name, tally, reporter):
                 return
             phase.ready(scene, entry)
-            failure_path(scene, phase.name).unlink(missing_ok=True)
+            scene.failure_path(phase.name).unlink(missing_ok=True)
             journal = _prepare(phase, scene, entry, fields, found, reporter)
             work = Work(journal=journal, lease=lease, signals=signals, reporter=reporter)
+            fix_threads()
             _finish(phase, scene, entry, fields, work)
         tally.done.append(name)
     except LeaseHeldError as held:
@@ -222,4 +231,4 @@ def _remember_failure(scene: Scene, phase: str, reason: str) -> None:
     at = time.strftime("%Y-%m-%dT%H:%M:%S%z")
     with contextlib.suppress(OSError):  # the reason was printed; a full disk must not hide it behind another error
         scene.private_dir.mkdir(parents=True, exist_ok=True)
-        write_json(failure_path(scene, phase), {"phase": phase, "reason": reason, "at": at})
+        write_json(scene.failure_path(phase), {"phase": phase, "reason": reason, "at": at})

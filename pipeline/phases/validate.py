@@ -4,6 +4,7 @@ Nothing here trusts a done record: files are counted, decoded and measured, and 
 stored depth and metadata.json. A scene's result is the list of everything wrong with it, not the first thing.
 """
 
+import argparse
 import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,25 +12,48 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.errors import ExitCode, InputError, PipelineError, SceneError
+from pipeline.device import fix_threads
+from pipeline.errors import ExitCode, InputError, PipelineError, SceneError, UsageError
 from pipeline.media.depth_files import read_npz
 from pipeline.media.images import multiple_of_16, read_sharp
 from pipeline.media.prefetch import map_processes
-from pipeline.optics import OpticsError, coc_to_radius_px, px_per_mm
-from pipeline.phases.dependencies import record_folder, require
+from pipeline.optics.labels import label_of
+from pipeline.optics.lens import OpticsError, coc_to_radius_px, px_per_mm
+from pipeline.phases.dependencies import require
 from pipeline.phases.depth import MAX_DEPTH_M, MIN_DEPTH_M
-from pipeline.phases.render import label_of
-from pipeline.phases.run_settings import RunSettings
-from pipeline.report.page import write_page
+from pipeline.phases.registry import Phase, Presenter, scene_phases
 from pipeline.reporter import Reporter
+from pipeline.run_settings import RunSettings
 from pipeline.signals import StopSignals
+from pipeline.storage.completion import DONE_NAME
 from pipeline.storage.files import names_in, read_json, write_json
-from pipeline.storage.scene import SPLITS, LensSet, Scene, SceneEntry, SceneIndex
+from pipeline.storage.scene import (
+    SPLITS,
+    LensSet,
+    Scene,
+    SceneEntry,
+    SceneIndex,
+    calibration_path,
+    page_path,
+    validation_path,
+)
 
 SCHEMA = 1
 _METADATA_KEYS = ("sets", "sensor_width_mm", "px_per_mm", "max_radius_px", "coc_model", "engine", "seed", "licences")
 _STATS_KEYS = ("d_min", "d_max", "d_median", "d_p5", "d_p95", "focus_near", "focus_far")
 _MAX_LISTED = 5  # of one kind of problem; the count is always given
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidateSettings:
+    """workers: scenes checked at once. if_changed: do nothing when a passing report is younger than all outputs."""
+
+    workers: int = 2
+    if_changed: bool = False
+
+    def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise UsageError(f"workers must be at least 1, got {self.workers}")
 
 
 @dataclass(kw_only=True)
@@ -48,14 +72,6 @@ class SceneReport:
     label_error: float = 0.0  # largest difference of a recomputed focus map
 
 
-def validation_path(out_root: Path) -> Path:
-    return out_root / "validation_report.json"
-
-
-def page_path(out_root: Path) -> Path:
-    return out_root / "report" / "index.html"
-
-
 def nothing_changed(run: RunSettings, entries: list[SceneEntry]) -> bool:
     """Whether a passing report is younger than every file and folder it covers (a removed file touches its folder)."""
     try:
@@ -66,25 +82,25 @@ def nothing_changed(run: RunSettings, entries: list[SceneEntry]) -> bool:
             return False
     except (OSError, InputError, KeyError, TypeError):
         return False
-    covered = [run.index_path, run.out_root / "coc_stats.json"]
+    covered = [run.index_path, calibration_path(run.out_root)]
     for entry in entries:
         for folder, folders, names in os.walk(run.out_root / entry.scene_id):
             covered += [Path(folder), *(Path(folder) / name for name in [*folders, *names])]
     return all(path.stat().st_mtime_ns <= written for path in covered if path.exists())
 
 
-def run_validate(run: RunSettings, workers: int, if_changed: bool = False) -> ExitCode:
+def run_validate(settings: ValidateSettings, run: RunSettings, presenter: Presenter) -> ExitCode:
     """Check the chosen scenes, write validation_report.json and the report page.
 
     Args:
+        settings: how.
         run: the shared flags.
-        workers: scenes checked at once.
-        if_changed: do nothing when a passing report is younger than all outputs.
+        presenter: writes the page.
     """
     index = SceneIndex.load(run.index_path)
     entries = run.chosen(index)
     with StopSignals() as signals, Reporter("validate", None if run.dry_run else run.logs) as reporter:
-        if if_changed and entries and nothing_changed(run, entries):
+        if settings.if_changed and entries and nothing_changed(run, entries):
             reporter.info(
                 f"validate: nothing changed since all {len(entries)} scenes passed; see {page_path(run.out_root)}"
             )
@@ -94,9 +110,10 @@ def run_validate(run: RunSettings, workers: int, if_changed: bool = False) -> Ex
             return ExitCode.DONE
         if not entries:
             raise PipelineError(f"{run.index_path} has no accepted scene; see the reasons in it")
+        fix_threads()
         reporter.begin_progress("validate", len(entries))
         reports: dict[str, SceneReport] = {}
-        for found in map_processes(check_scene, [(run.out_root, entry) for entry in entries], workers):
+        for found in map_processes(check_scene, [(run.out_root, entry) for entry in entries], settings.workers):
             reports[found.scene_id] = found
             reporter.advance()
             if signals.received:
@@ -104,7 +121,7 @@ def run_validate(run: RunSettings, workers: int, if_changed: bool = False) -> Ex
                 return ExitCode.STOPPED
         reporter.end_progress()
         _write_report(run, index, reports)
-        write_page(run.out_root, page_path(run.out_root))
+        presenter.write_page(run)
         for found in reports.values():
             for reason in found.reasons:
                 reporter.error(f"{found.scene_id}: {reason}")
@@ -176,14 +193,18 @@ class _SceneCheck:
         self._problems.setdefault(kind, []).append(detail)
 
     def _check_records(self) -> None:
-        for phase in ("deblur", "depth", "render"):
+        for phase in scene_phases():
             try:
-                record = require(self._scene, self._entry, phase)
+                record = require(self._scene, self._entry, phase.name)
                 self._report.warnings += record.warnings
             except SceneError as error:
-                self._problem(f"phase {phase}", str(error))
-        if not (self._scene.focus_dir / ".done").exists() and record_folder(self._scene, "render").exists():
-            self._problem("phase render", f"{self._scene.focus_dir} has no .done")
+                self._problem(f"phase {phase.name}", str(error))
+            made = phase.outputs
+            assert made is not None, f"{phase.name} works scene by scene"
+            *others, last = [self._scene.folder(modality) for modality in made.modalities]
+            for folder in others:
+                if last.exists() and not (folder / DONE_NAME).exists():
+                    self._problem(f"phase {phase.name}", f"{folder} has no {DONE_NAME}")
 
     def _check_split(self) -> None:
         found = self._scene.read_split()
@@ -225,23 +246,21 @@ class _SceneCheck:
 
     def _check_names(self, sets: list[LensSet]) -> None:
         """Counts, and nothing between the frames that does not belong there."""
-        scene, frames = self._scene, range(self._entry.num_frames)
-        set_names = {f"set_{number:02d}" for number in range(len(sets))}
-        expected: dict[Path, set[str]] = {
-            scene.sharp_dir: {scene.sharp_path(frame).name for frame in frames},
-            scene.depth_dir: {scene.depth_path(frame).name for frame in frames} | {"stats.json"},
-            scene.focus_dir: set_names,
-            scene.bokeh_dir: set_names,
-        }
-        for number in range(len(sets)):
-            expected[scene.focus_path(number, 0).parent] = {scene.focus_path(number, frame).name for frame in frames}
-            expected[scene.bokeh_path(number, 0).parent] = {scene.bokeh_path(number, frame).name for frame in frames}
-        for folder, names in expected.items():
-            found = {name for name in names_in(folder) if name != ".done"}
-            where = folder.relative_to(scene.dir)
-            for name in sorted(names - found):
+        expected: dict[Path, set[str]] = {}
+        for phase in scene_phases():
+            assert phase.outputs is not None, f"{phase.name} works scene by scene"
+            for modality in phase.outputs.modalities:
+                set_names = {self._scene.frame_folder(modality, number).name for number in range(len(sets))}
+                expected[self._scene.folder(modality)] = set_names if modality.per_set else set()
+            for folder, names in self._scene.output_names(phase.outputs, self._entry.num_frames, len(sets)).items():
+                if folder != self._scene.dir:
+                    expected.setdefault(folder, set()).update(names)
+        for folder, wanted in expected.items():
+            found = {name for name in names_in(folder) if name != DONE_NAME}
+            where = folder.relative_to(self._scene.dir)
+            for name in sorted(wanted - found):
                 self._problem("missing files", f"{where}/{name}")
-            for name in sorted(found - names):
+            for name in sorted(found - wanted):
                 self._problem("files that do not belong", f"{where}/{name}")
 
     def _check_frame(self, frame: int, sets: list[LensSet], sums: list[float]) -> None:
@@ -315,3 +334,31 @@ def _read_stats(scene: Scene) -> dict[str, Any]:
 
 def _folder_bytes(folder: Path) -> int:
     return sum(os.stat(os.path.join(root, name)).st_size for root, _, names in os.walk(folder) for name in names)
+
+
+def _add_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--workers", type=int, default=ValidateSettings().workers, help="scenes checked at once")
+    parser.add_argument("--if_changed", action="store_true", help="nothing to do when a passing report is still good")
+
+
+def _settings(args: argparse.Namespace) -> ValidateSettings:
+    return ValidateSettings(workers=args.workers, if_changed=args.if_changed)
+
+
+def _run(args: argparse.Namespace, run: RunSettings, presenter: Presenter) -> ExitCode:
+    return run_validate(_settings(args), run, presenter)
+
+
+PHASES = (
+    Phase(
+        name="validate",
+        number=6,
+        script="scripts/06_validate_outputs.py",
+        help="check every output, write the report",
+        groups=("5-6", "test"),
+        resumed=lambda run: True,
+        add_flags=_add_flags,
+        settings=_settings,
+        run=_run,
+    ),
+)

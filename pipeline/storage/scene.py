@@ -8,14 +8,57 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.errors import InputError, PipelineError, UsageError
-from pipeline.optics import CocModel, Lens
+from pipeline.hints import phase_command
+from pipeline.optics.lens import CocModel, Lens
 from pipeline.storage.files import read_json, write_json
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 INDEX_SCHEMA = 1
 _SAFE_ID = re.compile(r"[A-Za-z0-9._-]+")
-_SHARP, _DEPTH, _FOCUS, _BOKEH = "frame_{:04d}.png", "depth_{:04d}.npz", "focus_{:04d}.npz", "bokeh_{:04d}.png"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Modality:
+    """A folder of a scene with one file per frame, or with one folder of them per lens set.
+
+    Args:
+        folder: its name in the scene's folder; it gets the `.done`.
+        file: name of frame number i, for `str.format`.
+        per_set: whether frames stand in set_00/, set_01/, ...
+    """
+
+    folder: str
+    file: str
+    per_set: bool = False
+
+
+SHARP = Modality(folder="frames_sharp", file="frame_{:04d}.png")
+DEPTH = Modality(folder="depth_maps", file="depth_{:04d}.npz")
+FOCUS = Modality(folder="focus_maps", file="focus_{:04d}.npz", per_set=True)
+BOKEH = Modality(folder="bokeh_renders", file="bokeh_{:04d}.png", per_set=True)
+METADATA = "metadata.json"
+DEPTH_STATISTICS = "depth_maps/stats.json"
+
+
+def index_path(out_root: Path) -> Path:
+    return out_root / "scene_index.json"
+
+
+def calibration_path(out_root: Path) -> Path:
+    return out_root / "coc_stats.json"
+
+
+def validation_path(out_root: Path) -> Path:
+    return out_root / "validation_report.json"
+
+
+def page_path(out_root: Path) -> Path:
+    return out_root / "report" / "index.html"
+
+
+def histogram_path(out_root: Path) -> Path:
+    return page_path(out_root).with_name("coc_histogram.png")
 
 
 def unsafe_id_reason(scene_id: str) -> str | None:
@@ -88,11 +131,11 @@ class SceneIndex:
             entries = {name: _entry(name, value) for name, value in stored["scenes"].items()}
             return cls(raw_root=stored["raw_root"], settings=stored["settings"], entries=entries)
         except FileNotFoundError:
-            raise UsageError(f"there is no {path}; run: python scripts/01_validate_dataset.py") from None
+            raise UsageError(f"there is no {path}; run: {phase_command('index')}") from None
         except (InputError, KeyError, TypeError, AttributeError) as error:
             raise PipelineError(
                 f"{error if isinstance(error, InputError) else f'the scene index {path} lacks or garbles {error}'}; "
-                f"remove it and run python scripts/01_validate_dataset.py again "
+                f"remove it and run {phase_command('index')} again "
                 f"(every scene keeps its split, which its split.txt remembers)"
             ) from None
 
@@ -123,6 +166,25 @@ class LensSet:
     max_coc_m: float
 
 
+@dataclass(frozen=True, kw_only=True)
+class Outputs:
+    """What a phase writes into a scene: modalities, and single files by their path inside the scene's folder."""
+
+    modalities: tuple[Modality, ...]
+    files: tuple[str, ...] = ()
+
+    @property
+    def per_set(self) -> bool:
+        return any(modality.per_set for modality in self.modalities)
+
+
+# The output contract: what a finished scene holds, in the order in which it is made.
+SHARP_OUTPUTS = Outputs(modalities=(SHARP,))
+DEPTH_OUTPUTS = Outputs(modalities=(DEPTH,), files=(DEPTH_STATISTICS,))
+RENDER_OUTPUTS = Outputs(modalities=(FOCUS, BOKEH), files=(METADATA,))
+CONTRACT = (SHARP_OUTPUTS, DEPTH_OUTPUTS, RENDER_OUTPUTS)
+
+
 class Scene:
     """The paths of one scene under the output root. Making one touches no disk."""
 
@@ -133,54 +195,67 @@ class Scene:
         self.scene_id = scene_id
         self.dir = out_root / scene_id
         self.split_path = self.dir / "split.txt"
-        self.metadata_path = self.dir / "metadata.json"
-        self.sharp_dir = self.dir / "frames_sharp"
-        self.depth_dir = self.dir / "depth_maps"
-        self.stats_path = self.depth_dir / "stats.json"
-        self.focus_dir = self.dir / "focus_maps"
-        self.bokeh_dir = self.dir / "bokeh_renders"
+        self.metadata_path = self.dir / METADATA
+        self.stats_path = self.dir / DEPTH_STATISTICS
+        self.sharp_dir, self.depth_dir = self.folder(SHARP), self.folder(DEPTH)
+        self.focus_dir, self.bokeh_dir = self.folder(FOCUS), self.folder(BOKEH)
         self.private_dir = self.dir / ".pipeline"  # journals, leases, failures: ours, not the contract's
 
     def __repr__(self) -> str:
         return f"Scene({str(self.dir)!r})"
 
+    def folder(self, modality: Modality) -> Path:
+        """The modality folder, whose `.done` says that it is finished."""
+        return self.dir / modality.folder
+
+    def frame_folder(self, modality: Modality, set_index: int = 0) -> Path:
+        """Where a modality's frames stand: its folder, or that of one lens set."""
+        return self.folder(modality) / f"set_{set_index:02d}" if modality.per_set else self.folder(modality)
+
+    def frame_path(self, modality: Modality, frame: int, set_index: int = 0) -> Path:
+        return self.frame_folder(modality, set_index) / modality.file.format(frame)
+
     def sharp_path(self, frame: int) -> Path:
-        return self.sharp_dir / _SHARP.format(frame)
+        return self.frame_path(SHARP, frame)
 
     def depth_path(self, frame: int) -> Path:
-        return self.depth_dir / _DEPTH.format(frame)
+        return self.frame_path(DEPTH, frame)
 
     def focus_path(self, set_index: int, frame: int) -> Path:
-        return self.focus_dir / f"set_{set_index:02d}" / _FOCUS.format(frame)
+        return self.frame_path(FOCUS, frame, set_index)
 
     def bokeh_path(self, set_index: int, frame: int) -> Path:
-        return self.bokeh_dir / f"set_{set_index:02d}" / _BOKEH.format(frame)
+        return self.frame_path(BOKEH, frame, set_index)
 
-    def outputs(self, phase: str, num_frames: int, num_sets: int = 0) -> list[Path]:
-        """Every file that "deblur", "depth" or "render" must have written.
+    def outputs(self, made: Outputs, num_frames: int, num_sets: int = 0) -> list[Path]:
+        """Every file that a phase must have written.
 
-        For "render" the label and the picture of each pair stand next to each other, frame by frame and set by set.
+        The files of one frame and set stand next to each other, frame by frame and set by set: the label and the image of
+        each pair in phase 5.
         """
-        frames = range(num_frames)
-        if phase == "deblur":
-            return [self.sharp_path(frame) for frame in frames]
-        if phase == "depth":
-            return [*(self.depth_path(frame) for frame in frames), self.stats_path]
-        assert phase == "render", f"{phase!r} is no per-scene phase"
-        pairs = [(number, frame) for frame in frames for number in range(num_sets)]
-        files = [path(number, frame) for number, frame in pairs for path in (self.focus_path, self.bokeh_path)]
-        return [*files, self.metadata_path]
+        rounds = [(frame, number) for frame in range(num_frames) for number in range(num_sets if made.per_set else 1)]
+        files = [self.frame_path(modality, *where) for where in rounds for modality in made.modalities]
+        return [*files, *(self.dir / name for name in made.files)]
 
-    def output_names(self, phase: str, num_frames: int, num_sets: int = 0) -> dict[Path, frozenset[str]]:
+    def output_names(self, made: Outputs, num_frames: int, num_sets: int = 0) -> dict[Path, frozenset[str]]:
         """`outputs` as folder -> names: what is compared with listings of thousands of scenes, where a path each costs."""
-        if phase == "deblur":
-            return {self.sharp_dir: _names(_SHARP, num_frames)}
-        if phase == "depth":
-            return {self.depth_dir: _names(_DEPTH, num_frames) | {self.stats_path.name}}
-        assert phase == "render", f"{phase!r} is no per-scene phase"
-        kinds = ((self.focus_path, _FOCUS), (self.bokeh_path, _BOKEH))
-        pairs = {path(number, 0).parent: _names(name, num_frames) for number in range(num_sets) for path, name in kinds}
-        return {**pairs, self.dir: frozenset({self.metadata_path.name})}
+        names: dict[Path, frozenset[str]] = {}
+        for number in range(num_sets if made.per_set else 1):
+            for modality in made.modalities:
+                names[self.frame_folder(modality, number)] = _names(modality.file, num_frames)
+        for path in (self.dir / name for name in made.files):
+            names[path.parent] = names.get(path.parent, frozenset()) | {path.name}
+        return names
+
+    def journal_path(self, phase: str) -> Path:
+        return self.private_dir / f"{phase}.jsonl"
+
+    def lease_path(self, phase: str) -> Path:
+        return self.private_dir / f"{phase}.lease"
+
+    def failure_path(self, phase: str) -> Path:
+        """The note that a phase leaves when the scene fails."""
+        return self.private_dir / f"{phase}.failed.json"
 
     def read_split(self) -> Split | None:
         """The scene's split as its own folder remembers it; None when it never had one."""

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from pipeline.errors import UsageError
-from pipeline.storage.scene import SceneEntry, SceneIndex
+from pipeline.storage.scene import SceneEntry, SceneIndex, index_path
 
 OnStale = Literal["stop", "redo", "keep"]
 
@@ -23,7 +23,7 @@ class RunSettings:
 
     @property
     def index_path(self) -> Path:
-        return self.out_root / "scene_index.json"
+        return index_path(self.out_root)
 
     def chosen(self, index: SceneIndex) -> list[SceneEntry]:
         """The accepted scenes asked for, sorted; all of them when none was named.
