@@ -9,6 +9,7 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from pipeline.checkout import checkout
 from pipeline.errors import InputError, UsageError
 from pipeline.media.delivered_depth import DeliveredDepth, check_delivered, depth_companions, find_delivered_depth
 from pipeline.media.frame_folder import VIDEO_SUFFIXES, is_depth_name
@@ -61,10 +62,8 @@ def _names(raw_root: Path) -> list[str]:
     try:
         return sorted(entry.name for entry in raw_root.iterdir() if not entry.name.startswith("."))
     except FileNotFoundError:
-        raise UsageError(
-            f"there is no folder {raw_root}; give one with --raw_root, or make demo scenes with: "
-            f"python scripts/make_demo_scenes.py"
-        ) from None
+        demo = ", or make demo scenes with: python scripts/make_demo_scenes.py" if checkout() else ""
+        raise UsageError(f"there is no folder {raw_root}; give one with --raw_root{demo}") from None
     except NotADirectoryError:
         hint = f"--raw_root {raw_root.parent} --scene {raw_root.stem}"
         raise UsageError(
