@@ -13,7 +13,6 @@ from typing import Protocol
 import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from model.video.depth_cleaning import filled, unrounded
 from model.video.film import Film, Look, to_8_bit
@@ -21,15 +20,10 @@ from pipeline.engines import load_engine
 from pipeline.engines.base import Clip, DepthEstimator
 from pipeline.engines.vda import VideoDepthAnything
 from pipeline.errors import InputError, UsageError
-from pipeline.media.depth_files import (
-    DELIVERED_KINDS,
-    DeliveredDepth,
-    Depth,
-    encode_npz,
-    find_delivered_depth,
-    read_npz,
-    resize_depth,
-)
+from pipeline.media.delivered_depth import DeliveredDepth, depth_at, find_delivered_depth, has_delivered_depth
+from pipeline.media.depth_files import Depth, encode_npz, read_npz, resize_depth
+from pipeline.media.depth_readers import MAP_SUFFIXES, read_map
+from pipeline.media.depth_statement import DepthStatement
 from pipeline.media.images import Picture
 from pipeline.storage.completion import as_stored
 from pipeline.storage.files import read_json, write_bytes, write_json
@@ -62,19 +56,23 @@ class DepthSource(Protocol):
 class Delivered:
     """Depth that came with the film, read when it is needed."""
 
-    def __init__(self, depth: DeliveredDepth, said: str, origin: str) -> None:
+    def __init__(self, depth: DeliveredDepth, said: str, origin: str, *, any_size: bool = False) -> None:
         self._depth, self.said = depth, said
         files = depth.files()
         stamp = sum(file.stat().st_mtime_ns for file in files)
         self.fields: dict[str, object] = {"kind": "given", "path": origin, "files": len(files), "stamp": stamp}
-        self._size, self._step = (0, 0), _rounding(depth)
+        self._size = self._source_size = (0, 0)
+        self._step, self._any_size = rounding_step(depth), any_size
 
     def prepare(self, film: Film, look: Look, folder: Path, on_frame: SafePoint) -> None:
-        self._size = look.size
+        self._size, self._source_size = look.size, look.source_size
 
     def read(self, index: int) -> Depth:
         try:
-            depth_m = filled(self._depth.read(index))
+            if self._any_size:
+                depth_m = filled(self._depth.read(index))
+            else:
+                depth_m = filled(self._depth.read_fitting(index, self._source_size))
             if self._step:
                 depth_m = unrounded(depth_m, self._step)
             return resize_depth(depth_m, self._size)
@@ -82,12 +80,13 @@ class Delivered:
             raise InputError(f"delivered depth of frame {index}: {error}") from None
 
 
-def _rounding(depth: DeliveredDepth) -> float:
-    """The step of 8-bit disparity in 1/m, 0 for finer depth."""
-    if depth.kind != "disparity":
+def rounding_step(depth: DeliveredDepth) -> float:
+    """The step of 8-bit disparity in 1/m; 0 for depth that is finer, or not linear in its inverse."""
+    path = depth.files()[0]
+    if depth.kind == "depth" or path.suffix.lower() not in MAP_SUFFIXES or read_map(path).dtype != np.uint8:
         return 0.0
-    with Image.open(depth.files()[0]) as picture:
-        return (1 / depth.near_m - 1 / depth.far_m) / 255 if picture.mode == "L" else 0.0
+    low, high = depth.statement.metres(np.array([[100, 101]], np.uint8))[0].tolist()
+    return abs(1 / low - 1 / high)
 
 
 class Kept:
@@ -199,7 +198,7 @@ def choose_depth(
             raise UsageError(f"no weights of Video Depth Anything are here; get the small ones (Apache-2.0): {_BRING}")
         return Estimated(found, f"depth: Video Depth Anything, {_named(found)}, as --depth vda asks")
     if asked not in ("auto", "given"):
-        return _at(Path(asked), num_frames)
+        return _at(Path(asked), source, num_frames)
     beside = _beside(source, num_frames)
     if beside is not None:
         delivered, place = beside
@@ -224,31 +223,28 @@ def _places(source: Path) -> str:
 
 
 def _beside(source: Path, num_frames: Callable[[], int]) -> tuple[DeliveredDepth, Path] | None:
-    """Delivered depth in the scene's folder, or in a folder of the video's name beside it."""
-    folder = source if source.is_dir() else source.with_suffix("")
-    if not any((folder / kind).is_dir() for kind in DELIVERED_KINDS):
+    """Delivered depth in the scene's folder, or under the film's name beside it."""
+    if not has_delivered_depth(source):
         return None
-    found = find_delivered_depth(folder, num_frames())
+    found = find_delivered_depth(source, num_frames())
     return None if found is None else (found, found.files()[0].parent)
 
 
-def _at(path: Path, num_frames: Callable[[], int]) -> DepthSource:
-    """Delivered depth at a path: the folder of maps itself, the scene's folder around it, or what --save_depth kept.
+def _at(path: Path, source: Path, num_frames: Callable[[], int]) -> DepthSource:
+    """Delivered depth at a path: a folder of maps, the folder around it, one file, or what --save_depth kept.
 
     Raises:
         UsageError: there is none.
     """
     if (path / _COMPLETE).is_file():
-        kept = DeliveredDepth("depth", sorted(path.glob("*.npz")))
+        kept = DeliveredDepth(DepthStatement(kind="depth"), sorted(path.glob("*.npz")))
         if len(kept) < num_frames():
             raise UsageError(f"--depth {path} holds depth of {len(kept)} frames, the film has {num_frames()}")
-        return Delivered(kept, f"depth: kept in {path} by an earlier run, as --depth asks", str(path))
-    for folder in (path, path.parent):
-        found = find_delivered_depth(folder, num_frames()) if path.is_dir() else None
-        if found is not None and (folder == path or found.files()[0].parent == path):
-            place = found.files()[0].parent
-            return Delivered(found, f"depth: {found.kind} delivered in {place}, as --depth asks", str(place))
-    raise UsageError(f"--depth must be given, vda, bokehflow or a folder with depth/ or disparity/ in it, got {path}")
+        return Delivered(kept, f"depth: kept in {path} by an earlier run, as --depth asks", str(path), any_size=True)
+    if not path.exists():
+        raise UsageError(f"--depth must be given, vda, bokehflow or a folder or file with depth, got {path}")
+    found = depth_at(path, source, num_frames())
+    return Delivered(found, f"depth: {found.kind} delivered in {path}, as --depth asks", str(path))
 
 
 def _estimator(device: str) -> VideoDepthAnything | None:

@@ -66,7 +66,7 @@ def look_at(folder: Path) -> FrameFolder:
     if not files:
         raise InputError(_nothing_to_read(folder, others))
     _refuse_twins(folder, files)
-    return FrameFolder(files=tuple(files), notes=(*_skipped(others), *_gaps(files)))
+    return FrameFolder(files=tuple(files), notes=(*_skipped(folder, others), *_gaps(files)))
 
 
 def is_depth_name(name: str) -> bool:
@@ -93,7 +93,7 @@ def _nothing_to_read(folder: Path, others: list[str]) -> str:
     inner = [name for name in others if (folder / name).is_dir() and _has_frames(folder / name)]
     if inner:
         return f"{folder} holds no frames of its own, but folders with some: {_listed(inner)}; --raw_root {folder}"
-    named = "; ".join(_skipped(others))
+    named = "; ".join(_skipped(folder, others))
     return f"{folder} holds no frames; allowed are {allowed}" + (f" ({named})" if named else "")
 
 
@@ -104,19 +104,17 @@ def _has_frames(folder: Path) -> bool:
         return False
 
 
-def _skipped(names: list[str]) -> list[str]:
-    """One line for each kind of file that is not read."""
+def _skipped(folder: Path, names: list[str]) -> list[str]:
+    """One line for each kind of thing that is not read."""
     kinds: dict[str, list[str]] = {}
     for name in names:
-        kinds.setdefault(Path(name).suffix.lower(), []).append(name)
+        kind = "folder" if (folder / name).is_dir() else Path(name).suffix.lower() or "without an ending"
+        kinds.setdefault(kind, []).append(name)
     lines = []
-    for suffix, members in sorted(kinds.items()):
-        told = (
-            f" ({UNREADABLE_PICTURES[suffix]}, which is not read: convert to png or jpg)"
-            if suffix in UNREADABLE_PICTURES
-            else ""
-        )
-        lines.append(f"not read: {len(members)} {suffix or 'without an ending'}{told}: {_listed(members)}")
+    for kind, members in sorted(kinds.items()):
+        known = UNREADABLE_PICTURES.get(kind)
+        told = f" ({known}; convert to png or jpg)" if known else ""
+        lines.append(f"not read: {len(members)} {kind}{told}: {_listed(members)}")
     return lines
 
 

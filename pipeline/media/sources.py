@@ -9,7 +9,6 @@ from pipeline.media.arrays import Picture
 from pipeline.media.frame_folder import VIDEO_SUFFIXES, look_at
 from pipeline.media.images import read_picture
 from pipeline.media.prefetch import map_ahead, prefetch
-from pipeline.media.video_decoder import decode_video
 
 
 class RawSource(ABC):
@@ -66,6 +65,8 @@ class VideoSource(RawSource):
         return [self.path]
 
     def decode(self, wanted: Sequence[int] | None = None) -> Iterator[tuple[int, Picture, list[str]]]:
+        from pipeline.media.video_decoder import decode_video  # PyAV is of an extra, and folders of pictures do without
+
         def note_cut(reason: str) -> None:
             self.notes = (f"taken up to its last whole frame: {reason}",)
 

@@ -210,8 +210,10 @@ class _Clock:
         self.time_s = Fraction(-1)
         self._end_s = Fraction(0)
         self._longest_s = 1 / self._rate
+        self._count = 0
 
     def advance(self, index: int, frame: Any) -> None:
+        self._count = index + 1
         if frame.pts is None:
             time_s = index / self._rate if index == 0 else self.time_s + 1 / self._rate
         else:
@@ -231,22 +233,22 @@ class _Clock:
         """
         promised_s = _promised_end_s(container, stream)
         tolerance_s = max(_LATE_FRAMES / self._rate, self._longest_s)
-        if promised_s is None or promised_s - self._end_s <= tolerance_s:
+        whole = 0 < stream.frames <= self._count  # as many as the index lists: the rest is how long the last one stands
+        if whole or promised_s is None or promised_s - self._end_s <= tolerance_s:
             return None
         return f"it ends at {float(self._end_s):.2f} s, and its header says {float(promised_s):.2f} s: it was cut off"
 
 
 def _promised_end_s(container: Any, stream: Any) -> Fraction | None:
     """When the picture ends by the header; None where it does not say, or may speak of the sound."""
-    start_s = (stream.start_time or 0) * Fraction(stream.time_base or 1)
-    if stream.duration and stream.time_base:
-        return start_s + stream.duration * Fraction(stream.time_base)
     told = stream.metadata.get("DURATION", "")  # of a Matroska track, 00:00:01.500000000
     try:
         hours, minutes, seconds = told.split(":")
         return int(hours) * 3600 + int(minutes) * 60 + Fraction(seconds)
     except ValueError:
         pass
+    if "mp4" in container.format.name and stream.duration:  # elsewhere FFmpeg puts the longest track's length here
+        return ((stream.start_time or 0) + stream.duration) * Fraction(stream.time_base or 1)
     if container.duration and len(container.streams) == 1:
         return Fraction(container.duration, av.time_base) + Fraction(container.start_time or 0, av.time_base)
     return None
@@ -257,23 +259,24 @@ def _progressive(frames: Iterable[Any], stream: Any) -> Iterator[tuple[Any, bool
     earlier field and makes the lines of the other); all others pass as they are."""
     graph: Any = None
     before: Any = None
-    woven: deque[bool] = deque()  # of the frames inside the filter, which looks one frame ahead and one back
+    # Of what is inside the filter, which looks one frame ahead and one back; None for a frame that is out already.
+    woven: deque[bool | None] = deque()
     for frame in frames:
         if graph is None and frame.interlaced_frame:
             graph = _deinterlacer(frame, stream)
             if before is not None:
                 graph.push(before)
-                woven.append(False)
+                woven.append(None)
         if graph is None:
             before = frame
             yield frame, False
             continue
         graph.push(frame)
         woven.append(frame.interlaced_frame)
-        yield from _pulled(graph, woven, before)
+        yield from _pulled(graph, woven)
     if graph is not None:
         graph.push(None)
-        yield from _pulled(graph, woven, before)
+        yield from _pulled(graph, woven)
 
 
 def _deinterlacer(frame: Any, stream: Any) -> Any:
@@ -289,14 +292,14 @@ def _deinterlacer(frame: Any, stream: Any) -> Any:
     return graph
 
 
-def _pulled(graph: Any, woven: deque[bool], before: Any) -> Iterator[tuple[Any, bool]]:
+def _pulled(graph: Any, woven: deque[bool | None]) -> Iterator[tuple[Any, bool]]:
     while True:
         try:
             made = graph.pull()
         except (av.BlockingIOError, av.EOFError):
             return
         was_woven = woven.popleft()
-        if before is None or made.pts is None or made.pts * made.time_base > before.pts * before.time_base:
+        if was_woven is not None:
             yield made, was_woven
 
 

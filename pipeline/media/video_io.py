@@ -15,7 +15,6 @@ from pipeline.media.geometry import check_frame_size
 from pipeline.media.images import picture_size
 from pipeline.media.prefetch import prefetch
 from pipeline.media.sources import FolderSource, VideoSource
-from pipeline.media.video_decoder import decode_video, read_facts
 
 UNSPECIFIED = 2  # code point for colours that nothing is known of
 
@@ -37,6 +36,8 @@ class TimedVideo(VideoSource):
     """
 
     def __init__(self, path: Path) -> None:
+        from pipeline.media.video_decoder import read_facts  # PyAV is of an extra, and folders of pictures do without
+
         super().__init__(path)
         facts = read_facts(path)
         self.rate, self.time_base, self.count = facts.rate, facts.time_base, facts.count
@@ -45,6 +46,8 @@ class TimedVideo(VideoSource):
 
     def frames(self, *, deep: bool = False) -> Iterator[TimedFrame]:
         """All frames in order; with `deep` as uint16 over the whole range of 16 bits."""
+        from pipeline.media.video_decoder import decode_video
+
         return prefetch(
             TimedFrame(time_s=frame.time_s, name=f"frame_{frame.index:04d}.png", picture=frame.picture)
             for frame in decode_video(self.path, deep=deep)
