@@ -22,7 +22,7 @@ from model.video.engines import LensEngine
 from model.video.film import Look
 from model.video.focus import steady
 from model.video.track import PointTracker
-from pipeline.engines.vda import preprocess as vda
+from pipeline.engines.vda import stream as vda
 from pipeline.media.images import read_picture
 from pipeline.media.video_io import TimedFolder, TimedVideo
 from pipeline.media.video_writer import FolderSink, VideoSink, work_folder
