@@ -22,7 +22,7 @@ from model.video.engines import LensEngine
 from model.video.film import Look
 from model.video.focus import steady
 from model.video.track import PointTracker
-from pipeline.engines import vda
+from pipeline.engines.vda import stream as vda
 from pipeline.media.images import read_picture
 from pipeline.media.video_io import TimedFolder, TimedVideo
 from pipeline.media.video_writer import FolderSink, VideoSink, work_folder
@@ -446,7 +446,7 @@ def test_soft_edges_become_crisp_and_slopes_stay():
 def test_unknown_depth_takes_its_neighbours():
     depth = np.full((6, 8), 2.0, np.float32)
     depth[:, 4:] = 5.0
-    depth[2, 1], depth[3, 6], depth[0, 7] = np.nan, np.inf, -1
+    depth[2, 1], depth[3, 6], depth[0, 7] = np.nan, 0, -1
     whole = filled(depth)
     assert whole[2, 1] == 2.0 and whole[3, 6] == 5.0 and whole[0, 7] == 5.0 and np.isfinite(whole).all()
 

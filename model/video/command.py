@@ -45,6 +45,13 @@ def _add_lens(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--sensor_mm", type=float, default=36.0, help="sensor along the frame's width (default: 36)")
     group.add_argument("--blades", type=int, default=0, help="straight blades of the aperture (default: 0, a disc)")
     group.add_argument("--rotation", type=float, default=0.0, metavar="DEGREES", help="of the blades")
+    group.add_argument(
+        "--cat_eye",
+        type=float,
+        default=0.0,
+        metavar="RADII",
+        help="shade the opening towards the corners, 0 to 0.95; slow",
+    )
     group.add_argument("--roundness", type=float, default=0.0, help="0 has straight blades, 1 is a disc")
 
 
@@ -104,6 +111,7 @@ def settings_of(args: argparse.Namespace) -> ApplySettings:
         strength_percent=args.strength,
         sensor_mm=args.sensor_mm,
         aperture=aperture,
+        cat_eye=args.cat_eye,
         focus=focus,
         focus_px=parse_pixel(args.focus_px) if args.focus_px is not None else None,
         focus_track=parse_anchors(args.focus_track or ()),

@@ -22,7 +22,7 @@ _SLOPE = 1.4  # of a slope the wider window sees 13 / 7 = 1.86 times as much, of
 
 
 def filled(depth_m: Depth) -> Depth:
-    """Unknown pixels (NaN, infinite, <= 0) take the depth of the nearest known one; clamped to [0.01, 1000] m.
+    """Unknown pixels (NaN, <= 0) take the depth of the nearest known one; clamped to [0.01, 1000] m, infinity too.
 
     Args:
         depth_m: (H, W) metres.
@@ -30,7 +30,7 @@ def filled(depth_m: Depth) -> Depth:
     Raises:
         InputError: nothing is known.
     """
-    known = np.isfinite(depth_m) & (depth_m > 0)
+    known = depth_m > 0
     if not known.any():
         raise InputError("a depth map without any valid pixel")
     if not known.all():

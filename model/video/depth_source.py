@@ -13,7 +13,6 @@ from typing import Protocol
 import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from model.video.depth_cleaning import filled, unrounded
 from model.video.film import Film, Look, to_8_bit
@@ -23,6 +22,7 @@ from pipeline.engines.vda import VideoDepthAnything
 from pipeline.errors import InputError, UsageError
 from pipeline.media.delivered_depth import DeliveredDepth, depth_at, find_delivered_depth, has_delivered_depth
 from pipeline.media.depth_files import Depth, encode_npz, read_npz, resize_depth
+from pipeline.media.depth_readers import MAP_SUFFIXES, read_map
 from pipeline.media.depth_statement import DepthStatement
 from pipeline.media.images import Picture
 from pipeline.storage.completion import as_stored
@@ -56,20 +56,23 @@ class DepthSource(Protocol):
 class Delivered:
     """Depth that came with the film, read when it is needed."""
 
-    def __init__(self, depth: DeliveredDepth, said: str, origin: str) -> None:
+    def __init__(self, depth: DeliveredDepth, said: str, origin: str, *, any_size: bool = False) -> None:
         self._depth, self.said = depth, said
         files = depth.files()
         stamp = sum(file.stat().st_mtime_ns for file in files)
         self.fields: dict[str, object] = {"kind": "given", "path": origin, "files": len(files), "stamp": stamp}
         self._size = self._source_size = (0, 0)
-        self._step = _rounding(depth)
+        self._step, self._any_size = rounding_step(depth), any_size
 
     def prepare(self, film: Film, look: Look, folder: Path, on_frame: SafePoint) -> None:
         self._size, self._source_size = look.size, look.source_size
 
     def read(self, index: int) -> Depth:
         try:
-            depth_m = filled(self._depth.read_fitting(index, self._source_size))
+            if self._any_size:
+                depth_m = filled(self._depth.read(index))
+            else:
+                depth_m = filled(self._depth.read_fitting(index, self._source_size))
             if self._step:
                 depth_m = unrounded(depth_m, self._step)
             return resize_depth(depth_m, self._size)
@@ -77,13 +80,13 @@ class Delivered:
             raise InputError(f"delivered depth of frame {index}: {error}") from None
 
 
-def _rounding(depth: DeliveredDepth) -> float:
-    """The step of 8-bit disparity in 1/m, 0 for finer depth."""
-    first, told = depth.files()[0], depth.statement
-    if depth.kind != "disparity" or first.suffix.lower() != ".png":
+def rounding_step(depth: DeliveredDepth) -> float:
+    """The step of 8-bit disparity in 1/m; 0 for depth that is finer, or not linear in its inverse."""
+    path = depth.files()[0]
+    if depth.kind == "depth" or path.suffix.lower() not in MAP_SUFFIXES or read_map(path).dtype != np.uint8:
         return 0.0
-    with Image.open(first) as picture:
-        return (1 / told.near_m - 1 / told.far_m) / 255 if picture.mode == "L" else 0.0
+    low, high = depth.statement.metres(np.array([[100, 101]], np.uint8))[0].tolist()
+    return abs(1 / low - 1 / high)
 
 
 class Kept:
@@ -233,13 +236,13 @@ def _at(path: Path, source: Path, num_frames: Callable[[], int]) -> DepthSource:
     Raises:
         UsageError: there is none.
     """
-    if not path.exists():
-        raise UsageError(f"--depth must be given, vda, bokehflow or a folder or file with depth, got {path}")
     if (path / _COMPLETE).is_file():
         kept = DeliveredDepth(DepthStatement(kind="depth"), sorted(path.glob("*.npz")))
         if len(kept) < num_frames():
             raise UsageError(f"--depth {path} holds depth of {len(kept)} frames, the film has {num_frames()}")
-        return Delivered(kept, f"depth: kept in {path} by an earlier run, as --depth asks", str(path))
+        return Delivered(kept, f"depth: kept in {path} by an earlier run, as --depth asks", str(path), any_size=True)
+    if not path.exists():
+        raise UsageError(f"--depth must be given, vda, bokehflow or a folder or file with depth, got {path}")
     found = depth_at(path, source, num_frames())
     return Delivered(found, f"depth: {found.kind} delivered in {path}, as --depth asks", str(path))
 

@@ -21,7 +21,8 @@ from pipeline.media.convert import image_to_tensor, tensor_to_deep, tensor_to_im
 from pipeline.media.depth_files import Depth
 from pipeline.media.images import AnyPicture
 from pipeline.media.video_io import TimedFrame
-from pipeline.optics import Lens, OpticsError, defocus_px, disparity_gain_px, px_per_mm, render_lens_blur
+from pipeline.optics import Lens, OpticsError, defocus_px, disparity_gain_px, px_per_mm
+from pipeline.optics.cat_eye import render_cat_eye
 
 FOCAL_RANGE_MM = (FOCAL_M[0] * 1000, FOCAL_M[1] * 1000)
 # A disc wider than half the frame has no shape to see any more, and its transform no limit.
@@ -74,7 +75,8 @@ class LensEngine:
             depth = torch.from_numpy(depth_m).to(self._device)[None, None]
             radius = defocus_px(depth, replace(self._lens, focus_m=focus_m[number]), scale).clamp(-limit, limit)
             image = image_to_tensor(frame.picture, self._device)[None]
-            out = render_lens_blur(image, radius, order=depth, aperture=self._settings.aperture)
+            settings = self._settings
+            out = render_cat_eye(image, radius, amount=settings.cat_eye, order=depth, aperture=settings.aperture)
             picture = to_picture(out[0], frame.picture)
             yield Photographed(source=frame, picture=picture, depth_m=depth_m)
 

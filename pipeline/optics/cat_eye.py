@@ -2,8 +2,8 @@
 
 Special: mechanical vignetting as it is. A place in the picture sees the rim displaced in proportion to its distance from the
 middle, away from the side it lies on; what both discs let through is the opening there (`Aperture.rim`). The picture is
-rendered in overlapping tiles, each with the opening of its middle. What is left out is that corners get darker: the picture
-given has been taken through some lens already.
+rendered in overlapping tiles, each with the opening of its middle; a disc that reaches into the next has a little of either
+shape. What is left out is that corners get darker: the picture given has been taken through some lens already.
 
 Shape letters: B = samples; H, W = picture.
 """
