@@ -179,8 +179,21 @@ def test_redo_of_a_label_that_lies_names_both_phases(copied: Project):
     """Plausible numbers in a focus map: its depth may be the liar, so both are made again."""
     scene = Scene(copied.out, "scene0")
     shutil.copy(scene.focus_path(1, 0), scene.focus_path(0, 0))
-    assert copied.run(6, *COMMANDS[6]) == 3
-    assert "03_depth.py --scene scene0 --redo && python scripts/05_render" in copied.text
+    shutil.copytree(scene.dir, copied.out / "other")  # two, so that they are checked in processes of their own
+    index = json.loads((copied.out / "scene_index.json").read_text())
+    index["scenes"]["other"] = index["scenes"]["scene0"] | {"scene_id": "other"}
+    (copied.out / "scene_index.json").write_text(json.dumps(index))
+    assert copied.run(6, "--workers", "2") == 3
+    shutil.rmtree(copied.out / "other")
+    del index["scenes"]["other"]
+    (copied.out / "scene_index.json").write_text(json.dumps(index))
+    assert f"--out_root {copied.out}" in copied.text
+    copied.text = copied.text[copied.text.index("error: scene0") :]
+    advice = copied.text.partition("run: ")[2].splitlines()[0]
+    assert [part.split()[1].rpartition("/")[2] for part in advice.split(" && ")] == [
+        "03_depth.py", "05_render_and_labels.py"
+    ]  # fmt: skip
+    assert advice.count("--scene scene0 --redo") == 2
     record = DoneRecord.read(scene.depth_dir)
     assert record and copied.run(3, "--redo", "--scene", "scene0") == 0
     assert copied.run(5, *COMMANDS[5], "--redo", "--scene", "scene0") == 0

@@ -14,6 +14,7 @@ import numpy as np
 
 from pipeline.device import fix_threads
 from pipeline.errors import ExitCode, InputError, PipelineError, SceneError, UsageError
+from pipeline.hints import use_roots
 from pipeline.media.depth_files import read_npz
 from pipeline.media.images import multiple_of_16, read_sharp
 from pipeline.media.prefetch import map_processes
@@ -158,6 +159,11 @@ def _write_report(run: RunSettings, index: SceneIndex, reports: dict[str, SceneR
         },
     }
     write_shared(validation_path(run.out_root), dump_json(stored).encode())
+
+
+def _check_elsewhere(roots: tuple[str, ...], out_root: Path, entry: SceneEntry) -> SceneReport:
+    use_roots(*roots)  # a fresh process, and its reasons name commands
+    return check_scene(out_root, entry)
 
 
 def check_scene(out_root: Path, entry: SceneEntry) -> SceneReport:
