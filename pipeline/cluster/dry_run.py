@@ -44,6 +44,6 @@ def _hours(run: Run, phase: str, entries: list[SceneEntry]) -> str:
     if rate is None:
         return "GPU hours unknown, no scene was measured yet"
     frames = sum(entry.num_frames for entry in entries)
-    gpus = run.profile.phases[phase].gpus
+    gpus = run.profile.resources(phase).gpus
     kind = "GPU hours" if gpus else "task hours"
     return f"about {frames * rate / 3600 * max(1, gpus):.2f} {kind} ({rate:.3g} s a frame as measured, {frames} frames)"

@@ -154,7 +154,7 @@ def _tell(run: Run, phase: str, found: StageStatus, eligible: int) -> None:
 
 
 def _by_hand(run: Run, phase: str) -> str:
-    limit = f"{run.profile.phases[CPU].hours:g} h, [phase.{CPU}] of the profile"
+    limit = f"{run.profile.resources(CPU).hours:g} h, [phase.{CPU}] of the profile"
     return f"a gate may take {limit}. By hand: {shlex.join(['python', *run.command(phase)])}"
 
 

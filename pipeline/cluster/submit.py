@@ -95,7 +95,7 @@ def submit_gate(run: Run, jobs: list[str], delay_s: int = 0) -> str:
     folder = run.folder / "gate"
     try:
         executor = _Slurm(folder)
-        executor.update_parameters(**_parameters(run, run.profile.phases[CPU], f"gate.{run.run_id}", more, []))
+        executor.update_parameters(**_parameters(run, run.profile.resources(CPU), f"gate.{run.run_id}", more, []))
         with outside_job(run.profile):
             return str(executor.submit(run_gate, str(run.folder)).job_id)
     except _BROKEN as error:

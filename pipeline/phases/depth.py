@@ -271,6 +271,7 @@ PHASES = (
         outputs=DEPTH_OUTPUTS,
         title="depth",
         role="depth",
+        resources="depth",
         default_engine="given",
         add_flags=_add_flags,
         settings=_settings,

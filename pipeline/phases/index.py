@@ -11,6 +11,7 @@ import random
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from pipeline.checkout import checkout
 from pipeline.errors import ExitCode, InputError, UsageError
 from pipeline.hints import phase_command
 from pipeline.media.depth_files import find_delivered_depth
@@ -145,10 +146,8 @@ def find_sources(raw_root: Path) -> dict[str, list[str]]:
     try:
         names = sorted(entry.name for entry in raw_root.iterdir() if not entry.name.startswith("."))
     except FileNotFoundError:
-        raise UsageError(
-            f"there is no folder {raw_root}; give one with --raw_root, or make demo scenes with: "
-            f"python scripts/make_demo_scenes.py"
-        ) from None
+        demo = ", or make demo scenes with: python scripts/make_demo_scenes.py" if checkout() else ""
+        raise UsageError(f"there is no folder {raw_root}; give one with --raw_root{demo}") from None
     except OSError as error:
         raise UsageError(f"--raw_root {raw_root} cannot be read: {error.strerror}") from None
     sources: dict[str, list[str]] = {}
