@@ -1,6 +1,6 @@
 """What stands where in one stage of a run, and the plans for what is to be done next.
 
-Done is what the sentinels say. Why the rest is not is read from the tasks' records and the scheduler (causes.py).
+Done is what the sentinels say. Why the rest is not is read from the tasks' records and the scheduler (failures.py).
 """
 
 from collections.abc import Callable, Sequence
