@@ -12,7 +12,7 @@ from pipeline.run_settings import RunSettings
 from pipeline.storage.completion import DoneRecord, Journal, first_difference, flatten
 from pipeline.storage.files import names_in, read_json
 from pipeline.storage.lease import held
-from pipeline.storage.scene import Scene, SceneEntry, SceneIndex, calibration_path
+from pipeline.storage.scene import MAX_SETS, Scene, SceneEntry, SceneIndex, calibration_path
 
 STATES = ("done", "running", "partial", "stale", "incomplete", "failed", "foreign", "waiting")
 
@@ -34,7 +34,7 @@ class PhaseStatus:
 
 
 def phase_status(scene: Scene, entry: SceneEntry, phase: Phase, calibration_stale: str | None = None) -> PhaseStatus:
-    """Judge one phase by its files.
+    """The state of one phase, from its files.
 
     Args:
         scene, entry: the scene.
@@ -50,7 +50,7 @@ def phase_status(scene: Scene, entry: SceneEntry, phase: Phase, calibration_stal
     fields = record.fields if record else begun or {}
     made = phase.outputs
     assert made is not None, f"{phase.name} works on all scenes at once"
-    num_sets = int(fields.get("settings", {}).get("num_sets", 0)) if made.per_set else 0
+    num_sets = _num_sets(fields) if made.per_set else 0
     outputs = scene.output_names(made, entry.num_frames, num_sets) if num_sets or not made.per_set else {}
     total = sum(len(names) for names in outputs.values())
     finished = sum(len(names & names_in(folder)) for folder, names in outputs.items())
@@ -80,6 +80,13 @@ def phase_status(scene: Scene, entry: SceneEntry, phase: Phase, calibration_stal
     if finished:
         return status("partial", "interrupted; the same command goes on") if begun else status("foreign")
     return status("waiting")
+
+
+def _num_sets(fields: dict[str, Any]) -> int:
+    """As a record or journal says; 0 when it says nothing that can be."""
+    settings = fields.get("settings")
+    number = settings.get("num_sets") if isinstance(settings, dict) else None
+    return number if type(number) is int and 0 < number <= MAX_SETS else 0
 
 
 def dataset_status(run: RunSettings) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import argparse
 import random
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,40 +16,18 @@ from pipeline.errors import ExitCode, UsageError
 from pipeline.hints import phase_command
 from pipeline.media.prefetch import map_processes
 from pipeline.phases.registry import Phase, Presenter
-from pipeline.phases.source_check import check_source, is_unchanged, look_under
+from pipeline.phases.source_check import IndexSettings, check_source, is_unchanged, look_under
 from pipeline.reporter import Reporter
 from pipeline.run_settings import RunSettings
 from pipeline.seeds import stable_seed
 from pipeline.signals import StopSignals
-from pipeline.storage.files import remove_leftovers, write_if_changed
+from pipeline.storage.files import write_shared
+from pipeline.storage.ownership import refuse_links
 from pipeline.storage.scene import SPLITS, Scene, SceneEntry, SceneIndex, Split
 
 SHARES: dict[Split, float] = {"train": 0.8, "val": 0.1, "test": 0.1}
 VERSION = 1
 _SHOWN, _LISTED = 3, 12
-
-
-@dataclass(frozen=True, kw_only=True)
-class IndexSettings:
-    """What phase 1 checks.
-
-    Args:
-        min_frames: a scene with fewer is rejected.
-        seed: shuffles the scenes into splits.
-        workers: scenes checked at once; changes nothing else.
-        accept_truncated: take videos that were cut off up to their last whole frame.
-    """
-
-    min_frames: int = 16
-    seed: int = 0
-    workers: int = 2
-    accept_truncated: bool = False
-
-    def __post_init__(self) -> None:
-        if self.min_frames < 1:
-            raise UsageError(f"min_frames must be at least 1, got {self.min_frames}")
-        if self.workers < 1:
-            raise UsageError(f"workers must be at least 1, got {self.workers}")
 
 
 def run_index(settings: IndexSettings, run: RunSettings) -> ExitCode:
@@ -66,6 +44,8 @@ def run_index(settings: IndexSettings, run: RunSettings) -> ExitCode:
     if settings.accept_truncated:
         stored["accept_truncated"] = True
     known = old.entries if old and old.settings == stored else {}
+    if run.redo:
+        known = {name: entry for name, entry in known.items() if name not in run.scenes}
     with StopSignals() as signals, Reporter("index", None if run.dry_run else run.logs) as reporter:
         found: dict[str, SceneEntry] = {}
         fresh: list[tuple[str, list[str]]] = []
@@ -81,8 +61,7 @@ def run_index(settings: IndexSettings, run: RunSettings) -> ExitCode:
             )
             return ExitCode.DONE
         reporter.begin_progress("index", len(sources), len(found))
-        what = (settings.min_frames, settings.accept_truncated)
-        calls = [(run.raw_root, scene_id, names, *what) for scene_id, names in fresh]
+        calls = [(run.raw_root, scene_id, names, settings) for scene_id, names in fresh]
         for entry in map_processes(check_source, calls, settings.workers):
             found[entry.scene_id] = entry
             reporter.advance()
@@ -112,13 +91,15 @@ def _chosen(sources: dict[str, list[str]], run: RunSettings, old: SceneIndex | N
 
 
 def _write(index: SceneIndex, old: SceneIndex | None, run: RunSettings) -> None:
+    scenes = {entry.scene_id: Scene(run.out_root, entry.scene_id) for entry in index.accepted.values()}
+    refuse_links(run.out_root, [run.index_path, *(scene.split_path for scene in scenes.values())])
     for entry in index.accepted.values():
-        scene = Scene(run.out_root, entry.scene_id)
+        scene = scenes[entry.scene_id]
         scene.dir.mkdir(parents=True, exist_ok=True)
-        write_if_changed(scene.split_path, f"{entry.split}\n".encode())
+        if scene.read_split() != entry.split:
+            write_shared(scene.split_path, f"{entry.split}\n".encode())
     if old != index:
         run.out_root.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(run.out_root)
         index.save(run.index_path)
 
 

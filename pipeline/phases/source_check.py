@@ -9,6 +9,7 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from pipeline.checkout import checkout
 from pipeline.errors import InputError, UsageError
 from pipeline.media.delivered_depth import DeliveredDepth, check_delivered, depth_companions, find_delivered_depth
 from pipeline.media.frame_folder import VIDEO_SUFFIXES, is_depth_name
@@ -18,6 +19,29 @@ from pipeline.media.sources import RawSource, open_source
 from pipeline.storage.scene import SceneEntry, unsafe_id_reason
 
 _SHOWN = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexSettings:
+    """What phase 1 checks.
+
+    Args:
+        min_frames: a scene with fewer is rejected.
+        seed: shuffles the scenes into splits.
+        workers: scenes checked at once; changes nothing else.
+        accept_truncated: take videos that were cut off up to their last whole frame.
+    """
+
+    min_frames: int = 16
+    seed: int = 0
+    workers: int = 2
+    accept_truncated: bool = False
+
+    def __post_init__(self) -> None:
+        if self.min_frames < 1:
+            raise UsageError(f"min_frames must be at least 1, got {self.min_frames}")
+        if self.workers < 1:
+            raise UsageError(f"workers must be at least 1, got {self.workers}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,10 +85,8 @@ def _names(raw_root: Path) -> list[str]:
     try:
         return sorted(entry.name for entry in raw_root.iterdir() if not entry.name.startswith("."))
     except FileNotFoundError:
-        raise UsageError(
-            f"there is no folder {raw_root}; give one with --raw_root, or make demo scenes with: "
-            f"python scripts/make_demo_scenes.py"
-        ) from None
+        demo = ", or make demo scenes with: python scripts/make_demo_scenes.py" if checkout() else ""
+        raise UsageError(f"there is no folder {raw_root}; give one with --raw_root{demo}") from None
     except NotADirectoryError:
         hint = f"--raw_root {raw_root.parent} --scene {raw_root.stem}"
         raise UsageError(
@@ -114,9 +136,7 @@ def _refuse_scene_as_root(raw_root: Path, names: list[str], sources: set[str]) -
         )
 
 
-def check_source(
-    raw_root: Path, scene_id: str, names: list[str], min_frames: int, accept_truncated: bool
-) -> SceneEntry:
+def check_source(raw_root: Path, scene_id: str, names: list[str], settings: IndexSettings) -> SceneEntry:
     """Decode everything one source has. Never raises for bad data: the reasons are in the entry."""
     base = SceneEntry(scene_id=scene_id, source=names[0], accepted=False)
     reason = unsafe_id_reason(scene_id)
@@ -125,15 +145,15 @@ def check_source(
     if len(names) > 1:
         return replace(base, reasons=(f"several sources have this id: {', '.join(names)}; keep one",))
     try:
-        return _check(raw_root, base, min_frames, accept_truncated)
+        return _check(raw_root, base, settings)
     except InputError as error:
         return replace(base, reasons=(str(error),))
     except OSError as error:
         return replace(base, reasons=(f"{error.filename or raw_root / names[0]} cannot be read: {error.strerror}",))
 
 
-def _check(raw_root: Path, base: SceneEntry, min_frames: int, accept_truncated: bool) -> SceneEntry:
-    source = open_source(raw_root / base.source, accept_truncated=accept_truncated)
+def _check(raw_root: Path, base: SceneEntry, settings: IndexSettings) -> SceneEntry:
+    source = open_source(raw_root / base.source, accept_truncated=settings.accept_truncated)
     sizes: dict[tuple[int, int], int] = {}
     notes: dict[str, int] = {}
     count = 0
@@ -148,8 +168,8 @@ def _check(raw_root: Path, base: SceneEntry, min_frames: int, accept_truncated: 
     if len(sizes) > 1:
         listed = ", ".join(f"{width}x{height} from frame {first}" for (width, height), first in sizes.items())
         raise InputError(f"frames have different sizes: {listed} ({base.source})")
-    if count < min_frames:
-        raise InputError(f"{base.source} has {count} frames, needs at least {min_frames} (--min_frames)")
+    if count < settings.min_frames:
+        raise InputError(f"{base.source} has {count} frames, needs at least {settings.min_frames} (--min_frames)")
     ((width, height),) = sizes
     depth = find_delivered_depth(source.path, count)
     depth_notes: tuple[str, ...] = ()
