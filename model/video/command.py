@@ -4,7 +4,6 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from model.video.apply import apply_bokeh
 from model.video.focus import FocusPull, check_focus_m, parse_anchors, parse_pixel, parse_pull
 from model.video.settings import ApplySettings
 from pipeline import cli
@@ -135,6 +134,8 @@ def main(description: str | None, argv: Sequence[str] | None = None) -> int:
     args = parser(description).parse_args(argv)
 
     def body() -> ExitCode:
+        from model.video.apply import apply_bokeh  # PyTorch and SciPy: --help and a wrong flag need not wait for them
+
         apply_bokeh(args.input, args.output, settings_of(args))
         return ExitCode.DONE
 
