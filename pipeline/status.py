@@ -34,7 +34,7 @@ class PhaseStatus:
 
 
 def phase_status(scene: Scene, entry: SceneEntry, phase: Phase, calibration_stale: str | None = None) -> PhaseStatus:
-    """Judge one phase by its files.
+    """The state of one phase, from its files.
 
     Args:
         scene, entry: the scene.

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY
+from conftest import REPOSITORY, write_scene
 from packaging.requirements import Requirement
 
 from pipeline.extras import EXTRA_OF
@@ -107,20 +107,31 @@ def bare(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installed:
     return environment(tmp_path_factory.mktemp("bare"), wheel)
 
 
+@pytest.fixture(scope="module")
+def clustered(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    """With submitit, and a raw scene in the user's folder."""
+    made = environment(tmp_path_factory.mktemp("clustered"), wheel, "cluster")
+    write_scene(made.home / "data", "bear", 16)
+    return made
+
+
 def test_the_wheel_holds_code_and_its_data_and_nothing_else(wheel: Path):
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0].partition("-")[0] for name in names} == {"pipeline", "model", "bokehflow"}
-    code = {
+    travels = {
         path.relative_to(REPOSITORY).as_posix()
         for room in ("pipeline", "model")
-        for path in (REPOSITORY / room).rglob("*.py")
+        for path in (REPOSITORY / room).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
     }
-    assert code <= {*names}
-    assert {"pipeline/py.typed", "model/py.typed", "pipeline/report/template.html", "pipeline/report/style.css"} <= {
-        *names
-    }
+    assert {
+        "pipeline/py.typed",
+        "model/py.typed",
+        "pipeline/report/template.html",
+        "model/configs/demo.toml",
+    } <= travels
+    assert travels <= {*names}, "whatever lies beside the code goes with it"
     assert {f"pipeline/cluster/profiles/{path.name}" for path in PROFILES} <= {*names}
-    assert {f"model/configs/{path.name}" for path in (REPOSITORY / "model" / "configs").glob("*.toml")} <= {*names}
 
 
 def test_there_is_one_version(bare: Installed):
@@ -200,12 +211,12 @@ def test_console_commands_explain_themselves(bare: Installed, command: str):
 @pytest.mark.parametrize(
     ("extra", "argv"),
     [
-        ("cluster", ["-m", "pipeline.cluster", "1-4", "--local", "--dry_run"]),
-        ("train", ["-m", "model.train", "--config", "demo"]),
+        ("cluster", ["python", "-m", "pipeline.cluster", "1-4", "--local", "--dry_run"]),
+        ("train", ["bokehflow-train", "--config", "demo"]),
     ],
 )
 def test_a_missing_extra_is_one_line(bare: Installed, extra: str, argv: list[str]):
-    done = bare.run("python", *argv)
+    done = bare.run(*argv)
     assert done.returncode == 2, done.stderr
     assert done.stderr.strip().endswith(f"pip install 'bokehflow[{extra}]'") and len(done.stderr.splitlines()) == 1
 
@@ -225,6 +236,30 @@ def test_a_video_without_its_extra_is_one_line(bare: Installed):
 def test_status_of_an_empty_folder(bare: Installed):
     done = bare.run("bokehflow", "status")
     assert done.returncode == 2 and "scene_index.json" in done.stderr, done.stderr
+
+
+def test_phases_run_by_name_and_as_cluster_tasks_outside_the_checkout(clustered: Installed):
+    nowhere = clustered.run("bokehflow", "index", "--raw_root", "nowhere")
+    assert nowhere.returncode == 2 and "scripts/" not in nowhere.stderr
+    done = clustered.run("bokehflow", "index")
+    assert done.returncode == 0, done.stderr
+    assert "Next: python -m pipeline deblur" in done.stdout and "scripts/" not in done.stdout
+    told = clustered.run("python", "-m", "pipeline.cluster", "deblur", "--engine", "none", "--local", "--dry_run")
+    assert told.returncode == 0, told.stderr
+    assert "python -m pipeline deblur --raw_root" in told.stdout
+    done = clustered.run("python", "-m", "pipeline.cluster", "deblur", "--engine", "none", "--local")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (clustered.home / "output" / "bear" / "frames_sharp" / ".done").is_file()
+    status = clustered.run("bokehflow", "status")
+    assert "deblur: 1 done" in status.stdout, status.stdout + status.stderr
+
+
+@pytest.mark.slow
+def test_all_phases_run_outside_the_checkout(clustered: Installed):
+    done = clustered.run("python", "-m", "pipeline.cluster", "test", "--local")
+    assert done.returncode == 0, done.stdout + done.stderr
+    page = (clustered.home / "output" / "report" / "index.html").read_text()
+    assert "bear" in page and "scripts/" not in page
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from conftest import REPOSITORY
+from conftest import REPOSITORY, Project
 
 
 @pytest.fixture(scope="module")
@@ -25,3 +25,9 @@ def test_the_benchmark_counts_what_is_imported(startup: ModuleType, tmp_path: Pa
     assert "torch" in startup.imports(REPOSITORY, ["-c", "import torch"])
     with pytest.raises(SystemExit, match="ended with 3"):
         startup.start(tmp_path, ["-c", "raise SystemExit(3)"])
+
+
+def test_looking_at_a_dataset_starts_without_pytorch(startup: ModuleType, scene_project: Project):
+    assert scene_project.run(1) == 0
+    for name, arguments in startup.commands(scene_project.root).items():
+        assert "torch" not in startup.imports(REPOSITORY, arguments), name

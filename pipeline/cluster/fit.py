@@ -14,7 +14,7 @@ def check_fits(profile: Profile, partitions: dict[str, Partition], phases: tuple
     """
     edit = f"choose another --profile or edit {profile.file}"
     for phase in phases:
-        wants = profile.phases[phase]
+        wants = profile.resources(phase)
         if not wants.partition:
             continue
         offers = partitions.get(wants.partition)

@@ -37,7 +37,7 @@ def add_cluster(found: dict[str, Any], settings: RunSettings, slurm: Slurm | Non
     for queued in queued_scenes(logs, out_root, queue):
         cell = found["scenes"].get(queued.scene, {}).get(queued.phase)
         if cell is not None and cell["state"] in _QUEUED_OVER:
-            # Also in a task that runs: it has other scenes, and the one in work has a lease and is "running" already.
+            # Also in a task that runs: it has other scenes, and the one in progress has a lease and is "running" already.
             cell["state"] = "queued"
             cell["detail"] = f"task {queued.task} {queued.state.lower()} {queued.reason}"
     live = frozenset(task.job for task in queue)

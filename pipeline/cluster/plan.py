@@ -175,7 +175,7 @@ class Plan:
         return self.path.with_suffix("")
 
     def job_name(self, first: int) -> str:
-        """The name of the array whose index 0 is element `first`: read back by `in_work.place`."""
+        """The name of the array whose index 0 is element `first`: read back by `queue_view.place`."""
         return f"{self.phase}.{self.round}.{first}.{self.path.parent.name}"
 
     @property

@@ -11,7 +11,7 @@ from typing import Any
 
 from pipeline.checkout import checkout
 from pipeline.errors import UsageError
-from pipeline.phases.registry import CPU, scene_phases
+from pipeline.phases.registry import CPU, phase_named, scene_phases
 from pipeline.storage.bounded import MIB, read_bounded
 
 REPOSITORY = checkout() or Path.cwd()  # where tasks run: scripts are found there, or else what relative paths begin at
@@ -59,6 +59,7 @@ class Profile:
     """A cluster as its TOML file describes it; see jobs/profiles/generic.toml for what each setting means.
 
     Args:
+        phases: resources by section; a phase says which section it takes.
         name: of a file in jobs/profiles, or the path of a .toml file.
     """
 
@@ -74,7 +75,7 @@ class Profile:
     setup: tuple[str, ...] = field(default=())
 
     def __post_init__(self) -> None:
-        missing = {*array_phases(), CPU} - set(self.phases)
+        missing = {CPU, *(phase.resources for phase in scene_phases())} - set(self.phases)
         if missing:
             raise ValueError(f"there is no [phase.{sorted(missing)[0]}]")
         for name in ("workers", "target_minutes", "signal_s"):
@@ -85,6 +86,10 @@ class Profile:
                 raise ValueError(f"[phase.{phase}] hours must be longer than signal_s, got {asked.hours * 3600:g} s")
         if self.max_gpus < 0:
             raise ValueError(f"max_gpus must not be negative, got {self.max_gpus}")
+
+    def resources(self, phase: str) -> Resources:
+        """What a task of a phase asks for; `CPU` names what runs on all scenes at once."""
+        return self.phases[CPU if phase == CPU else phase_named(phase).resources]
 
     @property
     def file(self) -> str:

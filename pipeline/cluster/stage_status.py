@@ -1,6 +1,6 @@
 """What stands where in one stage of a run, and the plans for what is to be done next.
 
-Done is what the sentinels say. Why the rest is not is read from the tasks' records and the scheduler (causes.py).
+Done is what the sentinels say. Why the rest is not is read from the tasks' records and the scheduler (failures.py).
 """
 
 from collections.abc import Callable, Sequence
@@ -78,7 +78,7 @@ def make_plans(
     run: Run, phase: str, found: StageStatus, entries: dict[str, SceneEntry], slurm: Slurm | None
 ) -> list[Plan]:
     """Plans for what is to be submitted now, not yet on disk: first tries, retries, and retries with more memory."""
-    resources = run.profile.phases[phase]
+    resources = run.profile.resources(phase)
     again = [one.scene for one in found.retried if one.cause != "memory"]
     larger = [one.scene for one in found.retried if one.cause == "memory"]
     batches = [(found.waiting, 1.0), (again, 1.0), (larger, _memory_factor(resources, slurm) if larger else 1.0)]

@@ -22,7 +22,7 @@ from pipeline.cluster.profile import CPU, REPOSITORY, Resources
 from pipeline.cluster.scheduler import SchedulerError, Slurm, outside_job, scheduler_error
 from pipeline.cluster.worker import run_element, run_gate
 
-GATE_RETRY_S = 600  # how long a gate waits for scenes that another run has in work
+GATE_RETRY_S = 600  # how long a gate waits for scenes that another run has in progress
 
 
 class _Slurm(submitit.SlurmExecutor):
@@ -95,7 +95,7 @@ def submit_gate(run: Run, jobs: list[str], delay_s: int = 0) -> str:
     folder = run.folder / "gate"
     try:
         executor = _Slurm(folder)
-        executor.update_parameters(**_parameters(run, run.profile.phases[CPU], f"gate.{run.run_id}", more, []))
+        executor.update_parameters(**_parameters(run, run.profile.resources(CPU), f"gate.{run.run_id}", more, []))
         with outside_job(run.profile):
             return str(executor.submit(run_gate, str(run.folder)).job_id)
     except _BROKEN as error:

@@ -29,11 +29,11 @@ from pipeline.storage.scene import Scene, index_path
 
 STOPPED = 75
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
-MAX_IDLE_RESTARTS = 3  # attempts in a row that finished nothing before a task stops putting itself back
+MAX_IDLE_RESTARTS = 3  # attempts in a row that finished nothing before a task stops requeueing itself
 
 
 def run_element(plan_path: str, digest: str, element: int) -> None:
-    """Run one element of a plan and exit as its script did (0, 1, 2, 3, or 75 when it was stopped and put back)."""
+    """Run one element of a plan and exit as its script did (0, 1, 2, 3, or 75 when it was stopped and requeued)."""
     try:
         plan = Plan.load(Path(plan_path), digest)
         run = Run.load(plan.path.parent)
@@ -156,7 +156,7 @@ def _stopped(run: Run, plan: Plan, scenes: tuple[str, ...], records: Records, re
     if idle >= MAX_IDLE_RESTARTS:
         records.note("end", cause="no_progress", exit=STOPPED)
         print(
-            f"error: {idle} attempts in a row finished nothing; not put back. One frame must fit into the time limit "
+            f"error: {idle} attempts in a row finished nothing; not requeued. One frame must fit into the time limit "
             f"and the time between the scheduler's warning and the limit (signal_s of the profile)",
             file=sys.stderr,
             flush=True,
@@ -175,8 +175,8 @@ def requeue(job: str) -> bool:
         back = Slurm().requeue(job)
         print(f"stopped at a safe point; {f'{job} is back in the queue' if back else 'cancelled'}", flush=True)
         return back
-    except SchedulerError as error:  # preempted: the scheduler has put it back already
-        print(f"stopped at a safe point; not put back by this task: {error}", flush=True)
+    except SchedulerError as error:  # preempted: the scheduler has requeued it already
+        print(f"stopped at a safe point; not requeued by this task: {error}", flush=True)
         return True
 
 

@@ -1,4 +1,4 @@
-"""What a per-scene phase is, and what it gets to do its work with. The loop around it is `pipeline/runner.py`."""
+"""What a per-scene phase is, and what it gets to do its work with. The loop around it is `pipeline/phases/runner.py`."""
 
 import sys
 from abc import ABC, abstractmethod

@@ -333,6 +333,7 @@ PHASES = (
         outputs=SHARP_OUTPUTS,
         title="sharp frames",
         role="deblur",
+        resources="deblur",
         default_engine="wiener",
         add_flags=_add_flags,
         settings=_settings,

@@ -85,4 +85,5 @@ def check_raw(raw_root: Path, entry: SceneEntry, *, may_be_gone: bool = False) -
 def open_raw(raw_root: Path, entry: SceneEntry) -> RawSource:
     """The scene's raw frames, after `check_raw`."""
     check_raw(raw_root, entry)
-    return open_source(raw_root / entry.source)
+    # Phase 1 has decided how much of a cut-off video counts: entry.num_frames.
+    return open_source(raw_root / entry.source, accept_truncated=True)

@@ -18,7 +18,8 @@ from pipeline.engines.flags import engine_from
 from pipeline.engines.info import EngineInfo
 from pipeline.errors import ExitCode, InputError, SceneError, UsageError
 from pipeline.hints import phase_command
-from pipeline.media.depth_files import Depth, encode_npz, find_delivered_depth, read_depth, resize_depth
+from pipeline.media.delivered_depth import find_delivered_depth
+from pipeline.media.depth_files import Depth, encode_npz, read_depth, resize_depth
 from pipeline.media.images import multiple_of_16, read_sharp
 from pipeline.media.prefetch import WriteBehind
 from pipeline.phases.base import Result, ScenePhase, Work, engine_fields, ordered_missing, retry_on_oom
@@ -135,12 +136,7 @@ class DepthPhase(ScenePhase):
             return None
 
         def read(frame: int) -> Depth:
-            raw = found.read(frame)
-            if raw.shape != (entry.height, entry.width):
-                raise InputError(
-                    f"{found.files()[frame]} is {raw.shape[1]}x{raw.shape[0]}, its frame is {entry.width}x{entry.height}"
-                )
-            return resize_depth(raw, size)
+            return resize_depth(found.read_fitting(frame, (entry.width, entry.height)), size)
 
         return read
 
@@ -202,8 +198,8 @@ class DepthPhase(ScenePhase):
 
 
 def to_stored(depth_m: Depth) -> npt.NDArray[np.float16]:
-    """Clamp to [0.01, 1000] m and narrow to float16; NaN, infinities and values <= 0 become NaN."""
-    known = np.isfinite(depth_m) & (depth_m > 0)
+    """Clamp to [0.01, 1000] m and narrow to float16; +inf is far, so 1000; NaN and values <= 0 become NaN."""
+    known = depth_m > 0
     return np.where(known, np.clip(depth_m, MIN_DEPTH_M, MAX_DEPTH_M), np.nan).astype(np.float16)
 
 
@@ -271,6 +267,7 @@ PHASES = (
         outputs=DEPTH_OUTPUTS,
         title="depth",
         role="depth",
+        resources="depth",
         default_engine="given",
         add_flags=_add_flags,
         settings=_settings,

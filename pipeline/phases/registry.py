@@ -68,6 +68,7 @@ class Phase:
         settings: its settings from parsed flags, a frozen dataclass; UsageError for what is not allowed.
         check: refuses settings that do not go with an engine, before anything begins; UsageError.
         run: does it, on all chosen scenes.
+        resources: the section of a cluster profile that says what a task of it asks for.
         resumed: whether `resume` runs it after the phases of its group that work scene by scene.
     """
 
@@ -86,6 +87,7 @@ class Phase:
     confirms: bool = False
     calibrated: bool = False
     needs_yield: bool = True
+    resources: str = CPU
     add_flags: Callable[[argparse.ArgumentParser], None] = _no_flags
     check: Callable[[Any, EngineInfo], None] = lambda settings, info: None
     resumed: Callable[[RunSettings], bool] = _never
@@ -94,11 +96,6 @@ class Phase:
     def per_scene(self) -> bool:
         """Whether it works scene by scene: such phases have records, leases and array tasks."""
         return self.outputs is not None
-
-    @property
-    def resources(self) -> str:
-        """The section of a cluster profile that says what a task of it asks for."""
-        return self.name if self.per_scene else CPU
 
     @property
     def command(self) -> tuple[str, ...]:

@@ -270,6 +270,7 @@ PHASES = (
         outputs=RENDER_OUTPUTS,
         title="bokeh",
         role="bokeh",
+        resources="render",
         default_engine="lens",
         calibrated=True,
         needs_yield=False,

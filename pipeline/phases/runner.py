@@ -244,7 +244,7 @@ def _finish(phase: ScenePhase, scene: Scene, entry: SceneEntry, fields: Fields, 
     present = {folder / name for folder in folders for name in names_in(folder)}
     lost = [path for path in outputs if path not in present]
     if lost:
-        raise SceneError(f"{len(lost)} outputs vanished while the scene was in work, the first is {lost[0]}")
+        raise SceneError(f"{len(lost)} outputs vanished while the scene was in progress, the first is {lost[0]}")
     for warning in result.warnings:
         work.reporter.warning(f"{scene.scene_id}: {warning}")
     for folder in phase.folders(scene):

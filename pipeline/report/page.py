@@ -10,6 +10,7 @@ from pathlib import Path
 
 import jinja2
 
+from pipeline.hints import phase_command
 from pipeline.phases.render import MEAN_FOCUS_RANGE
 from pipeline.report import formatting as words
 from pipeline.report.chart import histogram
@@ -70,6 +71,7 @@ def render_page(out_root: Path) -> str:
         max_flicker=_max_flicker(facts),
         mean_focus_range=MEAN_FOCUS_RANGE,
         words=words,
+        validate_command=phase_command("validate"),
     )
 
 

@@ -1,7 +1,7 @@
-"""What "done" means: fingerprints, done records, journals, and the judgement of what a folder holds.
+"""What "done" means: fingerprints, done records, journals, and the assessment of what a folder holds.
 
 A fingerprint hashes what changes the output and nothing else. A phase's `.done` is written last and holds the fingerprint,
-its fields in clear (so that a difference can be named) and what happened. While a scene is in work, its journal holds the
+its fields in clear (so that a difference can be named) and what happened. While a scene is in progress, its journal holds the
 same fingerprint and one line per finished frame; it is what makes an interrupted run resumable and its summary exact.
 """
 
@@ -147,7 +147,7 @@ class State(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Assessment:
-    """The judgement of one phase of one scene."""
+    """The state of one phase of one scene, and why."""
 
     state: State
     reason: str
@@ -156,7 +156,7 @@ class Assessment:
 
 
 def assess(fields: Fields, folders: Iterable[Path], outputs: Iterable[Path], journal: Journal) -> Assessment:
-    """Judge what is on disk against what is asked for.
+    """Compare what is on disk with what is asked for.
 
     Args:
         fields: what the output depends on, as asked for now.

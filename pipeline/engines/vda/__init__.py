@@ -68,6 +68,11 @@ class VideoDepthAnything:
             raise UsageError(f"{error}. Get the file again: python -m pipeline weights {title} --download") from None
         self.info = with_weights(type(self).info, [found])
 
+    @property
+    def device(self) -> str:
+        """Where it computes."""
+        return str(self._device)
+
     def shrink(self) -> bool:
         if self._micro_batch == 1:
             return False
