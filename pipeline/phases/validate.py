@@ -14,7 +14,7 @@ import numpy as np
 
 from pipeline.device import fix_threads
 from pipeline.errors import ExitCode, InputError, PipelineError, SceneError, UsageError
-from pipeline.hints import use_roots
+from pipeline.hints import roots_in_use, use_roots
 from pipeline.media.depth_files import read_npz
 from pipeline.media.images import multiple_of_16, read_sharp
 from pipeline.media.prefetch import map_processes
@@ -117,7 +117,8 @@ def run_validate(settings: ValidateSettings, run: RunSettings, presenter: Presen
         fix_threads()
         reporter.begin_progress("validate", len(entries))
         reports: dict[str, SceneReport] = {}
-        for found in map_processes(check_scene, [(run.out_root, entry) for entry in entries], settings.workers):
+        calls = [(roots_in_use(), run.out_root, entry) for entry in entries]
+        for found in map_processes(_check_elsewhere, calls, settings.workers):
             reports[found.scene_id] = found
             reporter.advance()
             if signals.received:
