@@ -24,8 +24,9 @@ from model.video.focus import steady
 from model.video.track import PointTracker
 from pipeline.engines.vda import stream as vda
 from pipeline.media.images import read_picture
+from pipeline.media.sinks import FolderSink, work_folder
 from pipeline.media.video_io import TimedFolder, TimedVideo
-from pipeline.media.video_writer import FolderSink, VideoSink, work_folder
+from pipeline.media.video_writer import VideoSink
 from pipeline.optics import Aperture, Lens, defocus_px, px_per_mm, render_lens_blur
 from pipeline.signals import StopSignals
 

@@ -28,8 +28,9 @@ from pipeline.device import resolve_device
 from pipeline.errors import UsageError
 from pipeline.media.encoding import BLOCK_FRAMES
 from pipeline.media.images import AnyPicture
+from pipeline.media.sinks import FolderSink, Sink, check_output, is_video, work_folder
 from pipeline.media.video_io import open_timed
-from pipeline.media.video_writer import FolderSink, Sink, VideoSink, check_output, is_video, work_folder
+from pipeline.media.video_writer import VideoSink
 from pipeline.reporter import Reporter
 from pipeline.signals import StopSignals
 from pipeline.storage.completion import fingerprint
