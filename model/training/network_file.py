@@ -54,8 +54,16 @@ def digest_of(data: bytes) -> str:
 
 
 def tensor_bytes(tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> bytes:
-    """A safetensors file."""
-    return to_bytes({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata)
+    """A safetensors file; equal tensors and metadata give equal bytes.
+
+    The library writes the metadata in the order of a hash that differs from process to process, so the header is written
+    again, sorted. It is JSON behind eight bytes of length, padded with spaces to a multiple of eight.
+    """
+    data = to_bytes({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata)
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8:end]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + data[end:]
 
 
 def network_bytes(
