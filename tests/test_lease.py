@@ -209,6 +209,18 @@ def test_lease_times_are_checked(text: str, monkeypatch: pytest.MonkeyPatch, tmp
         Lease(tmp_path / "x.lease")
 
 
+def test_link_in_a_leases_place_waits_and_is_taken_over_like_a_foreign_lease(tmp_path: Path):
+    path = tmp_path / "x.lease"
+    for target in ("nothing", "x.lease"):
+        path.symlink_to(target)
+        with pytest.raises(LeaseHeldError), Lease(path):
+            pass
+        time.sleep(0.9)
+        with Lease(path, times=SHORT) as lease:
+            lease.check()
+        assert list(tmp_path.iterdir()) == []
+
+
 # --- namespaces ------------------------------------------------------------------------------------------------------
 
 UNSHARE = ["unshare", "--user", "--map-root-user", "--pid", "--fork"]

@@ -6,7 +6,6 @@ equal bytes. Nothing here unpickles.
 
 import io
 import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +14,14 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import InputError
+from pipeline.media.geometry import MAX_PIXELS
+from pipeline.storage.bounded import MIB, load_npz, read_bounded
 
 Depth = npt.NDArray[np.float32]  # (H, W), metres, NaN where unknown, +inf where infinitely far
 _FIXED_DATE = (1980, 1, 1, 0, 0, 0)
 # Ray-traced depth at 640x384: 4.2 ms and 89 KiB; level 6 took 8.0 ms for 76 KiB, and 5 times as long on noisy depth.
 _LEVEL = 1
+STORED_BYTES = 2 * MAX_PIXELS  # of a float16 map of the largest frame
 
 
 def encode_npz(key: str, array: npt.NDArray[np.float16]) -> bytes:
@@ -34,27 +36,29 @@ def encode_npz(key: str, array: npt.NDArray[np.float16]) -> bytes:
     return buffer.getvalue()
 
 
-def decode_npz(data: bytes, key: str, origin: str) -> npt.NDArray[np.generic]:
+def decode_npz(data: bytes, key: str, origin: str, limit_bytes: int = STORED_BYTES) -> npt.NDArray[np.generic]:
     """The array under `key`.
 
+    Args:
+        data: of the npz file.
+        key: the array's name.
+        origin: how errors name the file.
+        limit_bytes: of the array; what declares more is refused before memory is asked for.
+
     Raises:
-        InputError: damaged, or without that key; the message names `origin`.
+        InputError: damaged, without that key, or larger; the message names `origin`.
     """
     try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-            if key not in archive:
-                raise InputError(f"{origin} has keys {sorted(archive.files)}, needs {key!r}")
-            array: npt.NDArray[np.generic] = archive[key]
-            return array
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, AttributeError) as error:
-        raise InputError(f"{origin} is not a readable npz file: {error}") from None
+        return load_npz(io.BytesIO(data), key, origin, limit_bytes)
+    except InputError as error:
+        raise InputError(f"{origin} is not a readable npz file: {str(error).removeprefix(f'{origin} ')}") from None
 
 
-def read_npz(path: Path, key: str) -> npt.NDArray[np.generic]:
-    """Read one array of an npz file; InputError as in `decode_npz`."""
+def read_npz(path: Path, key: str, limit_bytes: int = STORED_BYTES) -> npt.NDArray[np.generic]:
+    """Read one array of an npz file; InputError as in `decode_npz`, and where there is no regular file."""
     try:
-        return decode_npz(path.read_bytes(), key, str(path))
-    except OSError as error:
+        return decode_npz(read_bounded(path, 2 * limit_bytes + MIB), key, str(path), limit_bytes)
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from None
 
 

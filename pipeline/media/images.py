@@ -6,6 +6,9 @@ noted in the scene index. A picture that does not decode to its last byte is ref
 
 import io
 import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -14,9 +17,12 @@ from PIL import Image, ImageOps
 
 from pipeline.errors import InputError
 from pipeline.media.arrays import AnyPicture, Picture
+from pipeline.media.geometry import MAX_PIXELS
 from pipeline.media.image_color import convert_color
+from pipeline.storage.bounded import one_line, open_regular
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".avif")
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # said as an error, with the limit
 # On a photograph at 848x480, level 1 with the average filter took 22 ms and 588 KiB, level 1 with libpng's choice of filters
 # 32 ms and 590 KiB, level 6 105 ms and 561 KiB.
 PNG_SETTINGS = (cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_AVG)
@@ -57,6 +63,27 @@ def _to_rgb(path: Path, image: Image.Image) -> tuple[Picture, list[str]]:
     return np.array(shown), notes + converted
 
 
+@contextmanager
+def _decoding(path: Path) -> Iterator[Image.Image]:
+    """The image behind a path, its header read and its size looked at; whatever goes wrong inside names the file."""
+    try:
+        with open_regular(path) as file, Image.open(file) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise InputError(
+                    f"it is {image.width}x{image.height}, {image.width * image.height / 1e6:.0f} megapixels; at most "
+                    f"{MAX_PIXELS / 1e6:.0f} are decoded"
+                )
+            yield image
+    except InputError as error:
+        raise error if str(path) in str(error) else InputError(f"{path}: {error}") from None
+    except FileNotFoundError:
+        raise InputError(f"{path} does not decode: there is no such file") from None
+    except (
+        Exception
+    ) as error:  # Pillow's plugins raise whatever their parsers do: struct.error, KeyError, zlib.error ...
+        raise InputError(f"{path} does not decode: {one_line(error)}") from None
+
+
 def read_picture(path: Path) -> tuple[Picture, list[str]]:
     """Decode a picture completely.
 
@@ -66,13 +93,8 @@ def read_picture(path: Path) -> tuple[Picture, list[str]]:
     Raises:
         InputError: it cannot be read, is truncated or has a colour that cannot be converted; the message names the file.
     """
-    try:
-        with Image.open(path) as image:
-            return _to_rgb(path, image)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path} does not decode: {error}") from None
+    with _decoding(path) as image:
+        return _to_rgb(path, image)
 
 
 def picture_size(path: Path) -> tuple[int, int]:
@@ -81,12 +103,9 @@ def picture_size(path: Path) -> tuple[int, int]:
     Raises:
         InputError: it has none.
     """
-    try:
-        with Image.open(path) as image:
-            turned = image.getexif().get(0x0112, 1) >= 5
-            return (image.height, image.width) if turned else (image.width, image.height)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path} does not decode: {error}") from None
+    with _decoding(path) as image:
+        turned = image.getexif().get(0x0112, 1) >= 5
+        return (image.height, image.width) if turned else (image.width, image.height)
 
 
 def encode_png(picture: AnyPicture) -> bytes:

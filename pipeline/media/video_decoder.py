@@ -23,6 +23,7 @@ from pipeline.media.containers import missing_bytes, url_of
 from pipeline.media.geometry import Geometry, check_frame_size, geometry_of
 from pipeline.media.images import AnyPicture
 from pipeline.media.muxing import readable_sounds
+from pipeline.storage.bounded import one_line, open_regular
 
 _DOLBY_ONLY = ("dvh1", "dvhe", "dva1", "dvav")  # Dolby Vision sample entries
 _LATE_FRAMES = 2  # by how many frame periods a header may promise more than there is; rounding makes one of them
@@ -78,8 +79,11 @@ def open_video(path: Path) -> Any:
         InputError: it cannot be opened or has no video stream; a file that was cut off is told as such.
     """
     try:
+        open_regular(path).close()  # opening a pipe would wait for its other end
         container = av.open(url_of(path))
-    except (av.FFmpegError, OSError, UnicodeError) as error:
+    except InputError:
+        raise
+    except Exception as error:
         raise InputError(f"{path} does not decode: {_explained(path, error)}") from None
     if not container.streams.video:
         container.close()
@@ -92,7 +96,7 @@ def _explained(path: Path, error: Exception) -> str:
         lacking = missing_bytes(path)
     except OSError:
         lacking = 0
-    return f"{_cut_off(lacking)} ({error})" if lacking else str(error)
+    return f"{_cut_off(lacking)} ({one_line(error)})" if lacking else one_line(error)
 
 
 def _cut_off(lacking: int) -> str:
@@ -194,7 +198,7 @@ def _whole_frames(path: Path, container: Any, stream: Any, on_cut: OnCut | None 
         return
     except InputError as error:
         reason = str(error)
-    except (av.FFmpegError, OSError) as error:
+    except Exception as error:  # FFmpeg's errors, and PyAV's own for streams that are not what they say
         reason = f"{path} does not decode: {_explained(path, error)}"
     if on_cut is None or not count:
         raise InputError(reason)

@@ -329,7 +329,7 @@ class _SceneCheck:
         if not path.exists():
             return None
         try:
-            array = read_npz(path, key)
+            array = read_npz(path, key, 16 * self._size[0] * self._size[1])
         except InputError as error:
             self._problem("damaged files", str(error), phase)
             return None
@@ -360,7 +360,7 @@ def _read_stats(scene: Scene) -> dict[str, Any]:
 
 
 def _folder_bytes(folder: Path) -> int:
-    return sum(os.stat(os.path.join(root, name)).st_size for root, _, names in os.walk(folder) for name in names)
+    return sum(os.lstat(os.path.join(root, name)).st_size for root, _, names in os.walk(folder) for name in names)
 
 
 def _add_flags(parser: argparse.ArgumentParser) -> None:

@@ -6,12 +6,14 @@ end begins a new line, so that it swallows nothing. Nothing is ever cut off: som
 
 import json
 import os
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from pipeline.storage import files
 from pipeline.storage.bounded import JSON_LIMIT, read_bounded
+from pipeline.storage.files import Fence
 
 
 def append_line(path: Path, line: str) -> None:
@@ -27,6 +29,47 @@ def append_line(path: Path, line: str) -> None:
         files._write_all(descriptor, (b"\n" if torn else b"") + line.encode() + b"\n")
     finally:
         os.close(descriptor)
+
+
+class OwnAppender:
+    """Append to a file that this process put in place itself, for as long as it may.
+
+    The lines go to that very file, whatever stands under its name later: a worker whose lease was taken over meanwhile writes
+    into a file that has no name any more.
+
+    Args:
+        path: replaced, atomically.
+        lines: what it begins with.
+        fence: raises when this process may not write any more.
+    """
+
+    def __init__(self, path: Path, lines: Iterable[str], fence: Fence = files.no_fence) -> None:
+        self._fence, self._torn, self._lock = fence, False, threading.Lock()
+        data = "".join(f"{line}\n" for line in lines).encode()
+        self._descriptor: int | None = files.replace_keeping_open(path, data, fence)
+
+    def append(self, line: str) -> None:
+        """Add one line and fsync.
+
+        Raises:
+            LeaseLostError: the fence is a lease's, and the lease was lost.
+            OSError: as the operating system says; part of the line may be there, and the next one begins a new line.
+        """
+        with self._lock:
+            assert self._descriptor is not None, "closed"
+            self._fence()
+            before, self._torn = self._torn, True
+            files._write_all(self._descriptor, (("\n" if before else "") + line + "\n").encode())
+            self._torn = False
+
+    def close(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def __del__(self) -> None:
+        if hasattr(self, "_descriptor"):
+            self.close()
 
 
 def append_record(path: Path, record: dict[str, Any]) -> None:

@@ -1,14 +1,12 @@
 """What is known of a scene's finished frames while it is in work: the head with the fingerprint, then a line a frame."""
 
 import json
-import os
 import threading
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import InputError
-from pipeline.storage import files
-from pipeline.storage.appending import whole_records
+from pipeline.storage.appending import OwnAppender, whole_records
 from pipeline.storage.bounded import JSON_LIMIT, open_regular, read_bounded
 from pipeline.storage.files import Fence, no_fence
 
@@ -29,9 +27,7 @@ class Journal:
         self.path = path
         self.fields: Fields | None = None
         self.facts: dict[str, dict[str, Any]] = {}
-        self._lines: list[bytes] = []
-        self._torn = False
-        self._descriptor: int | None = None
+        self._file: OwnAppender | None = None
         self._fence: Fence = no_fence
         self._lock = threading.Lock()
         self._read()
@@ -69,9 +65,8 @@ class Journal:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         lines = [json.dumps({"fields": self.fields}, sort_keys=True)]
         lines += [_line(key, facts) for key, facts in self.facts.items()]
-        data = "".join(f"{line}\n" for line in lines).encode()
         self.close()
-        self._descriptor, self._fence, self._torn = files.replace_keeping_open(self.path, data, fence), fence, False
+        self._file, self._fence = OwnAppender(self.path, lines, fence), fence
 
     def add(self, key: str, facts: dict[str, Any]) -> None:
         """Record what is known of one finished output; the last line of a key counts.
@@ -79,24 +74,17 @@ class Journal:
         Raises:
             LeaseLostError: the lease it was begun under was lost.
         """
-        line = _line(key, facts)
         with self._lock:
-            if self._descriptor is None:
+            if self._file is None:
                 self.go_on(self._fence)
-            assert self._descriptor is not None, "go_on opens it"
-            self._fence()
-            before, self._torn = self._torn, True  # a line that breaks off must not swallow the next
-            files._write_all(self._descriptor, (("\n" if before else "") + line + "\n").encode())
-            self._torn = False
+            assert self._file is not None, "go_on opens it"
+            self._file.append(_line(key, facts))
             self.facts[key] = facts
 
     def close(self) -> None:
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
-
-    def __del__(self) -> None:
-        self.close()
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
 
 def _line(key: str, facts: dict[str, Any]) -> str:

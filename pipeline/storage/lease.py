@@ -246,7 +246,7 @@ def read_lease(path: Path) -> dict[str, Any] | None:
     try:
         holder = json.loads(read_bounded(path, MIB))
     except (FileNotFoundError, NotADirectoryError):
-        return None
+        return {} if os.path.lexists(path) else None  # a link that leads nowhere stands in the way like any other file
     except Exception:  # torn, foreign, unreadable: nobody knows whose it is
         return {}
     return holder if isinstance(holder, dict) else {}
@@ -264,7 +264,7 @@ def held(path: Path) -> str | None:
 
 def _mtime_ns(path: Path) -> int:
     try:
-        return path.stat().st_mtime_ns
+        return path.lstat().st_mtime_ns
     except (FileNotFoundError, NotADirectoryError):
         return time.time_ns()  # released in this moment; the next attempt to create it will tell
 

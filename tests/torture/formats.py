@@ -161,8 +161,56 @@ FORMATS = (
     Format(name="disparity json", file="raw/disparity/depth.json", readers=(_raw,)),
     Format(name="disparity png", file="raw/disparity/disparity/001.png", readers=(_raw,)),
     Format(name="video", file="raw/film.mp4", readers=(_raw,)),
+    Format(name="network", file="run/model.safetensors", readers=(lambda root: _network(root / "run"),)),
+    Format(name="best checkpoint", file="run2/best.json", readers=(lambda root: _network(root / "run2"),)),
+    Format(
+        name="checkpoint state", file="run2/checkpoints/step_000002/resume/state.json",
+        readers=(lambda root: _checkpoint(root),),
+    ),
+    Format(name="train log", file="run2/train.jsonl", readers=(lambda root: _train_log(root),)),
+    Format(name="weights", file="weights/w.safetensors", readers=(lambda root: _weights(root),)),
+    Format(name="pickled weights", file="weights/w.pth", readers=(lambda root: _pickled(root),)),
     Format(name="train config", file="train.toml", readers=(lambda root: _train_settings(root / "train.toml"),)),
 )  # fmt: skip
+
+
+def _network(path: Path) -> Any:
+    from model.training.network_file import family_of, load_model
+
+    return family_of(path), load_model(path)
+
+
+def _checkpoint(root: Path) -> Any:
+    from model.training.checkpoint import read_state
+
+    return read_state(root / "run2" / "checkpoints" / "step_000002")
+
+
+def _train_log(root: Path) -> Any:
+    from model.evaluation.report import curves
+    from model.training.log import TrainLog
+
+    found = curves(root / "run2", {"loss": "loss"})
+    return found, TrainLog._lines_before.__get__(_Path(root / "run2" / "train.jsonl"))(3)
+
+
+class _Path:
+    """What `TrainLog._lines_before` looks at."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+
+def _weights(root: Path) -> Any:
+    from pipeline.weights.files import safetensors_shapes
+
+    return safetensors_shapes(root / "weights" / "w.safetensors")
+
+
+def _pickled(root: Path) -> Any:
+    from pipeline.weights.files import read_torch
+
+    return {name: tensor.sum() for name, tensor in read_torch(root / "weights" / "w.pth").items()}
 
 
 def _train_settings(path: Path) -> Any:
@@ -199,6 +247,7 @@ def samples(root: Path, repository: Path) -> None:
             (folder / "depth.json").write_text('{"kind": "disparity", "near_m": 1.2, "far_m": 25}')
     _film(root / "raw" / "film.mp4", frames)
     _cluster_samples(root, repository)
+    _network_samples(root)
     scene = _scene(root)
     lease = Lease(scene.private_dir / "depth.lease")
     (scene.private_dir / "depth.lease").write_bytes(lease._text)
@@ -221,6 +270,38 @@ def _film(path: Path, frames: list[Any]) -> None:
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
         container.mux(stream.encode(None))
+
+
+def _network_samples(root: Path) -> None:
+    import torch
+
+    from model.bokehflow import BokehFlow, BokehFlowConfig
+    from model.training.checkpoint import FORMAT, digest_of
+    from model.training.network_file import network_bytes, tensor_bytes
+    from pipeline.storage.completion import fingerprint
+    from pipeline.storage.files import write_json
+
+    config = BokehFlowConfig(channels=16, stem_channels=8, heads=1, head_dim=8, depth_blocks=1, bokeh_blocks=1)
+    net = BokehFlow(config)
+    data = network_bytes("bokehflow", config.to_dict(), {"depth": "metres"}, net.state_dict(), 2, {"run": {"seed": 0}})
+    step = root / "run2" / "checkpoints" / "step_000002"
+    (step / "resume").mkdir(parents=True)
+    (root / "run").mkdir()
+    (root / "weights").mkdir()
+    for path in (root / "run" / "model.safetensors", step / "model.safetensors"):
+        path.write_bytes(data)
+    small = {"a": torch.arange(6.0), "b": torch.zeros(2, 3)}
+    (root / "weights" / "w.safetensors").write_bytes(tensor_bytes(small, {"origin": "here"}))
+    torch.save(small, root / "weights" / "w.pth")
+    write_json(root / "run2" / "best.json", {"step": 2, "psnr_db": 20.5})
+    fields = {"run": {"seed": 0, "steps": 6}}
+    state = {
+        "format": FORMAT, "family": "bokehflow", "step": 2, "samples": 4, "fingerprint": fingerprint(fields), "fields": fields,
+        "data": "d", "best_score": 20.5, "best_step": 2, "digests": {"model.safetensors": digest_of(data)},
+    }  # fmt: skip
+    write_json(step / "resume" / "state.json", state)
+    for number in range(3):
+        append_record(root / "run2" / "train.jsonl", {"kind": "train", "step": number, "loss": 1.5, "lr": 0.001})
 
 
 def _cluster_samples(root: Path, repository: Path) -> None:

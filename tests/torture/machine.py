@@ -16,7 +16,17 @@ from typing import Any
 LIBC = ctypes.CDLL(None, use_errno=True)
 CLONE_NEWNS, CLONE_NEWPID = 0x00020000, 0x20000000
 MS_RDONLY, MS_REMOUNT, MS_REC, MS_PRIVATE, MNT_DETACH = 1, 32, 16384, 1 << 18, 2
-PRELOAD = ["conftest", "torture.subjects", "pipeline.cli", "pipeline.phases.runner", "pipeline.engines.lens"]
+PRELOAD = [
+    "conftest",
+    "torture.subjects",
+    "pipeline.cli",
+    "pipeline.phases.runner",
+    "pipeline.engines.lens",
+    "model.train",
+    "model.training.trainer",
+    "model.video.apply",
+    "torch.utils.tensorboard",
+]
 PLACES = ("here", "other host", "namespace", "namespace with its own /proc")
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from conftest import Project, load_script, tree, write_scene
 
+from pipeline.storage.appending import read_records
 from pipeline.storage.scene import Scene
 
 NAME, FRAMES = "tiny", 3
@@ -40,11 +41,15 @@ class Subject:
     results: tuple[str, ...] = (f"output/{NAME}",)
 
     def argv(self, root: Path, more: tuple[str, ...]) -> list[str]:
+        if self.name == "trainer":
+            return ["--config", str(root / "train.toml")]
         if self.name == "apply_bokeh":
             return [str(root / "data" / NAME), "-o", str(root / "applied"), *more]
         return [*Project(root).args(), *more]
 
     def lease_path(self, root: Path) -> Path | None:
+        if self.name == "trainer":
+            return root / "run" / "train.lease"
         return Scene(root / "output", NAME).private_dir / f"{self.lease}.lease" if self.lease else None
 
 
@@ -62,15 +67,53 @@ SUBJECTS = (
         name="phase 6", script="06_validate_outputs", flags=("--workers", "1"),
         results=("output/validation_report.json",),
     ),
+    Subject(name="trainer", script="train", results=("run",)),
     Subject(
         name="apply_bokeh", script="apply_bokeh", flags=("--focus", "2", "--overwrite"), results=("applied",),
     ),
 )  # fmt: skip
 
 
+_TRAINING = """
+[model]
+variant = "demo"
+channels = 16
+stem_channels = 8
+heads = 1
+head_dim = 8
+depth_blocks = 1
+bokeh_blocks = 1
+[data]
+root = "{root}/output"
+val_split = "train"
+clip_frames = 2
+crop_width = 24
+crop_height = 16
+[optim]
+warmup_steps = 2
+[run]
+out_dir = "{root}/run"
+steps = 5
+batch_size = 1
+micro_batch_size = 1
+backprop_frames = 1
+device = "cpu"
+threads = 1
+log_every = 1
+validate_every = 2
+save_every = 1
+val_clips = 1
+val_frames = 2
+"""
+
+
 def run(script: str, argv: list[str]) -> int:
     """A script in this process; an exit through argparse is its code."""
     try:
+        if script == "train":
+            from model.train import main
+
+            return main(argv)
         return load_script(script)(argv)
     except SystemExit as end:
         return int(end.code or 0)
@@ -94,6 +137,7 @@ def lay_out(built: Path, root: Path, subject: Subject) -> None:
     root.mkdir(exist_ok=True)
     shutil.copytree(built / "data", root / "data")
     shutil.copytree(built / "output", root / "output", ignore=shutil.ignore_patterns(".pipeline", "report"))
+    (root / "train.toml").write_text(_TRAINING.format(root=root))
     scene = root / "output" / NAME
     for name in subject.absent:
         path = scene / name
@@ -108,10 +152,25 @@ def results(root: Path, subject: Subject) -> dict[str, object]:
     found: dict[str, object] = {}
     for name in subject.results:
         path = root / name
-        if path.is_dir():
+        if name == "run":
+            found |= _run_results(path)
+        elif path.is_dir():
             found |= {f"{name}/{inner}": value for inner, value in tree(path).items()}
         elif path.exists():
             found[name] = path.read_bytes()
+    return found
+
+
+def _run_results(folder: Path) -> dict[str, object]:
+    """Checkpoints, the best one, and the log without times."""
+    files = [
+        *folder.glob("checkpoints/*/*.safetensors"),
+        *folder.glob("checkpoints/*/resume/*"),
+        *folder.glob("best.json"),
+    ]
+    found: dict[str, object] = {str(path.relative_to(folder)): path.read_bytes() for path in files}
+    for number, line in enumerate(read_records(folder / "train.jsonl")):
+        found[f"train.jsonl:{number}"] = {key: value for key, value in line.items() if key != "frames_per_s"}
     return found
 
 
