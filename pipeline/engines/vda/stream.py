@@ -46,7 +46,8 @@ class DepthStream:
         """
         height, width = clip.frames(clip.indices[0]).shape[:2]
         # The authors' program sees the frames as they were shot; phase 2 has made their sides multiples of 16 since.
-        size = network_size(*(clip.source_size or (width, height)), self.input_size)
+        shot = clip.source_size or (width, height)
+        size = network_size(shot[0], shot[1], self.input_size)
         grid = (size[1] // PATCH_PX, size[0] // PATCH_PX)
 
         def load(index: int) -> Tensor:
