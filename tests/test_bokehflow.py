@@ -6,8 +6,16 @@ import json
 import pytest
 import torch
 
-from model import summary
-from model.bokehflow import VARIANTS, BokehFlow, BokehFlowConfig, BokehFlowError, BokehFlowState, LensBatch, variant
+from model.bokehflow import (
+    VARIANTS,
+    BokehFlow,
+    BokehFlowConfig,
+    BokehFlowError,
+    BokehFlowState,
+    LensBatch,
+    summary,
+    variant,
+)
 from model.bokehflow.scans import gate_logits
 from pipeline.optics import Lens
 

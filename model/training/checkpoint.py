@@ -103,9 +103,10 @@ def _files(task: Task[Any], ema: Ema, state: ResumeState) -> dict[str, bytes]:
     averaged = {name: ema.weights.get(name, tensor) for name, tensor in kept.items()}
     assert all(name in ema.weights or name in buffers for name in averaged), "the average holds every parameter"
     published = task.published(averaged)
+    training = state.fields | ({"trained_on": dict(task.trained_on())} if task.trained_on() else {})
     return {
         MODEL_NAME: network_bytes(
-            state.family, task.network_config(), task.conventions, published, state.step, state.fields
+            state.family, task.network_config(), task.conventions, published, state.step, training
         ),
         "resume/weights.safetensors": tensor_bytes(kept),
         "resume/average.safetensors": tensor_bytes(ema.weights),

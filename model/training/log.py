@@ -9,7 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from pipeline.storage.files import append_line, write_bytes
+from pipeline.storage.appending import append_line
+from pipeline.storage.files import write_bytes
 
 
 class TrainLog:

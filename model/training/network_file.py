@@ -5,7 +5,7 @@
     config        JSON, what the family builds the network from
     conventions   JSON, what the numbers mean
     step          optimiser steps of the run
-    training      JSON, the settings it was trained with
+    training      JSON, the settings it was trained with, and under "trained_on" what data it saw
 
 Nothing executes on loading.
 """

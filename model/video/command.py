@@ -4,7 +4,6 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from model.video.apply import apply_bokeh
 from model.video.focus import FocusPull, check_focus_m, parse_anchors, parse_pixel, parse_pull
 from model.video.settings import ApplySettings
 from pipeline import cli
@@ -45,6 +44,13 @@ def _add_lens(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--sensor_mm", type=float, default=36.0, help="sensor along the frame's width (default: 36)")
     group.add_argument("--blades", type=int, default=0, help="straight blades of the aperture (default: 0, a disc)")
     group.add_argument("--rotation", type=float, default=0.0, metavar="DEGREES", help="of the blades")
+    group.add_argument(
+        "--cat_eye",
+        type=float,
+        default=0.0,
+        metavar="RADII",
+        help="shade the opening towards the corners, 0 to 0.95; slow",
+    )
     group.add_argument("--roundness", type=float, default=0.0, help="0 has straight blades, 1 is a disc")
 
 
@@ -104,6 +110,7 @@ def settings_of(args: argparse.Namespace) -> ApplySettings:
         strength_percent=args.strength,
         sensor_mm=args.sensor_mm,
         aperture=aperture,
+        cat_eye=args.cat_eye,
         focus=focus,
         focus_px=parse_pixel(args.focus_px) if args.focus_px is not None else None,
         focus_track=parse_anchors(args.focus_track or ()),
@@ -127,6 +134,8 @@ def main(description: str | None, argv: Sequence[str] | None = None) -> int:
     args = parser(description).parse_args(argv)
 
     def body() -> ExitCode:
+        from model.video.apply import apply_bokeh  # PyTorch and SciPy: --help and a wrong flag need not wait for them
+
         apply_bokeh(args.input, args.output, settings_of(args))
         return ExitCode.DONE
 

@@ -13,8 +13,8 @@ from typing import Protocol
 import cv2
 import numpy as np
 import numpy.typing as npt
-from scipy.ndimage import distance_transform_edt
 
+from model.video.depth_cleaning import filled, unrounded
 from model.video.film import Film, Look, to_8_bit
 from pipeline.engines import load_engine
 from pipeline.engines.base import Clip, DepthEstimator
@@ -22,12 +22,13 @@ from pipeline.engines.vda import VideoDepthAnything
 from pipeline.errors import InputError, UsageError
 from pipeline.media.delivered_depth import DeliveredDepth, depth_at, find_delivered_depth, has_delivered_depth
 from pipeline.media.depth_files import Depth, encode_npz, read_npz, resize_depth
+from pipeline.media.depth_readers import MAP_SUFFIXES, read_map
+from pipeline.media.depth_statement import DepthStatement
 from pipeline.media.images import Picture
 from pipeline.storage.completion import as_stored
 from pipeline.storage.files import read_json, write_bytes, write_json
 from pipeline.weights import Condition, find, weights_folder, weights_named
 
-NEAREST_M, FARTHEST_M = 0.01, 1000.0  # as phase 3 stores it: beyond is sky
 _ENCODERS = {
     "cpu": ("vits", "vitb", "vitl"),
     "cuda": ("vitl", "vitb", "vits"),
@@ -52,39 +53,40 @@ class DepthSource(Protocol):
         ...
 
 
-def filled(depth_m: Depth) -> Depth:
-    """Unknown pixels (NaN, <= 0) take the depth of the nearest known one; clamped to [0.01, 1000] m, infinity too.
-
-    Raises:
-        InputError: nothing is known.
-    """
-    known = depth_m > 0
-    if not known.any():
-        raise InputError("a depth map without any valid pixel")
-    if not known.all():
-        rows, columns = distance_transform_edt(~known, return_distances=False, return_indices=True)
-        depth_m = depth_m[rows, columns]
-    return np.clip(depth_m, NEAREST_M, FARTHEST_M).astype(np.float32, copy=False)
-
-
 class Delivered:
     """Depth that came with the film, read when it is needed."""
 
-    def __init__(self, depth: DeliveredDepth, said: str, origin: str) -> None:
+    def __init__(self, depth: DeliveredDepth, said: str, origin: str, *, any_size: bool = False) -> None:
         self._depth, self.said = depth, said
         files = depth.files()
         stamp = sum(file.stat().st_mtime_ns for file in files)
         self.fields: dict[str, object] = {"kind": "given", "path": origin, "files": len(files), "stamp": stamp}
         self._size = self._source_size = (0, 0)
+        self._step, self._any_size = rounding_step(depth), any_size
 
     def prepare(self, film: Film, look: Look, folder: Path, on_frame: SafePoint) -> None:
         self._size, self._source_size = look.size, look.source_size
 
     def read(self, index: int) -> Depth:
         try:
-            return filled(resize_depth(self._depth.read_fitting(index, self._source_size), self._size))
+            if self._any_size:
+                depth_m = filled(self._depth.read(index))
+            else:
+                depth_m = filled(self._depth.read_fitting(index, self._source_size))
+            if self._step:
+                depth_m = unrounded(depth_m, self._step)
+            return resize_depth(depth_m, self._size)
         except InputError as error:
             raise InputError(f"delivered depth of frame {index}: {error}") from None
+
+
+def rounding_step(depth: DeliveredDepth) -> float:
+    """The step of 8-bit disparity in 1/m; 0 for depth that is finer, or not linear in its inverse."""
+    path = depth.files()[0]
+    if depth.kind == "depth" or path.suffix.lower() not in MAP_SUFFIXES or read_map(path).dtype != np.uint8:
+        return 0.0
+    low, high = depth.statement.metres(np.array([[100, 101]], np.uint8))[0].tolist()
+    return abs(1 / low - 1 / high)
 
 
 class Kept:
@@ -217,7 +219,7 @@ def choose_depth(
 
 def _places(source: Path) -> str:
     folder = source if source.is_dir() else source.with_suffix("")
-    return f"{folder}/depth, {folder}/disparity or {folder.with_name(folder.name + '.depth')}"
+    return f"{folder}/depth, {folder}/disparity or {folder}.depth"
 
 
 def _beside(source: Path, num_frames: Callable[[], int]) -> tuple[DeliveredDepth, Path] | None:
@@ -229,11 +231,16 @@ def _beside(source: Path, num_frames: Callable[[], int]) -> tuple[DeliveredDepth
 
 
 def _at(path: Path, source: Path, num_frames: Callable[[], int]) -> DepthSource:
-    """Delivered depth at a path: a folder of maps, the folder around it, or one file.
+    """Delivered depth at a path: a folder of maps, the folder around it, one file, or what --save_depth kept.
 
     Raises:
         UsageError: there is none.
     """
+    if (path / _COMPLETE).is_file():
+        kept = DeliveredDepth(DepthStatement(kind="depth"), sorted(path.glob("*.npz")))
+        if len(kept) < num_frames():
+            raise UsageError(f"--depth {path} holds depth of {len(kept)} frames, the film has {num_frames()}")
+        return Delivered(kept, f"depth: kept in {path} by an earlier run, as --depth asks", str(path), any_size=True)
     if not path.exists():
         raise UsageError(f"--depth must be given, vda, bokehflow or a folder or file with depth, got {path}")
     found = depth_at(path, source, num_frames())

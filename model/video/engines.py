@@ -11,34 +11,28 @@ from torch import Tensor
 from model.bokehflow import BokehFlow, BokehFlowOutput, BokehFlowState, LensBatch
 from model.bokehflow.blocks import F_NUMBERS, FOCAL_M, FOCUS_M
 from model.errors import CheckpointError
+from model.video.depth_cleaning import crisp
 from model.video.depth_source import DepthSource, Kept
 from model.video.film import Film, Look, to_8_bit
 from model.video.focus import check_focus_m
 from model.video.settings import ApplySettings, check_range
 from pipeline.errors import UsageError
+from pipeline.media.convert import image_to_tensor, tensor_to_deep, tensor_to_image
 from pipeline.media.depth_files import Depth
 from pipeline.media.images import AnyPicture
 from pipeline.media.video_io import TimedFrame
-from pipeline.optics import Lens, OpticsError, defocus_px, px_per_mm, render_lens_blur
+from pipeline.optics import Lens, OpticsError, defocus_px, disparity_gain_px, px_per_mm
+from pipeline.optics.cat_eye import render_cat_eye
 
 FOCAL_RANGE_MM = (FOCAL_M[0] * 1000, FOCAL_M[1] * 1000)
 # A disc wider than half the frame has no shape to see any more, and its transform no limit.
 _WIDEST_RADIUS = 0.25
+_SHOWS_PX = 2.0  # a step of the radius from which on an edge is one
 
 
-def frame_tensor(picture: AnyPicture, device: torch.device | str) -> Tensor:
-    """(H, W, 3) uint8 or uint16 -> (1, 3, H, W) in [0, 1]."""
-    if picture.dtype == np.uint8:  # travels as bytes
-        return torch.from_numpy(picture).to(device).permute(2, 0, 1)[None].float() / 255
-    return torch.from_numpy(picture.astype(np.float32)).to(device).permute(2, 0, 1)[None] / 65535
-
-
-def to_picture(image: Tensor, *, deep: bool) -> AnyPicture:
-    """(3, H, W) in [0, 1] -> (H, W, 3) uint8, or uint16; what lies outside is clipped."""
-    values = image.detach().float().clamp(0, 1).permute(1, 2, 0).cpu().numpy()
-    if deep:
-        return np.rint(values * 65535).astype(np.uint16)
-    return np.rint(values * 255).astype(np.uint8)
+def to_picture(image: Tensor, like: AnyPicture) -> AnyPicture:
+    """(3, H, W) in [0, 1] -> (H, W, 3) with as many bits as the frame it was made of."""
+    return tensor_to_deep(image) if like.dtype == np.uint16 else tensor_to_image(image)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,12 +71,13 @@ class LensEngine:
         scale = px_per_mm(look.size[0], self._settings.sensor_mm)
         limit = _WIDEST_RADIUS * max(look.size)
         for number, frame in frames:
-            depth_m = self._depth.read(number)
+            depth_m = crisp(self._depth.read(number), _SHOWS_PX / disparity_gain_px(self._lens, scale))
             depth = torch.from_numpy(depth_m).to(self._device)[None, None]
             radius = defocus_px(depth, replace(self._lens, focus_m=focus_m[number]), scale).clamp(-limit, limit)
-            image = frame_tensor(frame.picture, self._device)
-            out = render_lens_blur(image, radius, order=depth, aperture=self._settings.aperture)
-            picture = to_picture(out[0], deep=frame.picture.dtype == np.uint16)
+            image = image_to_tensor(frame.picture, self._device)[None]
+            settings = self._settings
+            out = render_cat_eye(image, radius, amount=settings.cat_eye, order=depth, aperture=settings.aperture)
+            picture = to_picture(out[0], frame.picture)
             yield Photographed(source=frame, picture=picture, depth_m=depth_m)
 
 
@@ -127,7 +122,7 @@ class NetworkEngine:
         device = lens.f_m.device
         try:
             with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-                return self.net(frame_tensor(picture, device), lens, state)
+                return self.net(image_to_tensor(picture, device)[None], lens, state)
         except OpticsError as error:  # the picture is bytes and the lens was checked: the network's own depth
             raise CheckpointError(
                 f"this network's prediction cannot be rendered ({error}); take another checkpoint"
@@ -140,7 +135,7 @@ class NetworkEngine:
         state: BokehFlowState | None = None
         for number, frame in frames:
             out, state = self.through(frame.picture, focus_m[number], None if number in starts else state)
-            picture = to_picture(out.bokeh[0], deep=frame.picture.dtype == np.uint16)
+            picture = to_picture(out.bokeh[0], frame.picture)
             yield Photographed(source=frame, picture=picture, depth_m=out.depth_m[0, 0].float().cpu().numpy())
 
 

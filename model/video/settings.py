@@ -7,6 +7,7 @@ from typing import Literal, get_args
 from model.video.focus import Anchor, FocusPull
 from pipeline.errors import UsageError
 from pipeline.optics import SENSOR_WIDTH_MM, Aperture
+from pipeline.optics.aperture import FARTHEST_RIM
 
 EngineName = Literal["auto", "lens", "bokehflow"]
 DISC = Aperture()
@@ -30,6 +31,7 @@ class ApplySettings:
         strength_percent: blur radius that 95 % of the film stays below, in percent of the frame's width; the f-number follows.
         sensor_mm: width of the sensor along the frame's width; 24 for a full-frame camera held upright.
         aperture: shape of the opening.
+        cat_eye: how far the barrel's rim shades it in the corners, in radii; see `pipeline.optics.cat_eye`.
         focus: keyframes.
         focus_px: (x, y) of a pixel of the first frame; what it shows is focused.
         focus_track: points that are followed, each from its time on. At most one of the three is given.
@@ -55,6 +57,7 @@ class ApplySettings:
     strength_percent: float | None = None
     sensor_mm: float = SENSOR_WIDTH_MM
     aperture: Aperture = DISC
+    cat_eye: float = 0.0
     focus: FocusPull | None = None
     focus_px: tuple[int, int] | None = None
     focus_track: tuple[Anchor, ...] = ()
@@ -77,6 +80,7 @@ class ApplySettings:
         check_range("--f_number", self.f_number, F_NUMBERS)
         check_range("--focal_mm", self.focal_mm, FOCAL_MM)
         check_range("--strength", self.strength_percent, STRENGTH_PERCENT)
+        check_range("--cat_eye", self.cat_eye, (0, FARTHEST_RIM))
         check_range("--sensor_mm", self.sensor_mm, (1, 100))
         check_range("--temporal", self.temporal_s, (0, 10))
         check_range("--max_frames", self.max_frames, (1, 10**9))
@@ -102,9 +106,9 @@ class ApplySettings:
                 )
             if self.strength_percent is not None:
                 raise UsageError("--strength goes with --engine lens; a network is told --f_number and --focal_mm")
-            if self.aperture != DISC:
+            if self.aperture != DISC or self.cat_eye:
                 raise UsageError(
-                    "--blades, --rotation and --roundness go with --engine lens; the network has a round opening"
+                    "--blades, --rotation, --roundness and --cat_eye go with --engine lens; the network has a round opening"
                 )
         elif self.depth == "bokehflow" and self.checkpoint is None:
             raise UsageError("--depth bokehflow needs --checkpoint: a model.safetensors, a checkpoint or a run folder")

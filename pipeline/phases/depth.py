@@ -38,7 +38,7 @@ from pipeline.phases.runner import run_scenes
 from pipeline.phases.temporal import crossfade_chunks
 from pipeline.run_settings import RunSettings
 from pipeline.storage.completion import Fields
-from pipeline.storage.files import dump_json, write_bytes, write_if_changed
+from pipeline.storage.files import dump_json
 from pipeline.storage.scene import DEPTH_OUTPUTS, Scene, SceneEntry
 
 VERSION = 1
@@ -125,7 +125,7 @@ class DepthPhase(ScenePhase):
             work.journal.add("statistics", self._statistics(scene, entry, work))
         statistics = work.journal.facts["statistics"]
         filled = self._fill(scene, entry, work, statistics["d_median"])
-        write_if_changed(scene.stats_path, dump_json(statistics).encode())
+        work.write_if_changed(scene.stats_path, dump_json(statistics).encode())
         return Result(
             summary=statistics,
             repairs=filled,
@@ -207,7 +207,7 @@ class DepthPhase(ScenePhase):
         median = float(np.median(known.astype(np.float32))) if known.size else None
         data = encode_npz("depth", stored)
         work.journal.add(f"{frame:04d}", {"missing": int(stored.size - known.size), "median": median})
-        write_bytes(scene.depth_path(frame), data)
+        work.write(scene.depth_path(frame), data)
         work.reporter.advance()
 
     @staticmethod
@@ -235,7 +235,7 @@ class DepthPhase(ScenePhase):
             depth = read_depth(scene.depth_path(frame))
             if np.isnan(depth).any():
                 path = scene.depth_path(frame)
-                write_bytes(path, encode_npz("depth", np.where(np.isnan(depth), np.float16(median), depth)))
+                work.write(path, encode_npz("depth", np.where(np.isnan(depth), np.float16(median), depth)))
         return filled
 
     @staticmethod

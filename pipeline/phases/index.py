@@ -21,7 +21,8 @@ from pipeline.reporter import Reporter
 from pipeline.run_settings import RunSettings
 from pipeline.seeds import stable_seed
 from pipeline.signals import StopSignals
-from pipeline.storage.files import remove_leftovers, write_if_changed
+from pipeline.storage.files import write_shared
+from pipeline.storage.ownership import refuse_links
 from pipeline.storage.scene import SPLITS, Scene, SceneEntry, SceneIndex, Split
 
 SHARES: dict[Split, float] = {"train": 0.8, "val": 0.1, "test": 0.1}
@@ -43,6 +44,8 @@ def run_index(settings: IndexSettings, run: RunSettings) -> ExitCode:
     if settings.accept_truncated:
         stored["accept_truncated"] = True
     known = old.entries if old and old.settings == stored else {}
+    if run.redo:
+        known = {name: entry for name, entry in known.items() if name not in run.scenes}
     with StopSignals() as signals, Reporter("index", None if run.dry_run else run.logs) as reporter:
         found: dict[str, SceneEntry] = {}
         fresh: list[tuple[str, list[str]]] = []
@@ -88,13 +91,15 @@ def _chosen(sources: dict[str, list[str]], run: RunSettings, old: SceneIndex | N
 
 
 def _write(index: SceneIndex, old: SceneIndex | None, run: RunSettings) -> None:
+    scenes = {entry.scene_id: Scene(run.out_root, entry.scene_id) for entry in index.accepted.values()}
+    refuse_links(run.out_root, [run.index_path, *(scene.split_path for scene in scenes.values())])
     for entry in index.accepted.values():
-        scene = Scene(run.out_root, entry.scene_id)
+        scene = scenes[entry.scene_id]
         scene.dir.mkdir(parents=True, exist_ok=True)
-        write_if_changed(scene.split_path, f"{entry.split}\n".encode())
+        if scene.read_split() != entry.split:
+            write_shared(scene.split_path, f"{entry.split}\n".encode())
     if old != index:
         run.out_root.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(run.out_root)
         index.save(run.index_path)
 
 
