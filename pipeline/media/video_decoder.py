@@ -107,8 +107,12 @@ def read_facts(path: Path) -> VideoFacts:
     """Look at the header and the first frame.
 
     Raises:
-        InputError: nothing can be decoded, the frames' size is impossible, or their colour cannot be converted.
+        InputError: nothing can be decoded, the file was cut off, the frames' size is impossible, or their colour cannot be
+            converted.
     """
+    lacking = missing_bytes(path)
+    if lacking:
+        raise InputError(f"{path} does not decode to its end: {_cut_off(lacking)}; get it again")
     with open_video(path) as container:
         stream = container.streams.video[0]
         rate = _rate(stream)
