@@ -20,7 +20,7 @@ WINDOW = 2  # clean pixels lie one step beyond the mixed ones; a wider window me
 STEP_PX = (0.5, 1.5)
 NOISE = 0.05  # contrast, as a share of the brighter colour, that texture alone can have
 COLOUR_VARIANCE = 0.01  # of a share read from colours of any contrast
-SURE_VARIANCE = 0.01  # shares known better than this count like clean pixels where colours are fitted
+SURE_VARIANCE = 0.001  # shares known better than this count like clean pixels where colours are fitted
 
 
 @dataclass(frozen=True)
@@ -147,12 +147,12 @@ def _fit_colours(light: Tensor, defocus: Tensor, course: Coverage, low: Tensor, 
             near_sum = torch.addcmul(near_sum, for_near[:, None], colour)
             far_sum = torch.addcmul(far_sum, for_far[:, None], colour)
     determinant = (nn * ff - nf * nf).clamp(min=0)
-    near = ((ff * near_sum.T - nf * far_sum.T) / (determinant + 1e-6)).clamp(min=0)
-    far = ((nn * far_sum.T - nf * near_sum.T) / (determinant + 1e-6)).clamp(min=0)
+    near = ((ff * near_sum.T - nf * far_sum.T) / (determinant + 1e-8)).clamp(min=0)
+    far = ((nn * far_sum.T - nf * near_sum.T) / (determinant + 1e-8)).clamp(min=0)
     explained = 2 * (near * near_sum.T + far * far_sum.T).sum(0)
     model = (nn * near**2 + 2 * nf * near * far + ff * far**2).sum(0)
     misfit = (squares - explained + model).clamp(min=0) / weights.clamp(min=1e-6)
-    return _Fit(near, far, misfit, determinant / (determinant + 1e-3 * weights**2 + 1e-12))
+    return _Fit(near, far, misfit, determinant / (determinant + 3e-5 * weights**2 + 1e-12))
 
 
 def _share_along_edge(
