@@ -15,9 +15,9 @@ from torch import Tensor
 
 from pipeline.optics.edges import Surface
 
-REACH = 10  # px from a covered pixel to either side of what covers it
+REACH = 8  # px from a covered pixel to either side of what covers it
 DIRECTIONS = ((0, 1), (1, 0), (1, 1), (1, -1), (1, 2), (2, 1), (1, -2), (2, -1))  # rows, columns
-GAP_PX = (1.0, 2.0)  # a bridge fades in between these differences in defocus
+GAP_PX = (2.0, 3.0)  # a bridge fades in between these differences in defocus
 CLEAN = 0.65  # pixels that belong to their surface by less are no ends of bridges
 CELL = 4  # px; the agreement of a direction is that of 3 x 3 cells
 # Ends agree when their squared difference is below this share of their squared brightness.
@@ -50,7 +50,9 @@ def bridge_thin(own: Surface, farness: Tensor) -> Surface:
     wide = width + 2 * REACH
     start = (at // width + REACH) * wide + at % width + REACH
     wanted = ((farness + behind) / 2).detach().flatten()[at]
-    pixels = torch.cat([own.light, own.defocus]).flatten(1).T.contiguous()
+    # Compressed light: one bulb at the end of a bridge must not light it all.
+    compressed = own.light / (1 + own.light.amax(0, keepdim=True))
+    pixels = torch.cat([compressed, own.defocus]).flatten(1).T.contiguous()
 
     bridges, lengths, disagreements = [], [], []
     for down, right in DIRECTIONS:
@@ -83,7 +85,8 @@ def bridge_thin(own: Surface, farness: Tensor) -> Surface:
     def full(values: Tensor, rest: Tensor) -> Tensor:
         return rest.flatten(1).index_copy(1, at, values).reshape(rest.shape)
 
-    return Surface(full(surface.T[:3], own.light), full(surface.T[3:], own.defocus), full(believed[None], empty.weight))
+    light = surface.T[:3] / (1 - surface.T[:3].amax(0, keepdim=True)).clamp(min=1e-3)
+    return Surface(full(light, own.light), full(surface.T[3:], own.defocus), full(believed[None], empty.weight))
 
 
 def _behind(farness: Tensor) -> Tensor:

@@ -19,7 +19,8 @@ WINDOW = 2  # clean pixels lie one step beyond the mixed ones; a wider window me
 # Second difference of defocus across a pixel, px: a surface below the first, an edge above the second.
 STEP_PX = (0.5, 1.5)
 NOISE = 0.05  # contrast, as a share of the brighter colour, that texture alone can have
-COLOUR_VARIANCE = 0.01  # of a share read from colours of any contrast
+COLOUR_VARIANCE = 0.001  # of a share read from colours of any contrast
+PULL = 1e-4  # weight of the mean colour beside what the pixels around say
 SURE_VARIANCE = 0.001  # shares known better than this count like clean pixels where colours are fitted
 
 
@@ -131,8 +132,10 @@ def _fit_colours(light: Tensor, defocus: Tensor, course: Coverage, low: Tensor, 
     near_sum, far_sum = light.new_zeros((len(at), 3)), light.new_zeros((len(at), 3))
     for down in range(-WINDOW, WINDOW + 1):
         for right in range(-WINDOW, WINDOW + 1):
+            if down * down + right * right > 2 * WINDOW + 1:  # the corners weigh next to nothing
+                continue
             found = pixels.index_select(0, _beside(at, defocus, down, right))
-            share, trusted, its_low, its_high, mixed = found[:, :5].unbind(1)
+            share, trusted, its_low, its_high, mixed = found[:, :5].T.contiguous().unbind(0)
             like_near = (1 - (its_low - low).abs() / reach).clamp(min=0)
             like_far = (1 - (its_high - high).abs() / reach).clamp(min=0)
             # a clean pixel belongs to one of the surfaces, a mixed one must lie between the same two
@@ -146,13 +149,19 @@ def _fit_colours(light: Tensor, defocus: Tensor, course: Coverage, low: Tensor, 
             squares = squares + weight * (colour**2).sum(1)
             near_sum = torch.addcmul(near_sum, for_near[:, None], colour)
             far_sum = torch.addcmul(far_sum, for_far[:, None], colour)
-    determinant = (nn * ff - nf * nf).clamp(min=0)
-    near = ((ff * near_sum.T - nf * far_sum.T) / (determinant + 1e-8)).clamp(min=0)
-    far = ((nn * far_sum.T - nf * near_sum.T) / (determinant + 1e-8)).clamp(min=0)
+    # A little pull to the mean colour, so that colours which nothing tells apart stay what they are.
+    pull = PULL * weights
+    mean = ((near_sum + far_sum) / weights.clamp(min=1e-6)[:, None]).T
+    own_near, own_far = nn + pull, ff + pull
+    near_target, far_target = near_sum.T + pull * mean, far_sum.T + pull * mean
+    determinant = (own_near * own_far - nf * nf).clamp(min=1e-12)
+    near = ((own_far * near_target - nf * far_target) / determinant).clamp(min=0)
+    far = ((own_near * far_target - nf * near_target) / determinant).clamp(min=0)
+    distinct = (nn * ff - nf * nf).clamp(min=0)
     explained = 2 * (near * near_sum.T + far * far_sum.T).sum(0)
     model = (nn * near**2 + 2 * nf * near * far + ff * far**2).sum(0)
     misfit = (squares - explained + model).clamp(min=0) / weights.clamp(min=1e-6)
-    return _Fit(near, far, misfit, determinant / (determinant + 3e-5 * weights**2 + 1e-12))
+    return _Fit(near, far, misfit, distinct / (distinct + 3e-5 * weights**2 + 1e-12))
 
 
 def _share_along_edge(
