@@ -72,11 +72,16 @@ def split_mixed(light: Tensor, defocus: Tensor) -> tuple[Surface, Surface | None
     middle = ((low + high) / 2).detach()
     course = near_share((defocus.detach().flatten()[window] < middle[:, None]).to(defocus.dtype))
     fit = _fit_colours(light, defocus, course, low, high, at)
-    share = _share_along_edge(fit, course, light.flatten(1)[:, at], is_near, window, edge)
+    mixed = light.flatten(1)[:, at]
+    share = _share_along_edge(fit, course, mixed, is_near, window, edge)
 
     other = torch.where(is_near, 1 - share, share) * fit.sure * edge.flatten()[at]
     other_light = torch.where(is_near, fit.far, fit.near)
-    other_light = torch.minimum(other_light, light.flatten(1)[:, at] / other.clamp(min=1e-3))  # nothing negative remains
+    # The rim of a bulb: what is far brighter than this side's colour is the other side's light, whatever the share.
+    most = 2 * torch.where(is_near, fit.near, fit.far) + 0.2
+    excess = (mixed - (1 - other) * most) / other.clamp(min=0.02)
+    other_light = torch.where(other_light > most, torch.maximum(other_light, excess), other_light)
+    other_light = torch.minimum(other_light, mixed / other.clamp(min=1e-3))  # nothing negative may remain
     other_defocus = torch.where(is_near, high, low)
 
     def full(values: Tensor, rest: Tensor) -> Tensor:
@@ -123,7 +128,9 @@ def _fit_colours(light: Tensor, defocus: Tensor, course: Coverage, low: Tensor, 
         at: (E) flat indices.
     """
     trust = SURE_VARIANCE / (SURE_VARIANCE + course.variance)
-    columns = [_put(course.share, at, torch.zeros_like(defocus)), _put(trust, at, torch.ones_like(defocus))]
+    # one bulb must not decide the colour of what lies around it
+    calm = (1 + light.amax(0).flatten()) ** -2
+    columns = [_put(course.share, at, torch.zeros_like(defocus)), _put(trust, at, torch.ones_like(defocus)) * calm]
     columns += [_put(low, at, defocus), _put(high, at, defocus), _put(torch.ones_like(low), at, torch.zeros_like(defocus))]
     # One row per pixel, so that a gathered pixel is one piece of memory: measured twice as fast as planes.
     pixels = torch.stack([*columns, *light.flatten(1)]).T.contiguous()
