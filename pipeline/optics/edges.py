@@ -20,6 +20,7 @@ WINDOW = 2  # clean pixels lie one step beyond the mixed ones; a wider window me
 STEP_PX = (0.5, 1.5)
 NOISE = 0.05  # contrast, as a share of the brighter colour, that texture alone can have
 COLOUR_VARIANCE = 0.001  # of a share read from colours of any contrast
+DISTINCT = 3e-5  # determinant of the fit (1/4 for halves) below which two colours are not told apart
 PULL = 1e-4  # weight of the mean colour beside what the pixels around say
 SURE_VARIANCE = 0.001  # shares known better than this count like clean pixels where colours are fitted
 
@@ -78,7 +79,7 @@ def split_mixed(light: Tensor, defocus: Tensor) -> tuple[Surface, Surface | None
     other = torch.where(is_near, 1 - share, share) * fit.sure * edge.flatten()[at]
     other_light = torch.where(is_near, fit.far, fit.near)
     # The rim of a bulb: what is far brighter than this side's colour is the other side's light, whatever the share.
-    most = 2 * torch.where(is_near, fit.near, fit.far) + 0.2
+    most = 2 * torch.where(is_near, fit.near, fit.far) + 0.3
     excess = (mixed - (1 - other) * most) / other.clamp(min=0.02)
     other_light = torch.where(other_light > most, torch.maximum(other_light, excess), other_light)
     other_light = torch.minimum(other_light, mixed / other.clamp(min=1e-3))  # nothing negative may remain
@@ -156,19 +157,18 @@ def _fit_colours(light: Tensor, defocus: Tensor, course: Coverage, low: Tensor, 
             squares = squares + weight * (colour**2).sum(1)
             near_sum = torch.addcmul(near_sum, for_near[:, None], colour)
             far_sum = torch.addcmul(far_sum, for_far[:, None], colour)
+    each = 1 / weights.clamp(min=1e-20)
+    nn, nf, ff, squares = nn * each, nf * each, ff * each, squares * each
+    near_mean, far_mean = near_sum.T * each, far_sum.T * each
     # A little pull to the mean colour, so that colours which nothing tells apart stay what they are.
-    pull = PULL * weights
-    mean = ((near_sum + far_sum) / weights.clamp(min=1e-6)[:, None]).T
-    own_near, own_far = nn + pull, ff + pull
-    near_target, far_target = near_sum.T + pull * mean, far_sum.T + pull * mean
-    determinant = (own_near * own_far - nf * nf).clamp(min=1e-12)
-    near = ((own_far * near_target - nf * far_target) / determinant).clamp(min=0)
-    far = ((own_near * far_target - nf * near_target) / determinant).clamp(min=0)
+    near_target, far_target = (part + PULL * (near_mean + far_mean) for part in (near_mean, far_mean))
+    determinant = ((nn + PULL) * (ff + PULL) - nf * nf).clamp(min=PULL**2)
+    near = (((ff + PULL) * near_target - nf * far_target) / determinant).clamp(min=0)
+    far = (((nn + PULL) * far_target - nf * near_target) / determinant).clamp(min=0)
+    explained = 2 * (near * near_mean + far * far_mean).sum(0)
+    misfit = (squares - explained + (nn * near**2 + 2 * nf * near * far + ff * far**2).sum(0)).clamp(min=0)
     distinct = (nn * ff - nf * nf).clamp(min=0)
-    explained = 2 * (near * near_sum.T + far * far_sum.T).sum(0)
-    model = (nn * near**2 + 2 * nf * near * far + ff * far**2).sum(0)
-    misfit = (squares - explained + model).clamp(min=0) / weights.clamp(min=1e-6)
-    return _Fit(near, far, misfit, distinct / (distinct + 3e-5 * weights**2 + 1e-12))
+    return _Fit(near, far, misfit, distinct / (distinct + DISTINCT))
 
 
 def _share_along_edge(
