@@ -16,7 +16,9 @@ from pipeline.media.depth_files import Depth
 from pipeline.media.images import Picture
 from pipeline.optics import Lens
 
-SafePoint = Callable[[], None]  # raises StoppedError when a signal asked for it; engines call it between denoising steps
+SafePoint = Callable[
+    [], None
+]  # raises StoppedError when a signal asked for it; engines call it between denoising steps
 
 
 class Engine(Protocol):

@@ -44,7 +44,7 @@ def bridge_thin(own: Surface, farness: Tensor) -> Surface:
     empty = Surface(own.light, own.defocus, torch.zeros_like(farness))
     if not len(at):
         return empty
-    height, width = farness.shape[-2:]
+    width = farness.shape[-1]
     ends = torch.where(own.weight > CLEAN, farness, torch.full_like(farness, FAR_BELOW)).detach()
     ends = torch.nn.functional.pad(ends[None], (REACH,) * 4, value=FAR_BELOW).flatten()
     wide = width + 2 * REACH
@@ -113,12 +113,12 @@ def _behind(farness: Tensor) -> Tensor:
 def _around(disagreement: Tensor, counted: Tensor, at: Tensor, like: Tensor) -> Tensor:
     """(R, E) mean disagreement of a direction in the cells around, pulled to `DOUBT` where few bridges tell."""
     height, width = like.shape[-2:]
-    pools = []
-    for values in (disagreement, counted):
-        planes = values.new_zeros((len(values), height * width)).index_copy(1, at, values)
-        planes = planes.view(1, -1, height, width)
-        cells = torch.nn.functional.avg_pool2d(planes, CELL, ceil_mode=True, divisor_override=1)
-        pools.append(9 * torch.nn.functional.avg_pool2d(cells, 3, stride=1, padding=1)[0])
-    mean = (pools[0] + DOUBT * DOUBT_WEIGHT) / (pools[1] + DOUBT_WEIGHT)
-    row, column = at // width // CELL, at % width // CELL
-    return mean.flatten(1).index_select(1, row * mean.shape[-1] + column)
+    rows, columns = -(-height // CELL), -(-width // CELL)
+    cell = at // width // CELL * columns + at % width // CELL
+    values = torch.cat([disagreement, counted]).T
+    # accumulating index_put sums in a fixed order on every device, which index_add does not
+    sums = values.new_zeros((rows * columns, values.shape[1])).index_put((cell,), values, accumulate=True)
+    around = 9 * torch.nn.functional.avg_pool2d(sums.T.reshape(1, -1, rows, columns), 3, stride=1, padding=1)[0]
+    apart, number = around.flatten(1).chunk(2)
+    mean = (apart + DOUBT * DOUBT_WEIGHT) / (number + DOUBT_WEIGHT)
+    return mean.index_select(1, cell)

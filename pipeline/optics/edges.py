@@ -132,7 +132,11 @@ def _fit_colours(light: Tensor, defocus: Tensor, course: Coverage, low: Tensor, 
     # one bulb must not decide the colour of what lies around it
     calm = (1 + light.amax(0).flatten()) ** -2
     columns = [_put(course.share, at, torch.zeros_like(defocus)), _put(trust, at, torch.ones_like(defocus)) * calm]
-    columns += [_put(low, at, defocus), _put(high, at, defocus), _put(torch.ones_like(low), at, torch.zeros_like(defocus))]
+    columns += [
+        _put(low, at, defocus),
+        _put(high, at, defocus),
+        _put(torch.ones_like(low), at, torch.zeros_like(defocus)),
+    ]
     # One row per pixel, so that a gathered pixel is one piece of memory: measured twice as fast as planes.
     pixels = torch.stack([*columns, *light.flatten(1)]).T.contiguous()
     reach = 0.5 * (high - low)

@@ -42,7 +42,9 @@ def render_reference(light: Tensor, defocus: Tensor, aperture: Aperture) -> Tens
         outer = Stack(light)
         for group in layers.half[::sign]:
             outer.add(_blur(visible, hidden, group, sign, aperture))
-        steps = [[_blur(visible, [], group, sign, aperture)] for group in layers.full[::sign]]
+        steps: list[list[Tensor | None]] = [
+            [_blur(visible, [], group, sign, aperture)] for group in layers.full[::sign]
+        ]
         steps.append([_blur([], hidden, layers.coarse[0], sign, aperture)])
         steps.append([outer.spread()])
         if sign < 0:

@@ -83,7 +83,10 @@ class BarsCase:
         shapes.rect((0.0, 0.0, FAR_M), (FAR_M * 2, 0, 0), (0, FAR_M * 2, 0), "wall")
         for turn in (self.angle_deg, self.angle_deg + self.cross_deg) if self.cross_deg else (self.angle_deg,):
             angle = math.radians(turn)
-            along, across = np.array([-math.sin(angle), math.cos(angle), 0.0]), np.array([math.cos(angle), math.sin(angle), 0.0])
+            along, across = (
+                np.array([-math.sin(angle), math.cos(angle), 0.0]),
+                np.array([math.cos(angle), math.sin(angle), 0.0]),
+            )
             for number, width_px in enumerate(self.widths_px):
                 place = (number - (len(self.widths_px) - 1) / 2) * self.spacing_px + float(rng.uniform(-0.5, 0.5))
                 centre = across * place * metre_px + np.array([0.0, 0.0, NEAR_M])
