@@ -29,10 +29,10 @@ from pipeline.engines.genfocus.deblur import GUIDANCE
 from pipeline.engines.genfocus.forward import Prompt
 from pipeline.engines.genfocus.latents import Noise
 from pipeline.engines.genfocus.libraries import diffusers
-from pipeline.engines.genfocus.load import Parts
+from pipeline.engines.genfocus.load import Parts, dtype_of
 from pipeline.engines.genfocus.lora import Lora, adapted_layers
 from pipeline.engines.genfocus.network import FluxNetwork, Sampling
-from pipeline.engines.genfocus.options import TYPES, FluxOptions
+from pipeline.engines.genfocus.options import FluxOptions
 from pipeline.engines.genfocus.prompts import TOKENS
 from pipeline.errors import PipelineError
 
@@ -189,7 +189,7 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
             offload=args.offload,
         )
         home = "cpu" if options.offload != "none" else device
-        network = FluxNetwork(partial(random_parts, args.quick, TYPES[kind], home), options, device)
+        network = FluxNetwork(partial(random_parts, args.quick, dtype_of(options), home), options, device)
         for size in QUICK_SIZES if args.quick else SIZES:
             found = measure(network, stage, size, args.repeat, device)
             rows.append({"engine": stage.name, "width": size[0], "height": size[1], "steps": options.steps} | found)

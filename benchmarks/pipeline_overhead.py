@@ -28,21 +28,23 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.cli import OPENCV_THREADS, TORCH_THREADS
+from pipeline.commands import Page
+from pipeline.device import OPENCV_THREADS, TORCH_THREADS
 from pipeline.engines import load_engine
 from pipeline.engines.base import BokehRequest, Deblurrer, DepthEstimator, SafePoint
 from pipeline.engines.info import EngineInfo
-from pipeline.media.depth_files import encode_npz, read_npz
+from pipeline.media.depth_files import encode_npz, read_depth, read_npz
 from pipeline.media.images import Picture, encode_png, multiple_of_16, read_sharp, resize_picture
+from pipeline.optics.labels import label_of
 from pipeline.phases.calibrate import run_calibrate
 from pipeline.phases.calibration import CalibrateSettings, Calibration, confirm
 from pipeline.phases.deblur import DeblurPhase, DeblurSettings
-from pipeline.phases.depth import DepthPhase, DepthSettings, read_depth
+from pipeline.phases.depth import DepthPhase, DepthSettings
 from pipeline.phases.index import IndexSettings, run_index
-from pipeline.phases.render import RenderPhase, RenderSettings, label_of
-from pipeline.phases.run_settings import RunSettings
+from pipeline.phases.render import RenderPhase, RenderSettings
 from pipeline.phases.runner import run_scenes
 from pipeline.phases.validate import check_scene
+from pipeline.run_settings import RunSettings
 from pipeline.storage.scene import Scene, SceneIndex
 
 SIZES = ((854, 480), (1920, 1088))
@@ -106,7 +108,7 @@ def phases(run: RunSettings) -> dict[str, Callable[[], Any]]:
         run_index(IndexSettings(workers=1), run)
 
     def calibrate() -> None:
-        run_calibrate(CalibrateSettings(), run)
+        run_calibrate(CalibrateSettings(), run, Page())
         confirm(None, run)
 
     def validate() -> None:

@@ -28,8 +28,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.cli import TORCH_THREADS
-from pipeline.device import resolve_device
+from pipeline.device import TORCH_THREADS, resolve_device
 from pipeline.engines import load_engine
 from pipeline.engines.base import Clip, DepthEstimator
 from pipeline.engines.vda import VideoDepthAnything

@@ -3,6 +3,7 @@
 python docs/make_pictures.py
 python docs/make_pictures.py --run runs/hour --data_root output      # only the network's, from its checkpoint
 python docs/make_pictures.py --bars --before ../older                # thin bars, beside an older state
+python docs/make_pictures.py --film ../shared/data/scenes/breakdance # only that film's, with the disparity beside it
 """
 
 import argparse
@@ -19,10 +20,17 @@ import numpy.typing as npt
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
+from model.bokehflow.checkpoint import load_bokehflow
+from model.bokehflow.measure import measure_clip
 from model.data.scene_manifest import find_scenes
 from model.evaluation.eval_clips import scene_clips
-from model.evaluation.measure import measure_clip
-from model.training.checkpoint import load_model
+from model.video.depth_source import choose_depth, colour_depth, inverse_ends
+from model.video.engines import LensEngine
+from model.video.film import Film, to_8_bit
+from model.video.focus import Anchor
+from model.video.plan import follow
+from model.video.settings import ApplySettings
+from pipeline.media.video_io import TimedFolder
 from pipeline.optics import Lens, defocus_px, focus_map, px_per_mm, render_lens_blur
 from pipeline.raytrace import build_scene, render_frame, render_photograph, to_srgb8
 from pipeline.raytrace.scenes.bars import BarsCase
@@ -63,13 +71,13 @@ def sheet(panels: list[Panel], columns: int, path: Path, width: int = WIDTH, hei
     print(path)
 
 
-def network(run: Path, data_root: Path, takes: tuple[str, ...] = ("fence_03 set 0", "night_01 set 1")) -> None:
-    """What a trained network makes of takes of the test split: a row each, of the middle of three frames."""
-    net = load_model(run).net
-    known = {take.name: take for take in scene_clips(find_scenes(data_root, "test"))}
+def network(run: Path, data_root: Path, clips: tuple[str, ...] = ("fence_03 set 0", "night_01 set 1")) -> None:
+    """What a trained network makes of clips of the test split: a row each, of the middle of three frames."""
+    net = load_bokehflow(run).net
+    known = {clip.name: clip for clip in scene_clips(find_scenes(data_root, "test"))}
     panels: list[Panel] = []
-    for name in takes:
-        frame, depth, bokeh, truth = measure_clip(net, known[name], device="cpu", baselines=(), max_frames=3).pictures
+    for name in clips:
+        frame, depth, bokeh, truth = measure_clip(net, known[name], device="cpu", baselines=(), max_frames=3).images
         panels += [
             ("all in focus", frame),
             ("predicted depth", depth),
@@ -128,6 +136,26 @@ def _rendered_by(checkout: Path, light: torch.Tensor, defocus: torch.Tensor) -> 
     return rendered[0].transpose(1, 2, 0)
 
 
+def film(folder: Path, number: int = 40) -> None:
+    """breakdance.jpg: a frame as apply_bokeh writes it, the dancer followed from the first frame on and the crowd in focus."""
+    source = Film(TimedFolder(folder, 24), number + 1, None, deep=False)
+    look = source.look(find_cuts=True, on_frame=lambda: None)
+    depth = choose_depth("given", folder, lambda: len(source.source.files()), "cpu", None)
+    depth.prepare(source, look, folder, lambda: None)
+    anchor = Anchor(time_s=0, pixel=(363, 330))
+    followed = follow(source, look, depth, (anchor,), ApplySettings().temporal_s, lambda: None).focus_m
+    frame = list(source.frames())[number]
+    panels: list[Panel] = [("all in focus", to_8_bit(frame.picture))]
+    for words, focus_m, f_number in (("the dancer followed", followed, 2.0), ("focus 10 m", [10.0] * look.count, 1.4)):
+        lens = Lens(f_m=0.135, f_number=f_number, focus_m=focus_m[number])
+        engine = LensEngine(ApplySettings(), lens, depth, "cpu")
+        [shot] = engine.photographs([(number, frame)], look, focus_m)
+        panels.append((f"{words}, 135 mm, f/{f_number:g}", to_8_bit(shot.picture)))
+    depth_m = depth.read(number)
+    panels.append(("depth (near is bright)", colour_depth(depth_m, inverse_ends(iter([depth_m])))))
+    sheet(panels, 2, IMAGES / "breakdance.jpg", *look.size)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, help="a training run: draw the network's picture from it, and nothing else")
@@ -136,10 +164,13 @@ def main() -> None:
     )
     parser.add_argument("--bars", action="store_true", help="only bars.png")
     parser.add_argument("--before", type=Path, help="a checkout whose renderer is shown beside ours in bars.png")
+    parser.add_argument("--film", type=Path, help="a folder of frames with depth: draw its picture, and nothing else")
     args = parser.parse_args()
     IMAGES.mkdir(exist_ok=True)
     if args.bars:
         bars(args.before)
+    elif args.film:
+        film(args.film)
     elif args.run:
         network(args.run, args.data_root)
     else:

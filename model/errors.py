@@ -11,4 +11,4 @@ class CheckpointError(PipelineError):
 
 
 class TrainingDivergedError(PipelineError):
-    """A loss, a gradient or a prediction is no longer a number. The message names step and term, or take and frame."""
+    """A loss, a gradient or a prediction is no longer a number. The message names step and term, or clip and frame."""

@@ -1,4 +1,4 @@
-"""Train BokehFlow, and go on where a run in the same folder stopped.
+"""Train the network that a config names, and go on where a run in the same folder stopped.
 
 python -m model.train --config model/configs/demo.toml                       # a few minutes on two cores, after make demo
 python -m model.train --config model/configs/nano.toml --set optim.lr=3e-4 --set run.out_dir=runs/nano_low
@@ -14,14 +14,27 @@ from pipeline import cli
 from pipeline.errors import ExitCode, StoppedError
 from pipeline.signals import StopSignals
 
+CONFIGS = Path(__file__).parent / "configs"
+
+
+def config_path(text: str) -> Path:
+    """A file as it was given, or by its bare name one of those in model/configs, which travel with the package."""
+    shipped = CONFIGS / f"{text}.toml"
+    return shipped if shipped.is_file() and not Path(text).exists() else Path(text)
+
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", type=Path, required=True, help="a TOML file, see model/configs/")
+    shipped = ", ".join(sorted(path.stem for path in CONFIGS.glob("*.toml")))
+    parser.add_argument("--config", type=config_path, required=True, help=f"a TOML file, or one of: {shipped}")
     parser.add_argument(
         "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="change a setting; may be repeated"
     )
-    parser.add_argument("--perceptual_weights", metavar="FILE", help="VGG-16 weights (.pth or .safetensors)")
+    parser.add_argument(
+        "--perceptual_weights",
+        metavar="FILE",
+        help="VGG-16 weights (.pth or .safetensors)",
+    )
     return parser.parse_args(argv)
 
 

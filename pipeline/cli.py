@@ -1,34 +1,50 @@
-"""What all scripts share: the flags, spelled the same everywhere, and errors that become one line and an exit code."""
+"""What all commands share: the flags, spelled the same everywhere, and errors that become one line and an exit code."""
 
 import argparse
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-import cv2
-import torch
-
-from pipeline.errors import ExitCode, PipelineError, StoppedError, UsageError
-from pipeline.phases.run_settings import RunSettings
+from pipeline.crash import note_crash, use_logs
+from pipeline.device import fix_threads
+from pipeline.errors import ExitCode, PipelineError, StoppedError, explain_os_error
+from pipeline.extras import missing_extra
+from pipeline.hints import use_roots
 from pipeline.reporter import stdout_is_closed_quietly
-
-# Sums depend on how they are cut into threads, and so would the last bit of a picture; a fixed number keeps outputs equal
-# on machines with any number of cores. DIS flow cuts the picture by threads too (pipeline/temporal.py).
-TORCH_THREADS = 2
-OPENCV_THREADS = 1
+from pipeline.run_settings import RunSettings
+from pipeline.storage.bounded import one_line
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
     pass
 
 
-def parser(description: str | None) -> argparse.ArgumentParser:
-    """A parser with the flags that every script has."""
-    made = argparse.ArgumentParser(description=description, formatter_class=_Help)
-    made.add_argument("--raw_root", type=Path, default=Path("data"), help="folder of raw scenes")
-    made.add_argument("--out_root", type=Path, default=Path("output"), help="folder of generated scenes")
-    made.add_argument("--logs", type=Path, default=Path("logs"), help="folder of log files")
+class ArgumentParser(argparse.ArgumentParser):
+    """argparse's, with help that keeps its lines and shows defaults; every flag is taken with hyphens too, as --dry-run."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**{"formatter_class": _Help, **settings})
+
+    def parse_known_args(  # type: ignore[override]  # its overloads say the same at length
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> Any:
+        given = sys.argv[1:] if args is None else args
+        return super().parse_known_args([_underscored(text) for text in given], namespace)
+
+
+def _underscored(text: str) -> str:
+    name, equals, value = text.partition("=")
+    if not name.startswith("--") or " " in name:
+        return text
+    return "--" + name[2:].replace("-", "_") + equals + value
+
+
+def parser(description: str | None) -> ArgumentParser:
+    """A parser with the flags that every phase has."""
+    made = ArgumentParser(description=description)
+    add_roots(made)
     made.add_argument("--scene", action="append", default=[], metavar="NAME", help="only this scene; may be repeated")
     made.add_argument("--dry_run", action="store_true", help="say what would be done and write nothing")
     made.add_argument(
@@ -37,65 +53,71 @@ def parser(description: str | None) -> argparse.ArgumentParser:
         default="stop",
         help="what to do with outputs made with other settings or inputs",
     )
+    made.add_argument("--redo", action="store_true", help="make the scenes named with --scene again, finished or not")
     return made
 
 
-def add_engine_flags(made: argparse.ArgumentParser, default: str, names: str) -> None:
-    """--engine, --engine_opt and --device."""
-    made.add_argument("--engine", default=default, metavar="NAME", help=names)
-    made.add_argument(
-        "--engine_opt",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="an option of the engine; may be repeated; a wrong name lists the right ones",
-    )
-    made.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+def add_roots(made: argparse.ArgumentParser) -> None:
+    """--raw_root, --out_root and --logs."""
+    default = RunSettings()
+    made.add_argument("--raw_root", type=Path, default=default.raw_root, help="folder of raw scenes")
+    made.add_argument("--out_root", type=Path, default=default.out_root, help="folder of generated scenes")
+    made.add_argument("--logs", type=Path, default=default.logs, help="folder of log files")
 
 
 def run_settings(args: argparse.Namespace) -> RunSettings:
-    """The shared flags as settings."""
-    return RunSettings(
+    """The shared flags as settings. Commands that messages name from here on repeat the roots that were given."""
+    settings = RunSettings(
         raw_root=args.raw_root,
         out_root=args.out_root,
         logs=args.logs,
-        scenes=tuple(args.scene),
-        dry_run=args.dry_run,
-        on_stale=args.on_stale,
+        scenes=tuple(getattr(args, "scene", ())),
+        dry_run=getattr(args, "dry_run", False),
+        on_stale=getattr(args, "on_stale", "stop"),
+        redo=getattr(args, "redo", False),
     )
+    use_logs(settings.logs)
+    default = RunSettings()
+    given = [name for name in ("raw_root", "out_root", "logs") if getattr(settings, name) != getattr(default, name)]
+    use_roots(*(word for name in given for word in (f"--{name}", str(getattr(settings, name)))))
+    return settings
 
 
-def engine_options(args: argparse.Namespace) -> dict[str, str]:
-    """--engine_opt NAME=VALUE pairs.
+def main(body: Callable[[], ExitCode], *, computes: bool = False) -> int:
+    """Run a command's body; users' mistakes become one line on stderr and the exit code of pipeline.md's table.
 
-    Raises:
-        UsageError: one has no "=".
+    Args:
+        body: what to do.
+        computes: whether it computes with PyTorch or OpenCV at once; phases say so themselves when they come to it.
     """
-    pairs = {}
-    for text in args.engine_opt:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise UsageError(f"--engine_opt takes NAME=VALUE, got {text!r}")
-        pairs[name] = value
-    return pairs
-
-
-def main(body: Callable[[], ExitCode]) -> int:
-    """Run a script's body; users' mistakes become one line on stderr and the exit code of pipeline.md's table."""
-    torch.set_num_threads(TORCH_THREADS)
-    cv2.setNumThreads(OPENCV_THREADS)
+    if computes:
+        fix_threads()
     warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
     try:
         return int(body())
     except PipelineError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except ModuleNotFoundError as error:
+        missing = missing_extra(error)
+        if missing is None:
+            return _crashed(error)
+        print(f"error: {missing}", file=sys.stderr)
+        return missing.exit_code
     except OSError as error:
         if isinstance(error, BrokenPipeError):
             stdout_is_closed_quietly()
             return int(ExitCode.FAILED)
-        print(f"error: {error.filename or 'the file system'}: {error.strerror or error}", file=sys.stderr)
+        print(f"error: {explain_os_error(error)}", file=sys.stderr)
         return int(ExitCode.FAILED)
     except (KeyboardInterrupt, StoppedError):
         print("stopped; run the same command to go on", file=sys.stderr)
         return int(ExitCode.STOPPED)
+    except Exception as error:
+        return _crashed(error)
+
+
+def _crashed(error: Exception) -> int:
+    """The last resort: a person gets one line, whoever mends the program gets the traceback."""
+    print(f"error: {one_line(error)}; this is a fault of the program, {note_crash(error)}", file=sys.stderr)
+    return int(ExitCode.FAILED)

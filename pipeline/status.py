@@ -1,21 +1,18 @@
 """What stands where, from the sentinels alone: the tables behind `python -m pipeline status` and `explain`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import InputError, PipelineError
-from pipeline.phases.base import failure_path, lease_path
-from pipeline.phases.calibration import confirmed_calibration, stats_path
+from pipeline.phases.calibration import confirmed_calibration
 from pipeline.phases.dependencies import record_folder, stale_upstream
-from pipeline.phases.run_settings import RunSettings
-from pipeline.storage.completion import DoneRecord, Journal, first_difference, flatten
+from pipeline.phases.registry import Phase, scene_phases
+from pipeline.run_settings import RunSettings
+from pipeline.storage.completion import DoneRecord, Journal, State, first_difference, flatten
 from pipeline.storage.files import names_in, read_json
 from pipeline.storage.lease import held
-from pipeline.storage.scene import Scene, SceneEntry, SceneIndex
-
-PHASES = ("deblur", "depth", "render")
-STATES = ("done", "running", "partial", "stale", "incomplete", "failed", "foreign", "waiting")
+from pipeline.storage.scene import MAX_SETS, Scene, SceneEntry, SceneIndex, calibration_path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,75 +20,84 @@ class PhaseStatus:
     """One phase of one scene.
 
     Args:
-        state: one of STATES.
+        state: see `State`; never QUEUED, which only the scheduler knows.
         finished, total: output files; total is 0 where it is not known yet (render before its first run).
         detail: why, or who.
     """
 
-    state: str
+    state: State
     finished: int
     total: int
     detail: str = ""
 
 
-def phase_status(scene: Scene, entry: SceneEntry, phase: str, render_stale: str | None = None) -> PhaseStatus:
-    """Judge one phase by its files.
+def phase_status(scene: Scene, entry: SceneEntry, phase: Phase, calibration_stale: str | None = None) -> PhaseStatus:
+    """The state of one phase, from its files.
 
     Args:
         scene, entry: the scene.
-        phase: one of PHASES.
-        render_stale: why no render can be current, when calibration is not what was confirmed.
+        phase: one that works scene by scene.
+        calibration_stale: why nothing that follows the calibration can be current, where it is not what was confirmed.
     """
     error = None
     try:
-        record = DoneRecord.read(record_folder(scene, phase))
+        record = DoneRecord.read(record_folder(scene, phase.name))
     except InputError as problem:
         record, error = None, str(problem)
-    begun = None if record else Journal.head(scene.private_dir / f"{phase}.jsonl")
+    begun = None if record else Journal.head(scene.journal_path(phase.name))
     fields = record.fields if record else begun or {}
-    num_sets = int(fields.get("settings", {}).get("num_sets", 0)) if phase == "render" else 0
-    outputs = scene.output_names(phase, entry.num_frames, num_sets) if phase != "render" or num_sets else {}
+    made = phase.outputs
+    assert made is not None, f"{phase.name} works on all scenes at once"
+    num_sets = _num_sets(fields) if made.per_set else 0
+    outputs = scene.output_names(made, entry.num_frames, num_sets) if num_sets or not made.per_set else {}
     total = sum(len(names) for names in outputs.values())
     finished = sum(len(names & names_in(folder)) for folder, names in outputs.items())
 
-    def status(state: str, detail: str = "") -> PhaseStatus:
+    def status(state: State, detail: str = "") -> PhaseStatus:
         return PhaseStatus(state=state, finished=finished, total=total, detail=detail)
 
-    holder = held(lease_path(scene, phase))
+    holder = held(scene.lease_path(phase.name))
     if holder:
-        return status("running", holder)
+        return status(State.RUNNING, holder)
     if error:
-        return status("foreign", error)
+        return status(State.FOREIGN, error)
     if record:
-        stale = stale_upstream(scene, entry, record) or (render_stale if phase == "render" else None)
+        stale = stale_upstream(scene, entry, record) or (calibration_stale if phase.calibrated else None)
         if stale:
-            return status("stale", stale)
+            return status(State.STALE, stale)
         if finished < total:
-            return status("incomplete", f"{total - finished} outputs are missing behind .done")
-        return status("done", "; ".join(record.warnings))
+            return status(State.INCOMPLETE, f"{total - finished} outputs are missing behind .done")
+        return status(State.DONE, "; ".join(record.warnings))
     try:
-        failure = read_json(failure_path(scene, phase), "the failure note")
-        return status("failed", f"{failure.get('reason')} (at {failure.get('at')})")
+        failure = read_json(scene.failure_path(phase.name), "the failure note")
+        return status(State.FAILED, f"{failure.get('reason')} (at {failure.get('at')})")
     except (FileNotFoundError, NotADirectoryError):
         pass
     except (InputError, OSError):
-        return status("failed", f"{failure_path(scene, phase)} cannot be read")
+        return status(State.FAILED, f"{scene.failure_path(phase.name)} cannot be read")
     if finished:
-        return status("partial", "interrupted; the same command goes on") if begun else status("foreign")
-    return status("waiting")
+        return status(State.PARTIAL, "interrupted; the same command goes on") if begun else status(State.FOREIGN)
+    return status(State.WAITING)
+
+
+def _num_sets(fields: dict[str, Any]) -> int:
+    """As a record or journal says; 0 when it says nothing that can be."""
+    settings = fields.get("settings")
+    number = settings.get("num_sets") if isinstance(settings, dict) else None
+    return number if type(number) is int and 0 < number <= MAX_SETS else 0
 
 
 def dataset_status(run: RunSettings) -> dict[str, Any]:
     """Everything `status` shows, as JSON: {"scenes": {id: {phase: {...}}}, "rejected": {...}, "calibration": {...}}."""
     index = SceneIndex.load(run.index_path)
-    calibration, render_stale = calibration_status(run, index)
+    calibration, calibration_stale = calibration_status(run, index)
     scenes: dict[str, Any] = {}
     for entry in run.chosen(index):
         scene = Scene(run.out_root, entry.scene_id)
         row: dict[str, Any] = {"split": entry.split, "frames": entry.num_frames}
-        for phase in PHASES:
-            stale = render_stale or render_difference(scene, calibration) if phase == "render" else None
-            row[phase] = vars(phase_status(scene, entry, phase, stale))
+        for phase in scene_phases():
+            stale = calibration_stale or render_difference(scene, phase, calibration) if phase.calibrated else None
+            row[phase.name] = vars(phase_status(scene, entry, phase, stale))
         scenes[entry.scene_id] = row
     rejected = {name: list(entry.reasons) for name, entry in index.entries.items() if not entry.accepted}
     return {"scenes": scenes, "rejected": rejected, "calibration": calibration}
@@ -99,7 +105,7 @@ def dataset_status(run: RunSettings) -> dict[str, Any]:
 
 def calibration_status(run: RunSettings, index: SceneIndex) -> tuple[dict[str, Any], str | None]:
     """{"state": ...} of the calibration, and why no render can be current, if so."""
-    if not stats_path(run.out_root).exists():
+    if not calibration_path(run.out_root).exists():
         return {"state": "waiting"}, None
     try:
         calibration = confirmed_calibration(run, index)
@@ -111,10 +117,10 @@ def calibration_status(run: RunSettings, index: SceneIndex) -> tuple[dict[str, A
     return {"state": "confirmed", "max_coc": calibration.max_coc_m}, None
 
 
-def render_difference(scene: Scene, calibration: dict[str, Any]) -> str | None:
+def render_difference(scene: Scene, phase: Phase, calibration: dict[str, Any]) -> str | None:
     """How the max_coc that a scene was rendered with differs from the confirmed one; None where it does not."""
     try:
-        record = DoneRecord.read(scene.bokeh_dir)
+        record = DoneRecord.read(record_folder(scene, phase.name))
     except InputError:
         return None
     if record is None or "max_coc" not in calibration or record.fields.get("max_coc") == calibration["max_coc"]:
@@ -129,9 +135,9 @@ def explain(run: RunSettings, scene_id: str, phase: str) -> str:
         UsageError: unknown scene.
     """
     index = SceneIndex.load(run.index_path)
-    (entry,) = RunSettings(out_root=run.out_root, scenes=(scene_id,)).chosen(index)
+    (entry,) = replace(run, scenes=(scene_id,)).chosen(index)
     scene = Scene(run.out_root, scene_id)
-    found = dataset_status(RunSettings(out_root=run.out_root, raw_root=run.raw_root, scenes=(scene_id,)))
+    found = dataset_status(replace(run, scenes=(scene_id,)))
     status = found["scenes"][scene_id][phase]
     lines = [
         f"{scene_id}, phase {phase}: {status['state']}",
@@ -141,7 +147,7 @@ def explain(run: RunSettings, scene_id: str, phase: str) -> str:
         lines.append(f"  {status['detail']}")
     folder = record_folder(scene, phase)
     lines += _record_lines(folder)
-    journal = Journal(scene.private_dir / f"{phase}.jsonl")
+    journal = Journal(scene.journal_path(phase))
     lines.append(f"  journal: {len(journal.facts)} entries in {journal.path}" if journal.fields else "  journal: none")
     lines += _journal_difference(folder, journal)
     lines.append(

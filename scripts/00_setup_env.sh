@@ -17,7 +17,7 @@ fi
 stamp_of() { cat pyproject.toml constraints.txt environment.yml | sha256sum | cut -d' ' -f1; }
 
 install_with() { # install_with PYTHON CONSTRAINTS
-    "$1" -m pip install --quiet --disable-pip-version-check --constraint "$2" --editable ".[dev]"
+    "$1" -m pip install --quiet --disable-pip-version-check --constraint "$2" --editable ".[all,dev]"
 }
 
 case "$kind" in

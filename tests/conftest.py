@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -102,7 +103,12 @@ class Project:
         return ["--raw_root", str(self.raw), "--out_root", str(self.out), "--logs", str(self.logs), *more]
 
     def run(self, phase: int, *more: str) -> int:
-        """Exit code of a phase's script; what it printed is in `text`."""
+        """Exit code of a phase's script; what it printed is in `text`.
+
+        Phases 1 and 6 start no processes unless --workers says so: an interpreter of its own costs more than a tiny scene.
+        """
+        if phase in (1, 6) and "--workers" not in more:
+            more = (*more, "--workers", "1")
         code = load_script(SCRIPTS[phase])(self.args(*more))
         if self._capsys:
             captured = self._capsys.readouterr()
@@ -125,11 +131,61 @@ def project(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Project:
     return made
 
 
-@pytest.fixture
-def scene_project(project: Project) -> Project:
-    """A project with one scene, "tiny", with depth."""
+class TinyProject(Project):
+    """A project whose one scene is "tiny": what the phases make of it is copied from a shared project, not made again."""
+
+    def __init__(self, root: Path, capsys: pytest.CaptureFixture[str], shared: Path) -> None:
+        super().__init__(root, capsys)
+        self._shared = shared
+        shutil.copytree(shared / "0" / "data", self.raw)
+
+    def run_upto(self, phase: int, sets: int = 2) -> None:
+        """Phases 1 to `phase`; a copy where nothing has run and nothing was changed yet."""
+        copied = min(phase, 5)
+        fresh = not self.out.exists() and not self.logs.exists()
+        if not fresh or sets != 2 or _listing(self.raw) != _listing(self._shared / "0" / "data"):
+            return super().run_upto(phase, sets)
+        made = self._shared / str(copied)
+        shutil.copytree(made / "output", self.out)
+        shutil.copytree(made / "logs", self.logs)
+        index = self.out / "scene_index.json"
+        index.write_text(index.read_text().replace(str(self._shared / "work"), str(self.root)))
+        for number in range(copied + 1, phase + 1):
+            assert self.run(number) == 0, self.text
+
+
+def _listing(folder: Path) -> dict[str, tuple[int, int]]:
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {str(path.relative_to(folder)): (path.stat().st_size, path.stat().st_mtime_ns) for path in files}
+
+
+@pytest.fixture(scope="session")
+def tiny_stages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The scene "tiny" through phases 1 to 5, once per process: a folder N with what phases 1 to N left; 0 is the raw data.
+
+    Read it, as in `tiny_stages / "5" / "output"`; a test that writes takes `scene_project`, which copies.
+    """
+    shared = tmp_path_factory.mktemp("tiny")
+    project = Project(shared / "work")
     write_scene(project.raw, "tiny")
-    return project
+    shutil.copytree(project.raw, shared / "0" / "data")
+    for phase in range(1, 6):
+        if phase == 5:
+            assert project.run(4, "--confirm") == 0
+        assert project.run(phase, *(["--num_sets", "2"] if phase == 5 else [])) == 0, f"phase {phase}"
+        for name in ("output", "logs"):
+            shutil.copytree(project.root / name, shared / str(phase) / name)
+    return shared
+
+
+@pytest.fixture
+def scene_project(tmp_path: Path, capsys: pytest.CaptureFixture[str], tiny_stages: Path) -> Project:
+    """A project of the test's own with one scene, "tiny": 18 frames of 72x48 with depth.
+
+    `scene_project.run_upto(5)` leaves what phases 1 to 5 make of it, with two lens sets and a confirmed calibration, and costs
+    a copy of some 200 small files; `scene_project.run(5, ...)` runs a phase for real. Damage whatever you like.
+    """
+    return TinyProject(tmp_path, capsys, tiny_stages)
 
 
 def tree(folder: Path) -> dict[str, object]:

@@ -72,7 +72,7 @@ def test_truncated_jpg(project: Project):
     assert "9.jpg" in reason and "truncated" in reason
 
 
-def test_a_picture_that_is_none(project: Project):
+def test_a_frame_that_is_no_image(project: Project):
     folder = write_scene(project.raw, "tiny", 17, depth=False)
     (folder / "4.png").write_text("this is text")
     assert "4.png does not decode" in rejected(project)
@@ -303,8 +303,9 @@ def test_nan_negative_and_zero_depth_become_the_median(project: Project):
     for frame in range(18):
         depth = np.load(scene.depth_path(frame))["depth"]
         assert np.isfinite(depth).all() and (depth > 0).all()
-    holes = np.load(scene.depth_path(3))["depth"][7:13, 25:30]
-    assert (holes == np.float16(stats["d_median"])).all()
+    for frame, expected in ((0, stats["d_median"]), (9, stats["d_median"]), (6, stats["d_median"]), (3, 1000.0)):
+        holes = np.load(scene.depth_path(frame))["depth"][7:13, 25:30]
+        assert (holes == np.float16(expected)).all(), f"frame {frame}: NaN, 0 and -1 are unknown, and infinity is far"
     record = json.loads((scene.depth_dir / ".done").read_text())
     assert record["repairs"] > 0
 

@@ -6,8 +6,16 @@ import json
 import pytest
 import torch
 
-from model import summary
-from model.bokehflow import VARIANTS, BokehFlow, BokehFlowConfig, BokehFlowError, BokehFlowState, LensBatch, variant
+from model.bokehflow import (
+    VARIANTS,
+    BokehFlow,
+    BokehFlowConfig,
+    BokehFlowError,
+    BokehFlowState,
+    LensBatch,
+    summary,
+    variant,
+)
 from model.bokehflow.scans import gate_logits
 from pipeline.optics import Lens
 
@@ -26,7 +34,7 @@ def lenses(count=1, f_mm=50.0, f_number=1.4, focus_m=2.0, **more):
     return LensBatch.of([Lens(f_m=f_mm / 1000, f_number=f_number, focus_m=focus_m)] * count, PX_PER_MM, **more)
 
 
-def picture(count=1, height=24, width=32, seed=0):
+def image(count=1, height=24, width=32, seed=0):
     rng = torch.Generator().manual_seed(seed)
     coarse = torch.rand(count, 3, height // 4 + 1, width // 4 + 1, generator=rng)
     return torch.nn.functional.interpolate(coarse, size=(height, width), mode="bilinear")
@@ -54,15 +62,15 @@ def test_any_size_gives_outputs_of_that_size(size, dtype):
 def test_the_state_has_one_size_for_all_frames(motion):
     net = network(enable_motion=motion).eval()
     with torch.no_grad():
-        _, small = net(picture(height=8, width=8), lenses())
-        out, large = net(picture(height=40, width=56), lenses(), small)  # a video may even change its size
+        _, small = net(image(height=8, width=8), lenses())
+        out, large = net(image(height=40, width=56), lenses(), small)  # a video may even change its size
     assert [x.shape for x in small.state_dict().values()] == [x.shape for x in large.state_dict().values()]
     assert out.bokeh.shape[-2:] == (40, 56)
 
 
 def test_float64_runs_and_agrees_with_float32():
     net = network().eval()
-    frame, lens = picture(), lenses()
+    frame, lens = image(), lenses()
     with torch.no_grad():
         out, _ = net(frame, lens)
         precise, _ = net.double()(frame.double(), lens.to(dtype=torch.float64))
@@ -83,15 +91,15 @@ def test_directions_one_by_one_equal_all_at_once(monkeypatch):
     # Large frames without gradients are scanned direction by direction, to bound their memory.
     net = network().eval()
     with torch.no_grad():
-        together, first = net(picture(), lenses())
+        together, first = net(image(), lenses())
         monkeypatch.setattr("model.bokehflow.scans.TOKENS_TOGETHER", 10)
-        apart, second = net(picture(), lenses(), None)
+        apart, second = net(image(), lenses(), None)
     torch.testing.assert_close(apart.bokeh, together.bokeh, rtol=0, atol=1e-5)
     torch.testing.assert_close(second.depth_states, first.depth_states, rtol=1e-4, atol=1e-5)
 
 
 def test_backends_agree_through_the_whole_network():
-    frame, lens = picture(), lenses()
+    frame, lens = image(), lenses()
     outs = []
     for backend in ("torch", "reference"):
         net = network(backend=backend).train()
@@ -113,8 +121,8 @@ SILENT_AT_START = ("aperture.", "fusions.0.gates.", "motion.layers.")
 def test_every_parameter_gets_a_finite_gradient(motion):
     net = network(enable_motion=motion).train()
     lens = lenses(2)
-    _, state = net(picture(2, seed=1), lens)
-    out, _ = net(picture(2, seed=2), lens, state)
+    _, state = net(image(2, seed=1), lens)
+    out, _ = net(image(2, seed=2), lens, state)
     (out.bokeh.square().mean() + out.depth_m.log().square().mean()).backward()
     for name, parameter in net.named_parameters():
         assert parameter.grad is not None and bool(torch.isfinite(parameter.grad).all()), name
@@ -122,12 +130,12 @@ def test_every_parameter_gets_a_finite_gradient(motion):
         assert (largest == 0) == name.startswith(SILENT_AT_START), f"{name}: {largest}"
 
 
-def test_silent_parameters_speak_after_one_step():
+def test_parameters_without_a_gradient_at_the_start_have_one_after_a_step():
     net = network(enable_motion=True).train()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
     for _ in range(2):
         optimizer.zero_grad()
-        out, _ = net(picture(2), lenses(2))
+        out, _ = net(image(2), lenses(2))
         (out.bokeh.square().mean() + out.depth_m.log().square().mean()).backward()
         optimizer.step()
     for name, parameter in net.named_parameters():
@@ -137,17 +145,17 @@ def test_silent_parameters_speak_after_one_step():
 
 def test_gradients_flow_through_the_state_unless_detached():
     net = network().train()
-    first = picture().requires_grad_()
+    first = image().requires_grad_()
     _, state = net(first, lenses())
-    out, _ = net(picture(seed=1), lenses(), state)
+    out, _ = net(image(seed=1), lenses(), state)
     assert float(torch.autograd.grad(out.bokeh.sum(), first, retain_graph=True)[0].abs().max()) > 0
-    out, _ = net(picture(seed=1), lenses(), state.detach())
+    out, _ = net(image(seed=1), lenses(), state.detach())
     assert torch.autograd.grad(out.bokeh.sum(), first, allow_unused=True)[0] is None
 
 
 def test_loss_falls_on_one_small_batch():
     net = network().train()
-    frame, lens = picture(2, 16, 16), lenses(2)
+    frame, lens = image(2, 16, 16), lenses(2)
     depth = torch.linspace(0.8, 8, 16)[None, None, :, None].expand(2, 1, 16, 16)
     with torch.no_grad():
         truth = net.physics(frame, depth, lens)[0].clamp(0, 1)
@@ -166,10 +174,10 @@ def test_loss_falls_on_one_small_batch():
 def test_bfloat16_stays_close():
     net = network().eval()
     with torch.no_grad():
-        plain, _ = net(picture(), lenses())
+        plain, _ = net(image(), lenses())
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            half, state = net(picture(), lenses())
-        cast, _ = net.bfloat16()(picture(), lenses())
+            half, state = net(image(), lenses())
+        cast, _ = net.bfloat16()(image(), lenses())
     for out in (half, cast):
         assert out.bokeh.dtype == out.depth_m.dtype == state.depth_states.dtype == torch.float32
         assert float((out.bokeh - plain.bokeh).abs().max()) < 0.05
@@ -195,19 +203,19 @@ def depth_after(net, frame, before):
 
 def test_motion_adds_nothing_before_training():
     plain, watching = network().eval(), network(enable_motion=True).eval()
-    frames = picture(seed=1), picture(seed=2)
+    frames = image(seed=1), image(seed=2)
     assert torch.equal(depth_after(watching, *frames), depth_after(plain, *frames))
 
 
 def test_the_first_frame_is_held_against_itself(watching):
-    frame = picture()
+    frame = image()
     first = depth_after(watching, frame, None)
     assert torch.equal(depth_after(watching, frame, frame), first)
-    assert float((depth_after(watching, frame, picture(seed=1)) / first).log().abs().max()) > 1e-2
+    assert float((depth_after(watching, frame, image(seed=1)) / first).log().abs().max()) > 1e-2
 
 
 def test_motion_is_a_change_where_it_happens(watching):
-    frame = picture(height=64, width=64)
+    frame = image(height=64, width=64)
     before = frame.clone()
     before[..., :12, :12] = frame[..., :12, :12].flip(-1)  # what was in one corner has turned round
     moved = (depth_after(watching, frame, before) / depth_after(watching, frame, None)).log().abs()
@@ -222,10 +230,10 @@ def test_depth_is_learned_from_motion_where_one_frame_cannot_tell():
     near, far = 1.0, 10.0
 
     def pair():
-        before = torch.rand(2, 3, 32, 32, generator=rng)
-        after, depth = before.clone(), torch.full((2, 1, 32, 32), far)
+        before = torch.rand(2, 3, 24, 24, generator=rng)
+        after, depth = before.clone(), torch.full((2, 1, 24, 24), far)
         for i in range(2):
-            half = (slice(None, 16), slice(16, None))[int(torch.randint(2, (), generator=rng))]
+            half = (slice(None, 12), slice(12, None))[int(torch.randint(2, (), generator=rng))]
             after[i, :, :, half] = before[i, :, :, half].roll(1, -1)
             depth[i, :, :, half] = near
         return before, after, depth
@@ -236,7 +244,7 @@ def test_depth_is_learned_from_motion_where_one_frame_cannot_tell():
             _, _, state = net.predict(before, *lens, None)
         return (net.predict(after, *lens, state)[0] / depth).log().abs().mean()
 
-    for _ in range(80):
+    for _ in range(60):
         optimizer.zero_grad()
         error(*pair()).backward()
         optimizer.step()
@@ -250,10 +258,10 @@ def test_depth_is_learned_from_motion_where_one_frame_cannot_tell():
 def test_the_state_matters_and_a_detached_copy_is_the_same():
     net = network().eval()
     with torch.no_grad():
-        _, state = net(picture(seed=1), lenses())
-        with_state, _ = net(picture(), lenses(), state)
-        again, _ = net(picture(), lenses(), state.detach().to("cpu", torch.float32))
-        without, _ = net(picture(), lenses())
+        _, state = net(image(seed=1), lenses())
+        with_state, _ = net(image(), lenses(), state)
+        again, _ = net(image(), lenses(), state.detach().to("cpu", torch.float32))
+        without, _ = net(image(), lenses())
     assert torch.equal(with_state.bokeh, again.bokeh)
     assert float((with_state.depth_m - without.depth_m).abs().max()) > 1e-5
 
@@ -264,9 +272,9 @@ def test_slow_heads_carry_the_last_frame_into_the_middle_of_the_next():
     def heard(memory_tokens):
         net = network(memory_tokens=memory_tokens).eval()
         with torch.no_grad():
-            _, state = net(picture(1, 96, 96, seed=1), lenses())
+            _, state = net(image(1, 96, 96, seed=1), lenses())
             other = dataclasses.replace(state, depth_states=-state.depth_states, bokeh_states=-state.bokeh_states)
-            one, two = (net(picture(1, 96, 96), lenses(), s)[0].depth_m.log() for s in (state, other))
+            one, two = (net(image(1, 96, 96), lenses(), s)[0].depth_m.log() for s in (state, other))
         return float((one - two)[..., 40:56, 40:56].abs().mean())
 
     assert heard(4096) > 10 * heard(0)
@@ -285,14 +293,14 @@ def test_gates_start_as_running_means_from_fast_to_slow():
 def test_without_tsp_frames_do_not_see_each_other():
     net = network(enable_tsp=False, enable_dahg=False).eval()
     with torch.no_grad():
-        _, state = net(picture(seed=1), lenses())
-        assert torch.equal(net(picture(), lenses(), state)[0].bokeh, net(picture(), lenses())[0].bokeh)
+        _, state = net(image(seed=1), lenses())
+        assert torch.equal(net(image(), lenses(), state)[0].bokeh, net(image(), lenses())[0].bokeh)
 
 
 @pytest.mark.parametrize("motion", [False, True])
 def test_states_are_saved_and_loaded(tmp_path, motion):
     net = network(enable_motion=motion)
-    _, state = net(picture(), lenses())
+    _, state = net(image(), lenses())
     state.save(tmp_path / "state.safetensors")
     loaded = BokehFlowState.load(tmp_path / "state.safetensors")
     for name, tensor in state.state_dict().items():
@@ -307,7 +315,7 @@ def test_states_are_saved_and_loaded(tmp_path, motion):
 def test_samples_of_a_batch_do_not_see_each_other():
     net = network().eval()
     lens = LensBatch.of([Lens(f_m=0.05, f_number=n, focus_m=2) for n in (1.4, 8.0)], PX_PER_MM)
-    frames = torch.cat([picture(seed=1), picture(seed=2)])
+    frames = torch.cat([image(seed=1), image(seed=2)])
     with torch.no_grad():
         _, state = net(frames, lens)
         both, _ = net(frames, lens, state)
@@ -368,23 +376,23 @@ def test_wrong_lenses(changes, message):
 
 def test_wrong_frames_and_states():
     net = network().eval()
-    _, state = net(picture(2), lenses(2))
+    _, state = net(image(2), lenses(2))
     for frame, lens, given, message in (
-        (picture()[0], lenses(), None, r"frame must be \(B, 3, H, W\)"),
-        (picture()[:, :1], lenses(), None, "frame must be"),
+        (image()[0], lenses(), None, r"frame must be \(B, 3, H, W\)"),
+        (image()[:, :1], lenses(), None, "frame must be"),
         (torch.rand(1, 3, 3, 30), lenses(), None, "frame must be at least 4x4 px"),
-        ((picture() * 255).byte(), lenses(), None, "floating point sRGB"),
-        (picture(2), lenses(1), None, "one lens per sample is needed: 2 frames and 1 lenses"),
-        (picture(1), lenses(1), state, r"state.depth_states must be \(2, 1, 4, 2, 8, 8\).*pass state=None"),
+        ((image() * 255).byte(), lenses(), None, "floating point sRGB"),
+        (image(2), lenses(1), None, "one lens per sample is needed: 2 frames and 1 lenses"),
+        (image(1), lenses(1), state, r"state.depth_states must be \(2, 1, 4, 2, 8, 8\).*pass state=None"),
     ):
         with pytest.raises(BokehFlowError, match=message):
             net(frame, lens, given)
     with pytest.raises(BokehFlowError, match=r"state.frame_samples must be \(2, 3, 128, 128\).*got \(2, 3, 0, 0\)"):
-        network(enable_motion=True)(picture(2), lenses(2), state)
+        network(enable_motion=True)(image(2), lenses(2), state)
     with pytest.raises(BokehFlowError, match="a thin lens focuses only beyond its focal length: sample 0"):
-        network(coc_model="thin_lens")(picture(), lenses(focus_m=0.04))
+        network(coc_model="thin_lens")(image(), lenses(focus_m=0.04))
     with pytest.raises(ValueError, match=r"image must be in \[0, 1\]"):
-        net(picture() * 255, lenses())
+        net(image() * 255, lenses())
 
 
 # the summary
@@ -419,7 +427,7 @@ def test_summary_counts_the_operations_that_run():
 def test_cuda_agrees_with_the_cpu():
     net = network().eval()
     with torch.no_grad():
-        here, _ = net(picture(), lenses())
-        there, state = net.cuda()(picture().cuda(), lenses().to("cuda"))
-        net(picture().cuda(), lenses().to("cuda"), state)
+        here, _ = net(image(), lenses())
+        there, state = net.cuda()(image().cuda(), lenses().to("cuda"))
+        net(image().cuda(), lenses().to("cuda"), state)
     torch.testing.assert_close(there.bokeh.cpu(), here.bokeh, rtol=0, atol=5e-3)

@@ -256,7 +256,7 @@ def test_13_changing_the_lens_changes_the_gates():
         assert float((wide[position] - narrow[position]).min()) > 0  # more blur, slower decay
 
 
-def test_13_the_floor_is_the_formula():
+def test_13_the_lower_bound_of_the_decay_follows_the_formula():
     gate = DecayGate(TINY, 1.0)
     logits, blur = torch.randn(3, 10, 2), torch.tensor([0.0, 0.4, 1.0])
     floor = torch.sigmoid(gate.floor + TINY.dahg_lambda * blur)[:, None, None]

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from brake import Brake
 from conftest import REPOSITORY, Project
 from test_cluster import FAST, entry, local, make_plan, make_run, partition
 
@@ -21,6 +22,7 @@ from pipeline.cluster.scheduler import Partition, QueuedTask, SchedulerUnreachab
 from pipeline.cluster.stage_status import make_plans, reason, stage_status
 from pipeline.cluster.worker import Records
 from pipeline.errors import StaleError
+from pipeline.phases.registry import phase_named
 from pipeline.signals import StopSignals
 from pipeline.storage.scene import SceneIndex
 
@@ -204,12 +206,24 @@ def test_what_is_done_with_other_settings_is_not_passed_over(
     assert local(scene_project, "deblur", *FAST.split()) == 0
 
 
-def test_a_gate_out_of_time_says_what_to_run(scene_project: Project, capsys: pytest.CaptureFixture[str]):
-    """It is warned while a stage runs in it: not put back, since the stage would begin again and be no faster."""
+def test_a_gate_out_of_time_says_what_to_run(
+    scene_project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """It is warned while a stage runs in it: not requeued, since the stage would begin again and be no faster."""
     scene_project.run_upto(3)
-    run = replace(run_of(scene_project, "stop"), stages=(Stage(phase="calibrate"),))
+    run = replace(run_of(scene_project, "stop"), stages=(Stage.of(phase_named("calibrate"), ()),))
+    brake = Brake(scene_project.root / "brake")
+    brake.set("coc_stats.json", 0)
+    for name, value in brake.environment.items():
+        monkeypatch.setenv(name, value)
+
+    def warn_at_the_brake() -> None:
+        brake.wait()
+        os.kill(os.getpid(), signal.SIGUSR2)
+        brake.release()
+
     with StopSignals() as signals:
-        threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGUSR2)).start()  # Python alone takes longer to start
+        threading.Thread(target=warn_at_the_brake).start()
         assert advance(run, Slurm(), signals) == 1
     shown = capsys.readouterr().err
     assert "calibrate was stopped by SIGUSR2; a gate may take 1 h, [phase.cpu] of the profile" in shown

@@ -17,8 +17,8 @@ from pipeline.errors import ExitCode
 from pipeline.optics import Lens
 from pipeline.phases.deblur import DeblurPhase, DeblurSettings, psnr_db
 from pipeline.phases.depth import DepthPhase, DepthSettings
-from pipeline.phases.run_settings import RunSettings
 from pipeline.phases.runner import run_scenes
+from pipeline.run_settings import RunSettings
 from pipeline.storage.scene import Scene
 
 

@@ -13,13 +13,14 @@ from finished_scenes import HEIGHT, NUM_FRAMES, WIDTH, shared_scenes
 
 from model import evaluate, report
 from model.bokehflow import VARIANTS, BokehFlow, LensBatch
+from model.bokehflow.checkpoint import model_bytes
+from model.bokehflow.measure import BASELINES, NETWORK, SHEET_COLUMNS, STATELESS, measure_clip
 from model.data.scene_manifest import find_scenes
 from model.evaluation.baselines import lens_render
 from model.evaluation.eval_clips import scene_clips, spread
-from model.evaluation.measure import BASELINES, FRAME_CAP_DB, NETWORK, STATELESS, Tally, measure_clip, pool
-from model.evaluation.metrics import psnr_of_mse
-from model.evaluation.visualize import colour_depth, write_sheet
-from model.training.checkpoint import model_bytes
+from model.evaluation.scores import FRAME_CAP_DB, Tally, pool
+from model.evaluation.visualize import colour_depth, sheet_png
+from pipeline.measures import psnr_of_mse
 from pipeline.media.images import read_picture
 from pipeline.report.network import read_network
 
@@ -98,7 +99,7 @@ def test_the_report_agrees_with_the_files(scenes: Path, checkpoint: Path, net: B
     assert sheet.shape[1] >= 4 * WIDTH and sheet.shape[0] >= 2 * HEIGHT
 
 
-def test_fewer_frames_and_another_folder(scenes: Path, checkpoint: Path, tmp_path: Path):
+def test_max_frames_and_out_limit_and_move_the_results(scenes: Path, checkpoint: Path, tmp_path: Path):
     out = tmp_path / "results"
     args = [str(checkpoint), "--data_root", str(scenes), "--split", "val", "--max_frames", "2", "--out", str(out)]
     assert evaluate.main(args) == 0
@@ -106,13 +107,13 @@ def test_fewer_frames_and_another_folder(scenes: Path, checkpoint: Path, tmp_pat
 
 
 def test_predicted_depth_is_the_networks(scenes: Path, net: BokehFlow):
-    take = scene_clips(find_scenes(scenes, "val"))[1]
-    found = measure_clip(net, take, device="cpu", max_frames=1).tallies[PREDICTED].sums["mse"]
-    moment = take.read(0)
+    clip = scene_clips(find_scenes(scenes, "val"))[1]
+    found = measure_clip(net, clip, device="cpu", max_frames=1).tallies[PREDICTED].sums["mse"]
+    sample = clip.read(0)
     with torch.no_grad():
-        out, _ = net(moment.frame[None], LensBatch.of(take.lens, take.px_per_mm, take.max_radius_px))
-    rendered = lens_render(moment.frame[None], out.depth_m, take.lens, take.px_per_mm, take.max_radius_px)
-    assert found == pytest.approx(float((rendered[0].double() - moment.bokeh.double()).square().mean()), rel=1e-6)
+        out, _ = net(sample.frame[None], LensBatch.of(clip.lens, clip.px_per_mm, clip.max_radius_px))
+    rendered = lens_render(sample.frame[None], out.depth_m, clip.lens, clip.px_per_mm, clip.max_radius_px)
+    assert found == pytest.approx(float((rendered[0].double() - sample.bokeh.double()).square().mean()), rel=1e-6)
 
 
 def test_photographs_without_depth(tmp_path: Path):
@@ -146,11 +147,12 @@ def test_identical_pictures_do_not_break_the_means():
     assert pool([]) == {}
 
 
-def test_sheets_and_colours(tmp_path: Path):
+def test_depth_colours_and_the_sheet_of_examples(tmp_path: Path):
     near, far = colour_depth(np.full((2, 2), 0.5, np.float32)), colour_depth(np.full((2, 2), 1000.0, np.float32))
     assert near.sum() > 2 * far.sum()
     picture = np.zeros((30, 600, 3), np.uint8)
-    write_sheet(tmp_path / "sheet.png", [("one", [picture] * 4), ("two", [picture[:, :100]] * 4)])
+    rows = [("one", [picture] * 4), ("two", [picture[:, :100]] * 4)]
+    (tmp_path / "sheet.png").write_bytes(sheet_png(rows, SHEET_COLUMNS))
     assert read_picture(tmp_path / "sheet.png")[0].shape[1] == 4 * (480 + 4)
     assert spread(list(range(10)), 4) == [0, 2, 5, 7] and spread([1, 2], 5) == [1, 2] and spread([1, 2], 0) == [1, 2]
 
@@ -165,7 +167,9 @@ def test_sheets_and_colours(tmp_path: Path):
         (["--kind", "realbokeh"], 2, "has no test/in"),
     ],
 )
-def test_bad_flags(scenes: Path, checkpoint: Path, tmp_path: Path, capsys, monkeypatch, args, code, message):
+def test_wrong_flags_are_refused_with_what_is_allowed(
+    scenes: Path, checkpoint: Path, tmp_path: Path, capsys, monkeypatch, args, code, message
+):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert evaluate.main([str(checkpoint), "--data_root", str(scenes), "--max_frames", "1", *args]) == code
     assert message in capsys.readouterr().err
@@ -184,16 +188,16 @@ def test_an_empty_split_and_a_damaged_checkpoint(scenes: Path, checkpoint: Path,
 
 def test_the_network_is_also_measured_without_its_state(scenes: Path, net: BokehFlow):
     """A dropped state is that of a first frame: equal on frame 0, and what a fresh call gives on the others."""
-    take = scene_clips(find_scenes(scenes, "val"))[1]
-    one = measure_clip(net, take, device="cpu", baselines=(), stateless=True, max_frames=1).tallies
+    clip = scene_clips(find_scenes(scenes, "val"))[1]
+    one = measure_clip(net, clip, device="cpu", baselines=(), stateless=True, max_frames=1).tallies
     assert one[STATELESS].sums["mse"] == one[NETWORK].sums["mse"]
-    three = measure_clip(net, take, device="cpu", baselines=(), stateless=True, max_frames=3).tallies
+    three = measure_clip(net, clip, device="cpu", baselines=(), stateless=True, max_frames=3).tallies
     errors, logs = [], []
-    for moment in take.moments(3):
+    for sample in clip.frames(3):
         with torch.no_grad():
-            out, _ = net(moment.frame[None], LensBatch.of(take.lens, take.px_per_mm, take.max_radius_px))
-        errors.append(float((out.bokeh.clamp(0, 1)[0].double() - moment.bokeh.double()).square().mean()))
-        logs.append(np.log(out.depth_m[0].double().numpy()) - np.log(moment.depth_m.double().numpy()))
+            out, _ = net(sample.frame[None], LensBatch.of(clip.lens, clip.px_per_mm, clip.max_radius_px))
+        errors.append(float((out.bokeh.clamp(0, 1)[0].double() - sample.bokeh.double()).square().mean()))
+        logs.append(np.log(out.depth_m[0].double().numpy()) - np.log(sample.depth_m.double().numpy()))
     assert three[STATELESS].sums["mse"] == pytest.approx(sum(errors), rel=1e-5)
     changes = [np.abs(after - before).mean() for before, after in pairwise(logs)]  # this scene has no sky
     assert three[STATELESS].mean("depth_temporal") == pytest.approx(np.mean(changes), rel=1e-5)
@@ -202,7 +206,7 @@ def test_the_network_is_also_measured_without_its_state(scenes: Path, net: Bokeh
 
 
 def test_a_run_goes_onto_the_report_page(scenes: Path, net: BokehFlow, tmp_path: Path, capsys):
-    """Curves, table and pictures of a run folder; the page's reader takes them without complaint."""
+    """Curves, table and images of a run folder; the page's reader takes them without complaint."""
     run, out_root = tmp_path / "run", tmp_path / "output"
     folder = run / "checkpoints" / "step_000002"
     folder.mkdir(parents=True)
@@ -222,4 +226,4 @@ def test_a_run_goes_onto_the_report_page(scenes: Path, net: BokehFlow, tmp_path:
     assert [row[0] for row in found.rows] == [*BASELINES, NETWORK] and found.strong == 3
     assert ("Steps", "3") in found.facts and len(found.pictures) == 2
     assert report.main([str(run), "--out_root", str(out_root), "--applied", str(tmp_path)]) == 2
-    assert "holds no pictures" in capsys.readouterr().err
+    assert "holds no images" in capsys.readouterr().err

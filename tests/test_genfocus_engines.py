@@ -361,7 +361,9 @@ def test_flux_without_guidance_is_refused(weights: Path, tmp_path: Path):
         genfocus(tmp_path / "copy")
 
 
-def test_the_older_deblurnet_is_told_by_its_age(weights: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+def test_a_deblurnet_file_from_before_the_renaming_is_recognised(
+    weights: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
     folder = copied(weights, tmp_path)
     warn_of_old_file(folder / "deblurNet.safetensors")
     assert not caplog.records
@@ -374,7 +376,7 @@ def test_the_older_deblurnet_is_told_by_its_age(weights: Path, tmp_path: Path, c
     assert "expected 2 conditions" in caplog.text and "--deblur_conditions 2" in caplog.text
 
 
-def test_frames_that_do_not_fit(weights: Path):
+def test_frames_of_the_wrong_size_or_type_are_refused(weights: Path):
     engine = genfocus(weights)
     with pytest.raises(InputError, match="multiples of 16"):
         engine.deblur(texture(40, 64), 0, nothing)
@@ -407,7 +409,7 @@ def test_wrong_guidance(weights: Path):
         bokehnet(weights, guidance_px=0)
 
 
-def test_defaults_and_what_is_recorded(weights: Path):
+def test_default_options_and_those_that_are_recorded(weights: Path):
     assert (GenfocusDeblur.Options().steps, BokehNet.Options().steps) == (8, 30)
     engine = genfocus(weights, tile_batch=4, offload="model", compile=True)
     assert recorded_options(engine.options) == {

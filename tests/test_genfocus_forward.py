@@ -261,7 +261,7 @@ def test_truncated_lora(tmp_path: Path):
 # Packing, tiles, schedule
 
 
-def test_packing():
+def test_latents_are_packed_as_flux_packs_them():
     latent = normal(1, 16, 6, 4)
     packed = pack(latent)
     assert torch.equal(packed[0], reference.patches(latent[0]))

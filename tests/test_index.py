@@ -25,7 +25,7 @@ def ids(number: int, prefix: str = "s") -> list[str]:
     return [f"{prefix}{index:04d}" for index in range(number)]
 
 
-def test_ninety_scenes():
+def test_ninety_scenes_are_split_72_9_9():
     assert count(assign_splits(ids(90), {}, 0)) == [72, 9, 9]
 
 
@@ -224,7 +224,7 @@ def test_truncated_video(project: Project):
     assert "frames, needs at least 16" in reason or "does not decode" in reason or "damaged" in reason
 
 
-def test_sound_without_pictures(project: Project):
+def test_a_file_with_sound_and_no_video_is_refused(project: Project):
     path = project.raw / "clip.mkv"
     with av.open(str(path), "w") as container:
         stream = container.add_stream("pcm_s16le", rate=8000, layout="mono")

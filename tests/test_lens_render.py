@@ -133,7 +133,7 @@ def test_a_disc_is_flat_inside_and_empty_outside(radius):
     assert float(spot[distance > radius + 4].abs().max()) < 0.01
 
 
-def test_radii_have_no_steps():
+def test_blur_changes_smoothly_with_the_radius():
     radii = torch.arange(0.55, 14, 0.05)
     spots = [point_light(float(r), (61, 61), (30, 30)) for r in radii]
     moments = [moment_radius(spot, (30, 30)) for spot in spots]

@@ -79,7 +79,7 @@ def test_gradients_are_finite_and_right():
     assert guess.grad[0, 0, 0, 0, 0] == 0 and guess.grad.abs().sum() > 0
 
 
-def test_the_frame_before_joins_the_temporal_term():
+def test_the_temporal_term_includes_the_frame_before_the_clip():
     bokeh, truth, guess, depth = example(4)
     loss = BokehLoss(LossWeights())
     whole = loss(bokeh, truth, guess, depth).values["temporal"]
@@ -133,7 +133,7 @@ def test_losses_are_float32_under_autocast():
 
 
 @pytest.mark.parametrize(("name", "value"), [("l1", -1.0), ("depth", float("nan")), ("perceptual", -0.1)])
-def test_weights_that_make_no_sense_are_refused(name, value):
+def test_impossible_loss_weights_are_refused(name, value):
     with pytest.raises(UsageError, match=f"{name} must be finite and >= 0"):
         LossWeights(**{name: value})
     with pytest.raises(UsageError, match="must be > 0"):

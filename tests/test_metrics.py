@@ -10,7 +10,7 @@ import torch
 from scipy.ndimage import correlate1d
 from scipy.signal import convolve2d
 
-from model.evaluation.metrics import abs_rel, delta1, depth_temporal_error, mse, psnr, psnr_of_mse, ssim, temporal_error
+from model.evaluation.metrics import abs_rel, delta1, depth_temporal_error, mse, psnr, ssim, temporal_error
 from model.evaluation.perceptual import (
     LPIPS_TAPS,
     PERCEPTUAL_TAPS,
@@ -21,9 +21,12 @@ from model.evaluation.perceptual import (
     load_vgg,
 )
 from pipeline.errors import UsageError
+from pipeline.measures import psnr as array_psnr
+from pipeline.measures import psnr_of_mse
+from pipeline.media.convert import image_to_tensor, tensor_to_image
 
 
-def pictures(batch: int = 2, height: int = 24, width: int = 31, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+def image_pair(batch: int = 2, height: int = 24, width: int = 31, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     first = torch.rand(batch, 3, height, width, generator=generator)
     return first, (first + 0.1 * torch.randn(first.shape, generator=generator)).clamp(0, 1)
@@ -47,7 +50,7 @@ def ssim_reference(x: np.ndarray, y: np.ndarray) -> float:
 
 @pytest.mark.parametrize("scale", [1.0, 0.02])
 def test_ssim_is_the_published_formula(scale):
-    first, second = pictures()
+    first, second = image_pair()
     first, second = 0.9 + scale * (first - 0.9), 0.9 + scale * (second - 0.9)  # 0.02: nearly flat and bright
     planes = [
         [ssim_reference(a.double().numpy(), b.double().numpy()) for a, b in zip(x, y, strict=True)]
@@ -60,7 +63,7 @@ def test_ssim_is_the_published_formula(scale):
 
 def test_ssim_window_is_the_gaussian_of_scipy():
     """A different implementation of the same filter: correlate1d along both axes, cut to where the window is inside."""
-    first, second = pictures(1)
+    first, second = image_pair(1)
     offsets = np.arange(11) - 5
     taps = np.exp(-(offsets**2) / 4.5)
     taps /= taps.sum()
@@ -77,7 +80,7 @@ def test_ssim_window_is_the_gaussian_of_scipy():
 
 
 def test_ssim_of_equal_pictures_is_one_and_gradients_are_right():
-    first, second = pictures(1, 12, 13)
+    first, second = image_pair(1, 12, 13)
     assert ssim(first, first).item() == pytest.approx(1, abs=1e-6)
     assert torch.autograd.gradcheck(
         lambda x: ssim(x, second[:, :1].double()), first[:, :1].double().requires_grad_(), fast_mode=True
@@ -85,7 +88,7 @@ def test_ssim_of_equal_pictures_is_one_and_gradients_are_right():
 
 
 def test_ssim_stays_in_float32_under_autocast_and_for_half_precision():
-    first, second = pictures(1)
+    first, second = image_pair(1)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert ssim(first, second).item() == ssim(first, second).item()
         inside = ssim(first, second)
@@ -102,7 +105,7 @@ def test_ssim_refuses_pictures_smaller_than_its_window():
 
 
 def test_psnr_is_the_definition_per_sample():
-    first, second = pictures(3)
+    first, second = image_pair(3)
     second[2] = first[2]
     expected = []
     for a, b in zip(first[:2].double().numpy(), second[:2].double().numpy(), strict=True):
@@ -112,6 +115,27 @@ def test_psnr_is_the_definition_per_sample():
     assert found[2].item() == math.inf
     assert psnr_of_mse(float(mse(first, second)[0])) == pytest.approx(expected[0], rel=1e-12)
     assert psnr_of_mse(0.0) == math.inf
+
+
+def test_levels_and_numbers_have_one_psnr():
+    """Of bytes and of the same image in [0, 1]; phases, ray tracer and networks call the same function."""
+    rng = np.random.default_rng(3)
+    first, second = (rng.integers(0, 256, (6, 5, 3), dtype=np.uint8) for _ in range(2))
+    unit = psnr(*(image_to_tensor(image)[None].double() for image in (first, second)))
+    levels = array_psnr(first, second, peak=255)
+    assert levels == pytest.approx(unit.item(), rel=1e-6)
+    assert levels == pytest.approx(10 * np.log10(255**2 / np.mean((first.astype(float) - second) ** 2)), rel=1e-12)
+    assert array_psnr(first, first, peak=255) == math.inf
+
+
+def test_bytes_become_numbers_and_bytes_again():
+    image = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, 2)
+    image[..., 1] = image[::-1, :, 0]
+    tensor = image_to_tensor(image)
+    assert tensor.shape == (3, 16, 16) and tensor.dtype == torch.float32
+    assert tensor[1, 0, 3].item() == np.float32(image[0, 3, 1]) / np.float32(255)
+    assert np.array_equal(tensor_to_image(tensor), image)
+    assert tensor_to_image(torch.tensor([-0.2, 0.4999 / 255, 1.5]).view(3, 1, 1)).ravel().tolist() == [0, 0, 255]
 
 
 def test_depth_measures_count_valid_pixels_only():
@@ -223,7 +247,7 @@ def test_lpips_is_found_beside_an_installed_package_and_follows_the_definition(t
     monkeypatch.setattr("importlib.util.find_spec", lambda name: spec)
     found = load_lpips(tmp_path / "vgg16.pth")
     assert isinstance(found, Lpips)
-    first, second = pictures(2, 32, 32)
+    first, second = image_pair(2, 32, 32)
     expected = np.zeros(2)
     for i, (a, b) in enumerate(zip(vgg(first), vgg(second), strict=True)):
         a, b = a.double().numpy(), b.double().numpy()

@@ -1,4 +1,4 @@
-"""Loaders: samples that follow from (seed, number) alone, labels that fit their pictures, and every kind of bad input."""
+"""Loaders: samples that follow from (seed, number) alone, labels that fit their images, and every kind of bad input."""
 
 import json
 import math
@@ -40,7 +40,7 @@ def out(finished: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def catalogue(finished: Path) -> SceneManifest:
+def manifest(finished: Path) -> SceneManifest:
     return find_scenes(finished, "train")
 
 
@@ -67,7 +67,7 @@ def test_each_split_has_its_scenes_with_what_metadata_says(finished: Path):
     assert scene.px_per_mm == metadata["px_per_mm"] == pytest.approx(WIDTH / 36)
     assert scene.max_radius_px == metadata["max_radius_px"]
     assert [item.lens.f_m for item in scene.sets] == [item["f"] for item in metadata["sets"]]
-    assert "1 scenes, 12 pictures" in found[0].describe() and "skipped" not in found[0].describe()
+    assert "1 scenes, 12 images" in found[0].describe() and "skipped" not in found[0].describe()
 
 
 @pytest.mark.parametrize("folder", ["frames_sharp", "depth_maps", "focus_maps", "bokeh_renders"])
@@ -100,7 +100,7 @@ def test_an_empty_split_is_an_error_with_the_reasons(out: Path, damage, reason: 
     assert reason in str(caught.value)
 
 
-def test_roots_splits_and_lens_models_that_do_not_fit(out: Path, tmp_path: Path):
+def test_unknown_splits_missing_roots_and_mixed_lens_models_are_refused(out: Path, tmp_path: Path):
     with pytest.raises(UsageError, match="split must be one of train, val, test, got 'dev'"):
         find_scenes(out, "dev")
     with pytest.raises(UsageError, match="no folder of generated scenes"):
@@ -122,8 +122,8 @@ def test_roots_splits_and_lens_models_that_do_not_fit(out: Path, tmp_path: Path)
 # --- clips ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_clip_is_its_window_of_the_stored_files(catalogue: SceneManifest):
-    dataset = ClipDataset(catalogue, SMALL)
+def test_a_clip_is_its_window_of_the_stored_files(manifest: SceneManifest):
+    dataset = ClipDataset(manifest, SMALL)
     seen_mirrored = set()
     for number in range(8):
         choice, clip = dataset.choose(number), dataset[number]
@@ -158,11 +158,11 @@ def test_an_epoch_shows_every_scene_and_set_once_in_another_order(out: Path):
     assert len({tuple(order) for order in orders}) > 1
 
 
-def test_samples_follow_from_seed_and_number(catalogue: SceneManifest):
-    first, second = ClipDataset(catalogue, SMALL), ClipDataset(catalogue, SMALL)
+def test_samples_follow_from_seed_and_number(manifest: SceneManifest):
+    first, second = ClipDataset(manifest, SMALL), ClipDataset(manifest, SMALL)
     forward = [first[n].name for n in range(6)]
     assert [second[n].name for n in reversed(range(6))] == forward[::-1]
-    other = ClipDataset(catalogue, ClipSettings(clip_frames=2, crop_width=32, crop_height=24, seed=4))
+    other = ClipDataset(manifest, ClipSettings(clip_frames=2, crop_width=32, crop_height=24, seed=4))
     assert [other[n].name for n in range(6)] != forward
 
 
@@ -185,16 +185,16 @@ def test_drawn_windows_fill_the_frame():
         ({"crop_height": 0}, "or both 0 for full frames"),
     ],
 )
-def test_settings_that_make_no_sense(values, message):
+def test_impossible_clip_settings_are_refused(values, message):
     with pytest.raises(UsageError, match=message):
         ClipSettings(**values)
 
 
-def test_frames_smaller_than_the_patch_and_scenes_shorter_than_the_clip(catalogue: SceneManifest):
+def test_frames_smaller_than_the_patch_and_scenes_shorter_than_the_clip(manifest: SceneManifest):
     with pytest.raises(UsageError, match=r"6 frames of 80x48; a sample needs 4 of 96x32"):
-        ClipDataset(catalogue, ClipSettings(crop_width=96, crop_height=32))
+        ClipDataset(manifest, ClipSettings(crop_width=96, crop_height=32))
     with pytest.raises(UsageError, match=r"a sample needs 7 of 32x32"):
-        ClipDataset(catalogue, ClipSettings(clip_frames=7, crop_width=32, crop_height=32))
+        ClipDataset(manifest, ClipSettings(clip_frames=7, crop_width=32, crop_height=32))
 
 
 @pytest.mark.parametrize("fault", ["gone", "torn", "size", "nan", "zero", "folder"])
@@ -238,14 +238,14 @@ def test_ranks_share_a_step_without_overlap_whatever_their_number():
         BatchPlan(batch_size=0, micro_batch_size=2)
 
 
-def test_batches_are_the_samples_in_order_for_any_number_of_threads_and_any_start(catalogue: SceneManifest):
-    dataset = ClipDataset(catalogue, SMALL)
+def test_batches_are_the_samples_in_order_for_any_number_of_threads_and_any_start(manifest: SceneManifest):
+    dataset = ClipDataset(manifest, SMALL)
     plan = BatchPlan(batch_size=4, micro_batch_size=2)
     expected = [dataset[n].name for n in range(12)]
     for workers in (1, 3):
-        found = list(batches(dataset, plan, 0, 3, workers))
+        found = list(batches(dataset, collate, plan, 0, 3, workers))
         assert [name for batch in found for name in batch.names] == expected
-    resumed = list(batches(dataset, plan, 2, 3, 1))
+    resumed = list(batches(dataset, collate, plan, 2, 3, 1))
     assert [name for batch in resumed for name in batch.names] == expected[8:]
     one = found[0]
     assert one.frames.shape == (2, 2, 3, 24, 32) and one.depth_m.shape == (2, 2, 1, 24, 32)
@@ -254,8 +254,8 @@ def test_batches_are_the_samples_in_order_for_any_number_of_threads_and_any_star
     assert len(one) == 2 and one.num_frames == 2 and one.to("cpu").names == one.names
 
 
-def test_a_failing_sample_fails_its_batch_and_no_earlier_one(catalogue: SceneManifest):
-    inner = ClipDataset(catalogue, SMALL)
+def test_a_failing_sample_fails_its_batch_and_no_earlier_one(manifest: SceneManifest):
+    inner = ClipDataset(manifest, SMALL)
 
     class Source:
         def __len__(self) -> int:
@@ -266,15 +266,15 @@ def test_a_failing_sample_fails_its_batch_and_no_earlier_one(catalogue: SceneMan
                 raise InputError("sample 5 is broken")
             return inner[number]
 
-    found = batches(Source(), BatchPlan(batch_size=2, micro_batch_size=2), 0, 9, 2)
+    found = batches(Source(), collate, BatchPlan(batch_size=2, micro_batch_size=2), 0, 9, 2)
     assert len(next(found)) == len(next(found)) == 2
     with pytest.raises(InputError, match="sample 5 is broken"):
         next(found)
 
 
-def test_clips_that_do_not_go_together(catalogue: SceneManifest):
-    small = ClipDataset(catalogue, SMALL)[0]
-    large = ClipDataset(catalogue, ClipSettings(clip_frames=2, crop_width=40, crop_height=24))[0]
+def test_clips_of_unlike_size_or_depth_make_no_batch(manifest: SceneManifest):
+    small = ClipDataset(manifest, SMALL)[0]
+    large = ClipDataset(manifest, ClipSettings(clip_frames=2, crop_width=40, crop_height=24))[0]
     with pytest.raises(InputError, match="must agree in size and depth"):
         collate([small, large])
 
@@ -282,11 +282,11 @@ def test_clips_that_do_not_go_together(catalogue: SceneManifest):
 # --- focus estimation -------------------------------------------------------------------------------------------------
 
 
-def test_focus_samples_hold_everything_and_pass_their_own_check(catalogue: SceneManifest):
-    dataset = FocusDataset(catalogue, roi="random", verify=True)
+def test_focus_samples_hold_everything_and_pass_their_own_check(manifest: SceneManifest):
+    dataset = FocusDataset(manifest, roi="random", verify=True)
     assert len(dataset) == NUM_FRAMES * 2
     sample = dataset[7]
-    scene = catalogue.scenes[0]
+    scene = manifest.scenes[0]
     assert sample["name"] == f"{scene.scene_id} set 1 frame 1"
     assert torch.equal(sample["frame"], read_frame(scene, 1))
     assert torch.equal(sample["bokeh"], read_bokeh(scene, 1, 1))
@@ -305,22 +305,22 @@ def test_verify_finds_a_label_that_is_not_its_depths(out: Path):
     stored = np.load(path)["focus_map"]
     stored[3, 4] = np.float16(0.123)
     path.write_bytes(encode_npz("focus_map", stored))
-    catalogue = find_scenes(out, "train")
-    assert FocusDataset(catalogue, roi="full")[2]["roi"].tolist() == [0, 0, WIDTH, HEIGHT]
+    manifest = find_scenes(out, "train")
+    assert FocusDataset(manifest, roi="full")[2]["roi"].tolist() == [0, 0, WIDTH, HEIGHT]
     with pytest.raises(InputError, match=r"focus_0002.npz is not the focus map of its depth and lens: 1 pixels differ"):
-        FocusDataset(catalogue, verify=True)[2]
+        FocusDataset(manifest, verify=True)[2]
     path.write_bytes(encode_npz("focus_map", stored[:-1]))
     with pytest.raises(InputError, match="must be float16"):
-        FocusDataset(catalogue)[2]
+        FocusDataset(manifest)[2]
 
 
-def test_boxes_are_the_same_in_an_epoch_and_others_in_the_next(catalogue: SceneManifest):
-    first, second = FocusDataset(catalogue), FocusDataset(catalogue)
+def test_boxes_are_the_same_in_an_epoch_and_others_in_the_next(manifest: SceneManifest):
+    first, second = FocusDataset(manifest), FocusDataset(manifest)
     assert [first[i]["roi"].tolist() for i in range(4)] == [second[i]["roi"].tolist() for i in range(4)]
     second.set_epoch(1)
     assert [first[i]["roi"].tolist() for i in range(4)] != [second[i]["roi"].tolist() for i in range(4)]
     with pytest.raises(UsageError, match="roi must be one of full, random, saliency, got 'centre'"):
-        FocusDataset(catalogue, roi="centre")
+        FocusDataset(manifest, roi="centre")
 
 
 def test_a_saliency_box_holds_what_stands_out():
@@ -356,8 +356,8 @@ def write_pair(
         folder / "in" / f"{scene_id}_f22.JPG",
         *(folder / "gt" / scene_id / f"{scene_id}_f{n:.1f}.JPG" for n in apertures),
     ):
-        picture = Image.fromarray(rng.integers(0, 255, (size[1], size[0], 3), dtype=np.uint8))
-        picture.save(path, "JPEG", **({"exif": exif} if exif else {}))
+        image = Image.fromarray(rng.integers(0, 255, (size[1], size[0], 3), dtype=np.uint8))
+        image.save(path, "JPEG", **({"exif": exif} if exif else {}))
     values = {"focal_length": 50, "focus_plane_distance": 1.8, "target_avs": list(apertures), **metadata}
     (folder / "metadata" / f"{scene_id}.json").write_text(json.dumps(values))
     return folder
@@ -420,7 +420,7 @@ def test_real_pairs_that_cannot_be_used_are_skipped_with_the_reason(tmp_path: Pa
     assert len(found.pairs) == 2 and len(found.skipped) >= 1 and "2 RealBokeh pairs; " in found.describe()
 
 
-def test_real_photographs_that_do_not_fit(tmp_path: Path):
+def test_real_photographs_refuse_missing_splits_and_longer_clips(tmp_path: Path):
     folder = write_pair(tmp_path)
     with pytest.raises(UsageError, match="splits there are: train"):
         find_pairs(tmp_path, "test")

@@ -101,7 +101,7 @@ def test_impossible_lens_is_refused(name, value):
         Lens(**({"f_m": 0.05, "f_number": 2.0, "focus_m": 2.0} | {name: value}))
 
 
-def test_lens_models_are_named():
+def test_unknown_lens_models_and_too_near_a_focus_are_refused():
     with pytest.raises(OpticsError, match=r"coc_model must be one of \('contract', 'thin_lens'\), got 'thick'"):
         Lens(f_m=0.05, f_number=2.0, focus_m=2.0, coc_model="thick")
     with pytest.raises(OpticsError, match="focuses only beyond its focal length"):

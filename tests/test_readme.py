@@ -1,15 +1,21 @@
 """Every command of the README runs, in the order in which it stands there."""
 
+import hashlib
+import importlib
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import av
 import pytest
-from conftest import REPOSITORY, write_scene
+from conftest import REPOSITORY, moving_frames, write_scene
+
+import pipeline
 
 README = (REPOSITORY / "README.md").read_text()
+STAMPED = ("pyproject.toml", "constraints.txt", "environment.yml")  # what the environment is made from
 MAKE_TARGETS = re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
 
 
@@ -22,9 +28,21 @@ def commands() -> list[str]:
     return [line for line in lines if line.startswith("python ")]
 
 
+def write_clip(path: Path) -> None:
+    """A short video with its depth in a folder of its name."""
+    write_scene(path.parent, path.stem, 3)
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("libx264", rate=24)
+        stream.width, stream.height, stream.pix_fmt = 72, 48, "yuv420p"
+        for picture in moving_frames(3):
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        out.mux(stream.encode(None))
+
+
 def test_readme_commands_run_on_a_users_folder(tmp_path: Path):
     write_scene(tmp_path / "data", "bear", 16)
     write_scene(tmp_path / "data", "street", 16, seed=4)
+    write_clip(tmp_path / "clip.mp4")
     (tmp_path / "scripts").symlink_to(REPOSITORY / "scripts")
     assert len(commands()) >= 10
     for command in commands():
@@ -64,8 +82,11 @@ def test_files_named_in_the_readme_exist():
 def test_setup_script_is_idempotent_and_says_what_it_found():
     """On this machine's finished environment it only checks."""
     stamp = REPOSITORY / ".venv" / ".bokehflow"
-    if not stamp.exists():
-        pytest.skip("the environment was not made by scripts/00_setup_env.sh")
+    made_from = b"".join((REPOSITORY / name).read_bytes() for name in STAMPED)
+    if not stamp.exists() or stamp.read_text().strip() != hashlib.sha256(made_from).hexdigest():
+        pytest.skip(
+            f"the environment was not made by scripts/00_setup_env.sh from these {', '.join(STAMPED)}: make env"
+        )
     before = stamp.stat().st_mtime_ns
     done = subprocess.run(
         ["bash", "scripts/00_setup_env.sh", "--venv"], cwd=REPOSITORY, capture_output=True, text=True, check=False
@@ -86,7 +107,34 @@ def test_constraints_pin_every_dependency():
     import tomllib
 
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
-    wanted = project["dependencies"] + project["optional-dependencies"]["dev"]
+    extras = project["optional-dependencies"]
+    wanted = project["dependencies"] + [one for name in sorted(extras) if name != "all" for one in extras[name]]
     pinned = {line.split("==")[0].lower() for line in (REPOSITORY / "constraints.txt").read_text().splitlines()}
     for requirement in wanted:
         assert re.split(r"[<>=]", requirement)[0].lower() in pinned, requirement
+
+
+def names_in_code(page: str) -> set[str]:
+    return set(re.findall(r"`([\w./]+)`", (REPOSITORY / page).read_text()))
+
+
+def resolves(name: str) -> bool:
+    """Whether a path, or a dotted name of a module and what is in it, exists."""
+    if "/" in name:
+        return (REPOSITORY / name).exists()
+    module, _, attribute = name.rpartition(".")
+    return hasattr(importlib.import_module(module), attribute)
+
+
+def test_names_in_contributing_exist():
+    """A stranger's questions are answered with names that are there."""
+    named = {
+        name for name in names_in_code("CONTRIBUTING.md") if re.match(r"(pipeline|model|scripts|docs|tests)[./]", name)
+    }
+    assert len(named) >= 12
+    assert [name for name in sorted(named) if not resolves(name)] == []
+
+
+def test_the_version_is_cited():
+    assert f"version: {pipeline.__version__}\n" in (REPOSITORY / "CITATION.cff").read_text()
+    assert f"## [{pipeline.__version__}]" in (REPOSITORY / "CHANGELOG.md").read_text()

@@ -9,7 +9,7 @@ import pytest
 from conftest import Project
 
 from pipeline.media.cuts import CutDetector
-from pipeline.media.depth_files import find_delivered_depth
+from pipeline.media.delivered_depth import find_delivered_depth
 from pipeline.media.sources import open_source
 from pipeline.storage.scene import Scene, SceneIndex
 
@@ -82,7 +82,7 @@ def test_disparity_of_breakdance_is_nearer_where_it_is_larger(real_data: Path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["bear", "breakdance"])
-def test_whole_scenes(real_data: Path, project: Project, name: str):
+def test_real_scenes_of_full_length_pass_validation(real_data: Path, project: Project, name: str):
     take(real_data, project, name, None)
     project.run_upto(2)
     check_deblur(project, name)

@@ -214,7 +214,7 @@ def test_float32_inside_autocast():
     assert half.dtype == torch.bfloat16 and end_half.dtype == torch.float32
 
 
-def test_auto_says_once_what_it_took(caplog):
+def test_the_automatic_choice_of_backend_is_logged_once(caplog):
     recurrence_module._choose.cache_clear()
     with caplog.at_level(logging.INFO, logger="model.bokehflow.recurrence"):
         for _ in range(3):
@@ -296,7 +296,7 @@ def test_fla_equals_the_reference_in_half_precision(size):
         assert float((one.double() - two).abs().max()) < 0.05 * float(two.abs().max())
 
 
-def test_memory_kept_for_the_backward_pass():
+def test_the_backward_pass_keeps_a_bounded_number_of_values():
     # The written-out backward pass keeps about 190 numbers a token and head of size 24; recorded op by op it is 400.
     saved: dict[int, int] = {}
 

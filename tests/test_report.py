@@ -158,7 +158,7 @@ def test_before_the_first_phase_there_is_a_page(tmp_path: Path):
     assert "python scripts/01_validate_dataset.py" in written(tmp_path / "output").text
 
 
-def test_with_only_phase_1(project: Project):
+def test_page_after_phase_1_alone(project: Project):
     write_scene(project.raw, "tiny")
     assert project.run(1) == 0
     parsed = written(project.out)
@@ -328,7 +328,7 @@ def test_the_page_needs_its_own_folder_and_is_atomic(finished: Path, tmp_path: P
         ((0.05, 9.96, 9.96), "50 mm, f/10, focus 10 m"),
     ],
 )
-def test_lens_words(lens: tuple[float, float, float], said: str):
+def test_lenses_are_described_in_words(lens: tuple[float, float, float], said: str):
     assert words.lens_words(*lens) == said
 
 
@@ -348,7 +348,7 @@ def test_restricted_licences(licence: str, restricted: bool):
     assert words.is_restricted(licence) is restricted
 
 
-def test_words_for_numbers():
+def test_numbers_are_formatted_for_reading():
     assert [words.data_size(value) for value in (0, 999, 1000, 361e6, 1.234e12, None)] == [
         "0 B", "999 B", "1.0 kB", "361 MB", "1.2 TB", "–",
     ]  # fmt: skip

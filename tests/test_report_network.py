@@ -56,7 +56,7 @@ def test_the_network_is_shown(scene_project: Project):
         ({"facts": 3}, "cannot be shown"),
     ],
 )
-def test_damage_is_shown_as_such(scene_project: Project, changes: dict, message: str):
+def test_a_damaged_network_summary_is_shown_as_damaged(scene_project: Project, changes: dict, message: str):
     scene_project.run_upto(1)
     write(scene_project.out, **changes)
     found = read_network(scene_project.out)

@@ -16,17 +16,22 @@ from finished_scenes import shared_scenes
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+import model
 from model import train
 from model.bokehflow import BokehFlow, BokehFlowConfig, recurrence, variant
-from model.bokehflow.bptt import backpropagate, lenses_of
+from model.bokehflow.bptt import clip_losses, lenses_of
+from model.bokehflow.checkpoint import CONVENTIONS
 from model.bokehflow.losses import BokehLoss, LossWeights
+from model.bokehflow.task import BokehFlowTask, decays
 from model.data.samples import ClipBatch, collate
 from model.data.sampling import ClipSettings
 from model.data.scene_manifest import find_scenes
 from model.data.scenes import ClipDataset
 from model.errors import CheckpointError, TrainingDivergedError
-from model.training.checkpoint import CONVENTIONS, find_model, find_resume, load_model, prune, step_folders
-from model.training.optim import Ema, decays, learning_rate, make_optimizer
+from model.training.checkpoint import find_resume, prune
+from model.training.gradients import Measured, backpropagate
+from model.training.network_file import find_model, load_model, step_folders
+from model.training.optim import Ema, learning_rate, make_adamw
 from model.training.settings import OptimSettings, load_settings, settings_from
 from model.training.trainer import Trainer
 from pipeline.errors import InputError, UsageError
@@ -193,7 +198,7 @@ def test_changed_training_scenes_are_said(scenes: Path, whole_run: Path, tmp_pat
     (tmp_path / "output" / "extra" / "split.txt").write_text("train\n")
     config = write_config(tmp_path / "c.toml", tmp_path / "output", tmp_path / "run")
     assert train.main(["--config", str(config)]) == 0
-    assert "the training scenes are not those of the checkpoint" in capsys.readouterr().out
+    assert "the training data are not those of the checkpoint" in capsys.readouterr().out
 
 
 # --- what a run leaves ------------------------------------------------------------------------------------------------
@@ -238,7 +243,8 @@ def test_a_perceptual_term_that_came_or_went_is_another_run(scenes: Path, whole_
     state = json.loads((tmp_path / "run/checkpoints/step_000006/resume/state.json").read_text())
     assert state["fields"]["loss"]["perceptual"] == 0 and state["fields"]["run"]["precision"] == "float32"
     trainer = Trainer(load_settings(config), signals=_quiet())
-    trainer._loss.vgg = torch.nn.Identity()
+    assert isinstance(trainer.task, BokehFlowTask)
+    trainer.task.loss.vgg = torch.nn.Identity()
     fields = trainer._resolved_fields()
     with pytest.raises(UsageError, match=r"loss.perceptual is 0.1 now and was 0.0"):
         find_resume(tmp_path / "run", fields, print)
@@ -252,6 +258,7 @@ def test_a_checkpoint_says_what_its_numbers_mean(whole_run: Path):
     assert json.loads(metadata["conventions"]) == CONVENTIONS and "FULL frame" in CONVENTIONS["px_per_mm"]
     loaded = load_model(whole_run / "checkpoints/step_000006")
     assert loaded.step == 6 and loaded.training["optim"]["lr"] == 1e-3 and not loaded.net.training
+    assert loaded.training["trained_on"] == {"kind": "scenes", "scenes": 1}
     average = load_file(whole_run / "checkpoints/step_000006/resume/average.safetensors")
     assert all(torch.equal(parameter, average[name]) for name, parameter in loaded.net.named_parameters())
 
@@ -280,7 +287,7 @@ def test_checkpoints_of_other_networks_and_projects(whole_run: Path, tmp_path: P
     assert "a network of another config" in capsys.readouterr().err
 
 
-def test_starting_from_weights(whole_run: Path, tmp_path: Path, scenes: Path):
+def test_init_from_starts_with_the_given_weights(whole_run: Path, tmp_path: Path, scenes: Path):
     config = write_config(tmp_path / "c.toml", scenes, tmp_path / "run", init_from=str(whole_run))
     trainer = Trainer(load_settings(config), signals=_quiet())
     expected = load_file(find_model(whole_run))
@@ -314,10 +321,10 @@ def test_pruning_never_keeps_damaged_checkpoints_instead_of_whole_ones(tmp_path:
     ("parameter", "what"),
     [("bokeh_head.last.bias", "holds NaN or Inf"), ("depth_head.last.bias", "cannot be rendered")],
 )
-def test_a_network_that_is_no_longer_a_number_is_not_called_identical(
+def test_nan_weights_are_an_error_at_validation_not_a_best_score(
     scenes: Path, tmp_path: Path, monkeypatch, capsys, parameter: str, what: str
 ):
-    """It diverges in the very step before a validation: no 120 dB, no best checkpoint, an error that names the take."""
+    """It diverges in the very step before a validation: no 120 dB, no best checkpoint, an error that names the clip."""
     step = Trainer._step
 
     def diverging(self, at, stream):
@@ -341,16 +348,23 @@ def one_batch(scenes: Path, clip: ClipSettings, count: int) -> ClipBatch:
     return collate([dataset[number] for number in range(count)])
 
 
+def followed(
+    net: BokehFlow, loss: BokehLoss, batch: ClipBatch, *, step: int = 0, weight: float = 1.0, backprop_frames: int = 1
+) -> Measured:
+    """All losses of a batch, backwards."""
+    return backpropagate(clip_losses(net, loss, batch, step=step, backprop_frames=backprop_frames), weight)
+
+
 def test_the_demo_network_overfits_one_batch(scenes: Path):
     torch.manual_seed(0)
     net = BokehFlow(variant("demo")).train()
-    optimizer = make_optimizer(net, OptimSettings(lr=3e-3))
+    optimizer = make_adamw(net.named_parameters(), OptimSettings(lr=3e-3), decays)
     loss = BokehLoss(LossWeights())
     batch = one_batch(scenes, ClipSettings(clip_frames=2, crop_width=32, crop_height=24), 2)
     totals = []
     for step in range(24):
         optimizer.zero_grad()
-        found = backpropagate(net, loss, batch, step=step, backprop_frames=2, weight=1.0).values
+        found = followed(net, loss, batch, step=step, backprop_frames=2).values
         torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
         optimizer.step()
         assert all(abs(value) < float("inf") for value in found.values())
@@ -359,7 +373,7 @@ def test_the_demo_network_overfits_one_batch(scenes: Path):
     assert totals[-1] < 0.5 * totals[0], totals
 
 
-def test_stretches_cut_gradients_and_carry_the_state(scenes: Path):
+def test_truncated_backpropagation_cuts_gradients_and_carries_the_state(scenes: Path):
     """Against a loop written out: frames one at a time, detached between; and the whole clip at once."""
     config = settings_from({"model": {**TINY, "dropout": 0.0}}).model
     batch = one_batch(scenes, ClipSettings(clip_frames=3, crop_width=24, crop_height=16), 1)
@@ -368,7 +382,7 @@ def test_stretches_cut_gradients_and_carry_the_state(scenes: Path):
     for cut in (True, False):
         torch.manual_seed(1)
         net = BokehFlow(config).train()
-        backpropagate(net, loss, batch, step=0, backprop_frames=1 if cut else 3, weight=1.0)
+        followed(net, loss, batch, backprop_frames=1 if cut else 3)
         found = {name: p.grad.clone() for name, p in net.named_parameters() if p.grad is not None}
         net.zero_grad()
         state, total = None, 0.0
@@ -395,8 +409,7 @@ def test_micro_batches_add_up_to_the_batch(scenes: Path):
         net, loss = BokehFlow(config).train(), BokehLoss(LossWeights())
         total = 0.0
         for group in groups:
-            more = {"step": 0, "backprop_frames": 2, "weight": 1 / len(groups)}
-            total += backpropagate(net, loss, collate(group), **more).values["loss"]
+            total += followed(net, loss, collate(group), weight=1 / len(groups), backprop_frames=2).values["loss"]
         totals.append(total)
         gradients.append({name: p.grad for name, p in net.named_parameters() if p.grad is not None})
     assert totals[0] == pytest.approx(totals[1], rel=1e-5)
@@ -417,15 +430,16 @@ def test_a_step_clips_schedules_and_averages(scenes: Path, tmp_path: Path, monke
     config = write_config(tmp_path / "c.toml", scenes, tmp_path / "run", steps=3)
     trainer = Trainer(load_settings(config, ["optim.clip_norm=1e-3"]), signals=_quiet())
     received, lives = [], [{name: p.detach().clone() for name, p in trainer.net.named_parameters()}]
-    adamw = trainer._optimizer.step
+    (scheduled,) = trainer.task.optimizers
+    adamw = scheduled.optimizer.step
 
     def watched(*args, **kwargs):
         norms = [p.grad.norm() for p in trainer.net.parameters() if p.grad is not None]
-        received.append((float(torch.stack(norms).norm()), [g["lr"] for g in trainer._optimizer.param_groups]))
+        received.append((float(torch.stack(norms).norm()), [g["lr"] for g in scheduled.optimizer.param_groups]))
         adamw(*args, **kwargs)
         lives.append({name: p.detach().clone() for name, p in trainer.net.named_parameters()})
 
-    monkeypatch.setattr(trainer._optimizer, "step", watched)
+    monkeypatch.setattr(scheduled.optimizer, "step", watched)
     trainer.run()
     logged = [row for row in losses(tmp_path / "run") if row["kind"] == "train"]
     optim = trainer.settings.optim
@@ -448,7 +462,7 @@ def test_norms_biases_and_gates_do_not_decay():
     assert {"stem.layers.0.weight", "depth_blocks.0.feed.0.weight", "fusions.0.values.0.weight"} <= decaying
     for part in ("norm", "bias", "gate", "initial", "keep", "floor", "mix_logit"):
         assert not any(part in name for name in decaying), part
-    groups = make_optimizer(net, OptimSettings(weight_decay=0.3, scalar_lr_scale=7)).param_groups
+    groups = make_adamw(net.named_parameters(), OptimSettings(weight_decay=0.3, scalar_lr_scale=7), decays).param_groups
     assert [group["weight_decay"] for group in groups] == [0.3, 0.0, 0.0]
     assert [group["lr_scale"] for group in groups] == [1, 1, 7]
     assert any(p is net.mix_logit for p in groups[2]["params"]) and {p.ndim for p in groups[2]["params"]} == {0}
@@ -479,7 +493,7 @@ def test_a_batch_with_nan_is_named(scenes: Path):
         values = getattr(batch, name).clone()
         values[1, 0, 0, 3, 3] = float("nan")
         with pytest.raises(InputError) as caught:
-            backpropagate(net, loss, replace(batch, **{name: values}), step=0, backprop_frames=1, weight=1.0)
+            followed(net, loss, replace(batch, **{name: values}))
         assert batch.names[1] in str(caught.value) and batch.names[0] not in str(caught.value)
         assert name in str(caught.value)
 
@@ -495,7 +509,7 @@ def test_a_network_that_diverged_stops_with_step_term_and_samples(scenes: Path):
         with torch.no_grad():
             net.get_parameter(parameter).fill_(float("nan"))
         with pytest.raises(TrainingDivergedError) as caught:
-            backpropagate(net, loss, batch, step=41, backprop_frames=1, weight=1.0)
+            followed(net, loss, batch, step=41)
         message = str(caught.value)
         assert "step 41" in message and what in message and all(name in message for name in batch.names)
 
@@ -536,6 +550,9 @@ def test_a_scene_deleted_during_training_is_a_clear_error(scenes: Path, tmp_path
         ("optim.lr=-1", "optim.lr must be finite and > 0, got -1"),
         ("optim.rate=1", "unknown setting optim.rate; [optim] has lr, "),
         ("nothing.x=1", "unknown section 'nothing'; sections are model, data, loss, optim, run"),
+        ("task.name=bokehflux", "no network family 'bokehflux'; task.name must be one of: bokehflow"),
+        ("task.kind=bokehflow", "unknown setting task.kind; [task] has name"),
+        ("task.name=3", "task.name must be of type str, got 3"),
         ("run.steps=many", "run.steps must be of type int, got 'many'"),
         ("run.steps=true", "run.steps must be of type int, got True"),
         ("run.micro_batch_size=4", "a multiple of micro_batch_size"),
@@ -557,7 +574,7 @@ def test_a_scene_deleted_during_training_is_a_clear_error(scenes: Path, tmp_path
         ("optim.lr", "--set takes SECTION.KEY=VALUE"),
     ],
 )
-def test_settings_that_cannot_be(scenes: Path, tmp_path: Path, capsys, override: str, message: str):
+def test_impossible_settings_are_refused(scenes: Path, tmp_path: Path, capsys, override: str, message: str):
     if "cuda" in override and torch.cuda.is_available():
         pytest.skip("there is a CUDA device")
     config = write_config(tmp_path / "c.toml", scenes, tmp_path / "run")
@@ -566,7 +583,7 @@ def test_settings_that_cannot_be(scenes: Path, tmp_path: Path, capsys, override:
     assert not (tmp_path / "run").exists()
 
 
-def test_configs_that_are_no_configs(tmp_path: Path, capsys):
+def test_malformed_configs_are_refused(tmp_path: Path, capsys):
     assert train.main(["--config", str(tmp_path / "absent.toml")]) == 2
     (tmp_path / "bad.toml").write_text("[model\n")
     assert train.main(["--config", str(tmp_path / "bad.toml")]) == 2
@@ -607,22 +624,28 @@ _TWO = """
 import json, sys
 from pathlib import Path
 import torch
+import model
 from model.training.settings import load_settings
 from model.training.trainer import Trainer
 from pipeline.signals import StopSignals
 
 if __name__ == "__main__":
-    trainer = Trainer(load_settings(Path(sys.argv[1]), sys.argv[2:]), StopSignals())
+    trainer = Trainer(load_settings(Path(sys.argv[1]), sys.argv[3:]), StopSignals())
     trainer.run()
     total = torch.cat([p.detach().flatten() for p in trainer.net.parameters()])
     Path(sys.argv[1]).with_name(f"rank{trainer._accelerator.process_index}.json").write_text(
         json.dumps([bool(total.isfinite().all()), float(total.double().sum()), float(total.double().square().sum())])
     )
+    model.__path__.append(sys.argv[2])
+    Trainer(load_settings(Path(sys.argv[1]).with_name("duel.toml")), StopSignals()).run()
     trainer.close()
 """
 
 
-def test_two_processes_take_the_same_steps_stay_in_step_and_resume(scenes: Path, tmp_path: Path):
+def test_two_processes_take_the_same_steps_stay_in_step_and_resume(scenes: Path, tmp_path: Path, monkeypatch):
+    """BokehFlow; and a family whose parameters are frozen, or without a gradient anywhere, for a while: they stand still."""
+    import test_task
+
     (tmp_path / "two.py").write_text(_TWO)
     config = write_config(tmp_path / "c.toml", scenes, tmp_path / "two")
     more = ["model.dropout=0.0", "run.threads=1"]
@@ -637,7 +660,8 @@ def test_two_processes_take_the_same_steps_stay_in_step_and_resume(scenes: Path,
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    launch(str(tmp_path / "two.py"), str(config), *more)
+    test_task.write_config(tmp_path / "duel.toml", tmp_path / "duel_two")
+    launch(str(tmp_path / "two.py"), str(config), str(test_task.FAMILIES), *more)
     ranks = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1)]
     assert ranks[0] == ranks[1] and ranks[0][0] is True
     alone = load_settings(config, [*more, f"run.out_dir={tmp_path}/one"])
@@ -645,6 +669,13 @@ def test_two_processes_take_the_same_steps_stay_in_step_and_resume(scenes: Path,
     for together, single in zip(losses(tmp_path / "two"), losses(tmp_path / "one"), strict=True):
         for name in set(single) & {"loss", "l1", "ssim", "depth", "grad_norm", "psnr_db"}:
             assert together[name] == pytest.approx(single[name], rel=2e-3), (single["step"], name)
+    monkeypatch.setattr(model, "__path__", [*model.__path__, str(test_task.FAMILIES)])
+    Trainer(load_settings(tmp_path / "duel.toml", [f"run.out_dir={tmp_path}/duel_one"]), _quiet()).run()
+    found, alone_found = (
+        load_file(find_model(tmp_path / name / "checkpoints/step_000010")) for name in ("duel_two", "duel_one")
+    )
+    for name, expected in alone_found.items():
+        assert torch.allclose(found[name], expected, rtol=1e-4, atol=1e-5), name
     shutil.rmtree(tmp_path / "two/checkpoints/step_000006")
     flags = [text for value in more for text in ("--set", value)]
     said = launch("-m", "model.train", "--config", str(config), *flags)

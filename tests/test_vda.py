@@ -157,7 +157,7 @@ def test_last_convolutions_run_in_full_precision_under_autocast(tiny: Path, fram
 
 
 @torch.no_grad()
-def test_what_lies_idle_in_the_file_is_never_used_and_must_be_there(tmp_path: Path, frames: torch.Tensor):
+def test_unused_tensors_of_the_file_change_nothing_and_must_be_there(tmp_path: Path, frames: torch.Tensor):
     state = tiny_state()
     idle = [name for name in state if name.startswith("head.scratch.refinenet4.resConfUnit1") or "mask_token" in name]
     assert len(idle) == 5
@@ -291,7 +291,7 @@ def test_streamed_windows_equal_the_whole_video_for_every_length():
         assert np.abs(depth - np.stack(reference.whole_video(inputs, toy_window))).max() < 1e-10, f"{count} frames"
 
 
-def test_replaced_inputs_and_the_crossfade_count():
+def test_leaving_out_replaced_inputs_or_the_crossfade_changes_depth():
     inputs = toy_inputs(60)
     depth, _, _ = toy_stream(inputs)
     for broken in ({"replace_inputs": False}, {"crossfade": False}):
@@ -359,7 +359,7 @@ class Stop(BaseException):
     pass
 
 
-def test_stops_inside_a_window(tiny: Path):
+def test_a_stop_is_obeyed_inside_a_window(tiny: Path):
     calls = []
 
     def safe_point() -> None:

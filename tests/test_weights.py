@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from pipeline.__main__ import main
+from pipeline.engines.base import with_weights
 from pipeline.engines.info import EngineInfo, recorded_options, unrecorded
 from pipeline.errors import PipelineError, UsageError
 from pipeline.phases.base import engine_fields
@@ -28,7 +29,6 @@ from pipeline.weights import (
     require,
     weights_folder,
     weights_named,
-    with_weights,
 )
 from pipeline.weights.download import download
 
@@ -199,6 +199,8 @@ def test_digest_is_computed_once_until_the_file_changes(tmp_path: Path, monkeypa
     stat = path.stat()
     path.write_bytes(path.read_bytes()[:-4] + b"\0\0\0\0")
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # the same size and time, as a copy tool may leave it
+    while path.stat().st_ctime_ns == stat.st_ctime_ns:  # a file system's clock ticks every few milliseconds
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     assert digest.file_sha256(path) != first
     for kept in (tmp_path / "cache" / "bokehflow" / "digests").iterdir():
         kept.write_text("torn")

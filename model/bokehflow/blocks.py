@@ -2,7 +2,7 @@
 
 Special: nothing normalises over the batch, so one frame alone trains and runs like many.
 
-Shape letters: B = samples; H, W = picture; h, w = tokens, H/4 and W/4; C = channels.
+Shape letters: B = samples; H, W = image; h, w = tokens, H/4 and W/4; C = channels.
 """
 
 import math

@@ -3,7 +3,7 @@
 Special: pixels per millimetre come with the lens, from the full frame, never from the width of a tensor, so that a crop is
 blurred like the frame it was cut from.
 
-Shape letters: B = samples; H, W = picture.
+Shape letters: B = samples; H, W = image.
 """
 
 import math
@@ -29,7 +29,7 @@ class LensBatch:
         f_number: (B,) N.
         focus_m: (B,) focus distances, metres.
         px_per_mm: (B,) pixels per millimetre of sensor of the full frame (`pipeline.optics.px_per_mm`).
-        max_radius_px: (B,) radii above this are clipped, as the data's own pictures were; None for the config's limit
+        max_radius_px: (B,) radii above this are clipped, as the data's own images were; None for the config's limit
             alone. The smaller of both holds.
 
     Raises:

@@ -40,7 +40,7 @@ class LossWeights:
             if isinstance(value, (int, float)) and not (math.isfinite(value) and value >= 0):
                 raise UsageError(f"loss weight {item.name} must be finite and >= 0, got {value}")
         if not (self.l1 or self.ssim):
-            raise UsageError("one of the loss weights l1 and ssim must be > 0: the others do not ask for a picture")
+            raise UsageError("one of the loss weights l1 and ssim must be > 0: the others do not ask for an image")
 
 
 DEFAULT_PERCEPTUAL = 0.1
@@ -74,7 +74,7 @@ class Terms:
 
 
 class BokehLoss(nn.Module):
-    """The weighted sum for a stretch of consecutive frames.
+    """The weighted sum for a segment of consecutive frames.
 
     Args:
         weights: of the terms.
@@ -121,13 +121,13 @@ class BokehLoss(nn.Module):
         truth_depth_m: Tensor | None,
         previous: tuple[Tensor, Tensor] | None = None,
     ) -> Terms:
-        """Compare a stretch of frames with the truth; always in float32.
+        """Compare a segment of frames with the truth; always in float32.
 
         Args:
             bokeh, truth: (B, T, 3, H, W) in [0, 1].
             depth_m: (B, T, 1, H, W) predicted metres.
             truth_depth_m: the same shape; values that are not finite and > 0 are left out. None when unknown.
-            previous: prediction and truth of the frame before the stretch, (B, 3, H, W) each, for the temporal term.
+            previous: prediction and truth of the frame before the segment, (B, 3, H, W) each, for the temporal term.
         """
         with torch.autocast(bokeh.device.type, enabled=False):
             bokeh, truth, depth_m = bokeh.float(), truth.float(), depth_m.float()

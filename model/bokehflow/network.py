@@ -3,7 +3,7 @@
 Special: two streams of directional recurrences, one for depth and one for bokeh; the depth drives a physical renderer, the
 bokeh stream what the renderer cannot know. A state of constant size makes it a video network. No attention anywhere.
 
-Shape letters: B = samples; H, W = picture; h, w = tokens; C = channels.
+Shape letters: B = samples; H, W = image; h, w = tokens; C = channels.
 """
 
 import math
@@ -30,7 +30,7 @@ class BokehFlowOutput:
         depth_m: (B, 1, H, W) z-depth in metres, between 0.1 and 100, float32 or wider.
         coc_px: (B, 1, H, W) signed radius of the circle of confusion in pixels of the full frame, < 0 in front of the focus
             plane, clipped to the largest radius that is rendered. Its size is the CoC radius.
-        physics: (B, 3, H, W) the lens renderer's picture from `depth_m`, with its small correction; not clamped.
+        physics: (B, 3, H, W) the lens renderer's image from `depth_m`, with its small correction; not clamped.
         residual: (B, 3, H, W) what the bokeh stream adds to the frame.
         clipped_share: (B,) share of pixels whose radius was clipped, detached.
         lens_values_outside: scalar, how many lens values of the batch lay outside the embedding's ranges.
@@ -84,7 +84,7 @@ class BokehFlow(nn.Module):
     def forward(
         self, frame: Tensor, lens: LensBatch, state: BokehFlowState | None = None
     ) -> tuple[BokehFlowOutput, BokehFlowState]:
-        """One frame of a video, or a picture.
+        """One frame of a video, or an image.
 
         Args:
             frame: (B, 3, H, W) all-in-focus sRGB in [0, 1], at least 4x4.
@@ -96,7 +96,7 @@ class BokehFlow(nn.Module):
 
         Raises:
             BokehFlowError: a shape, dtype, device or lens that the network cannot work with.
-            OpticsError: the frame holds values that are no sRGB picture.
+            OpticsError: the frame holds values that are no sRGB image.
         """
         self._check(frame, lens, state)
         wide = frame if frame.dtype == torch.float64 else frame.float()

@@ -1,9 +1,9 @@
 """PG-CoC: the photograph that the predicted depth implies, through the shared lens renderer, and a small correction.
 
-Special: the same renderer and the same formulas that made the training data, differentiable from the picture back to depth
-and lens. Per sample and per pixel: no lens of a batch reaches another sample's picture.
+Special: the same renderer and the same formulas that made the training data, differentiable from the image back to depth
+and lens. Per sample and per pixel: no lens of a batch reaches another sample's image.
 
-Shape letters: B = samples; H, W = picture.
+Shape letters: B = samples; H, W = image.
 """
 
 import torch

@@ -1,7 +1,7 @@
 """Samples for networks that estimate focus: a photograph, the sharp frame, depth, the focus map and the lens.
 
 One sample is one frame through one lens set. With `verify=True` each stored focus map is computed again from depth and
-metadata and must come out the same, to the last bit: the check that a label still belongs to its picture.
+metadata and must come out the same, to the last bit: the check that a label still belongs to its image.
 """
 
 from typing import TypedDict
@@ -15,8 +15,9 @@ from model.data.roi import RoiKind, check_kind, choose_box
 from model.data.scene_manifest import SceneManifest, TrainingScene
 from model.data.scenes import read_bokeh, read_depth, read_frame
 from pipeline.errors import InputError
+from pipeline.media.convert import tensor_to_image
 from pipeline.media.depth_files import read_npz
-from pipeline.optics import focus_map
+from pipeline.optics.labels import label_of
 from pipeline.seeds import stable_seed
 
 
@@ -40,7 +41,7 @@ class FocusDataset(Dataset[FocusSample]):
     """Every frame of every lens set of a split, by number.
 
     Args:
-        catalogue: the scenes, as `find_scenes` gives them.
+        manifest: the scenes, as `find_scenes` gives them.
         roi: "full", "random" or "saliency"; see `model.data.roi`.
         verify: compute every focus map again and compare.
         seed: of the boxes; `set_epoch` changes them from one epoch to the next.
@@ -50,13 +51,13 @@ class FocusDataset(Dataset[FocusSample]):
     """
 
     def __init__(
-        self, catalogue: SceneManifest, *, roi: RoiKind = "random", verify: bool = False, seed: int = 0
+        self, manifest: SceneManifest, *, roi: RoiKind = "random", verify: bool = False, seed: int = 0
     ) -> None:
         check_kind(roi)
         self._roi, self._verify, self._seed, self._epoch = roi, verify, seed, 0
         self._items = [
             (scene, set_index, number)
-            for scene in catalogue.scenes
+            for scene in manifest.scenes
             for set_index in range(len(scene.sets))
             for number in range(scene.num_frames)
         ]
@@ -80,13 +81,12 @@ class FocusDataset(Dataset[FocusSample]):
         frame, depth = read_frame(scene, number), read_depth(scene, number)
         stored = self._read_focus(scene, set_index, number, depth)
         rng = np.random.Generator(np.random.PCG64(stable_seed("roi", name, self._seed, self._epoch)))
-        picture = np.ascontiguousarray((frame * 255).round().byte().permute(1, 2, 0).numpy())
         return FocusSample(
             frame=frame,
             bokeh=read_bokeh(scene, set_index, number),
             depth_m=depth,
             focus_map=stored,
-            roi=torch.tensor(choose_box(self._roi, picture, rng)),
+            roi=torch.tensor(choose_box(self._roi, tensor_to_image(frame), rng)),
             f_m=torch.tensor(chosen.lens.f_m),
             f_number=torch.tensor(chosen.lens.f_number),
             focus_m=torch.tensor(chosen.lens.focus_m),
@@ -102,7 +102,8 @@ class FocusDataset(Dataset[FocusSample]):
             raise InputError(f"{path} must be float16 {tuple(depth.shape[1:])}, got {stored.dtype} {stored.shape}")
         if self._verify:
             chosen = scene.sets[set_index]
-            again = focus_map(depth[0], chosen.lens, chosen.max_coc_m).numpy().astype(np.float16)
+            # float16 values that were widened when they were read, so this narrows them without a loss
+            again = label_of(depth[0].numpy().astype(np.float16), chosen.lens, chosen.max_coc_m)
             wrong = int((again != stored).sum())
             if wrong:
                 error = float(np.abs(again.astype(np.float32) - stored.astype(np.float32)).max())

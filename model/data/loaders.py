@@ -1,25 +1,28 @@
 """Batches in the order of their sample numbers, read ahead by threads.
 
-Threads, not worker processes: picture codecs and zlib release the interpreter lock, errors arrive with their own type and
+Threads, not worker processes: image codecs and zlib release the interpreter lock, errors arrive with their own type and
 message, and a signal finds one process to stop. Which samples a process reads follows from the step alone, so a run can
 be resumed at any step with any number of processes, as long as the batch is the same.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
-from model.data.samples import Clip, ClipBatch, collate
 from pipeline.errors import UsageError
 from pipeline.media.prefetch import map_ahead
 
+Sample = TypeVar("Sample")
+AnySample = TypeVar("AnySample", covariant=True)
+Collated = TypeVar("Collated")
 
-class ClipSource(Protocol):
+
+class SampleSource(Protocol[AnySample]):
     """An endless stream of samples by number; `len` is one epoch."""
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, number: int) -> Clip: ...
+    def __getitem__(self, number: int, /) -> AnySample: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,11 +68,19 @@ class BatchPlan:
         return [list(range(first + c * self.micro_batch_size, first + (c + 1) * self.micro_batch_size)) for c in mine]
 
 
-def batches(source: ClipSource, plan: BatchPlan, first_step: int, last_step: int, workers: int) -> Iterator[ClipBatch]:
+def batches(
+    source: SampleSource[Sample],
+    collate: Callable[[Sequence[Sample]], Collated],
+    plan: BatchPlan,
+    first_step: int,
+    last_step: int,
+    workers: int,
+) -> Iterator[Collated]:
     """Micro-batches of steps first_step .. last_step - 1, in order.
 
     Args:
         source: where samples come from.
+        collate: makes one batch of the samples of a micro-batch.
         plan: which of them this process takes.
         first_step, last_step: half-open range of optimiser steps.
         workers: threads that read, >= 1; they change the speed and nothing else.
@@ -78,13 +89,13 @@ def batches(source: ClipSource, plan: BatchPlan, first_step: int, last_step: int
         InputError: a sample cannot be read, or samples do not go together.
     """
     numbers = (number for step in range(first_step, last_step) for group in plan.numbers(step) for number in group)
-    clips = map_ahead(source.__getitem__, numbers, workers, depth=max(2 * plan.micro_batch_size, workers + 1))
-    pending: list[Clip] = []
+    samples = map_ahead(source.__getitem__, numbers, workers, depth=max(2 * plan.micro_batch_size, workers + 1))
+    pending: list[Sample] = []
     try:
-        for clip in clips:
-            pending.append(clip)
+        for sample in samples:
+            pending.append(sample)
             if len(pending) == plan.micro_batch_size:
                 yield collate(pending)
                 pending = []
     finally:
-        clips.close()  # type: ignore[attr-defined]  # a generator: stop its threads with us
+        samples.close()  # type: ignore[attr-defined]  # a generator: stop its threads with us

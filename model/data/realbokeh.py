@@ -17,9 +17,10 @@ from typing import Any
 from PIL import Image
 from torch.utils.data import Dataset
 
-from model.data.samples import Clip, picture_tensor
+from model.data.samples import Clip
 from model.data.sampling import ClipSettings, draw_window, item_of, sample_rng
 from pipeline.errors import InputError, UsageError
+from pipeline.media.convert import image_to_tensor
 from pipeline.media.images import natural_key, read_picture
 from pipeline.optics import SENSOR_WIDTH_MM, Lens, OpticsError, px_per_mm
 from pipeline.storage.files import read_json
@@ -139,7 +140,7 @@ def photograph_px_per_mm(path: Path) -> float:
     The sensor is 36 mm wide, or less where EXIF has both the focal length and its 35 mm equivalent.
 
     Raises:
-        InputError: the file is no picture.
+        InputError: the file is no image.
     """
     try:
         with Image.open(path) as image:
@@ -194,8 +195,8 @@ class RealBokehDataset(Dataset[Clip]):
         window = draw_window(sample_rng(self.settings.seed, number), self.settings, width, height)
         return Clip(
             name=f"{pair.name} {window}",
-            frames=window.cut(picture_tensor(sharp))[None],
-            bokeh=window.cut(picture_tensor(bokeh))[None],
+            frames=window.cut(image_to_tensor(sharp))[None],
+            bokeh=window.cut(image_to_tensor(bokeh))[None],
             depth_m=None,
             lens=pair.lens,
             px_per_mm=photograph_px_per_mm(pair.sharp_path),

@@ -1,7 +1,7 @@
 """Regions of interest for focus training: a random box, or the box that attracts the eye.
 
 Saliency is the spectral residual (Hou and Zhang, CVPR 2007): what is left of the log amplitude spectrum after its local
-mean is taken away, back in the picture. It needs no weights and takes a millisecond on a 64-pixel picture.
+mean is taken away, back in the image. It needs no weights and takes a millisecond on a 64-pixel image.
 """
 
 from typing import Literal, get_args
@@ -62,7 +62,7 @@ def _draw_size(width: int, height: int, rng: np.random.Generator) -> tuple[int, 
 
 
 def saliency(frame: Picture) -> npt.NDArray[np.float64]:
-    """(H, W) in [0, 1], 1 at the most salient pixel; zero for a picture without any structure."""
+    """(H, W) in [0, 1], 1 at the most salient pixel; zero for an image without any structure."""
     height, width = frame.shape[:2]
     small_size = (_SALIENCY_WIDTH, max(2, round(_SALIENCY_WIDTH * height / width)))
     grey = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import InputError
-from pipeline.media.images import Picture
 from pipeline.optics import Lens
 
 # Shape letters: B samples, T frames of a clip, H, W crop.
@@ -90,8 +89,3 @@ def collate(clips: Sequence[Clip]) -> ClipBatch:
         px_per_mm=torch.tensor([clip.px_per_mm for clip in clips]),
         max_radius_px=torch.tensor([clip.max_radius_px for clip in clips]),
     )
-
-
-def picture_tensor(picture: Picture) -> Tensor:
-    """(H, W, 3) uint8 -> (3, H, W) float32 in [0, 1]."""
-    return torch.from_numpy(picture).permute(2, 0, 1).float() / 255

@@ -1,7 +1,9 @@
 """Which generated scenes can be learned from, and why the others cannot.
 
 A scene counts when its four `.done` records are there, its files are all there and its metadata makes sense. Everything
-else is skipped with a reason, so that a run that trained on 3 of 90 scenes says so in its first line.
+else is skipped with a reason, so that a run that trained on 3 of 90 scenes says so in its first line. A scene whose images,
+depth and photographs were not made from one another is no matter of skipping: something is wrong with the data set, and the
+command that mends it is named.
 """
 
 import math
@@ -9,10 +11,11 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.errors import InputError, UsageError
+from pipeline.errors import InputError, StaleError, UsageError
+from pipeline.hints import phase_command
 from pipeline.storage.completion import DoneRecord
 from pipeline.storage.files import names_in
-from pipeline.storage.scene import SPLITS, LensSet, Scene, scene_folders
+from pipeline.storage.scene import CONTRACT, SPLITS, LensSet, Scene, scene_folders
 
 _MAX_LISTED = 5  # reasons in a message; the count is always given
 
@@ -25,8 +28,8 @@ class TrainingScene:
         scene: its paths.
         num_frames, width, height: of every modality; pixels.
         px_per_mm: of the full frame; crops keep it.
-        max_radius_px: where its pictures saturate.
-        sets: the lenses its pictures were rendered with.
+        max_radius_px: where its images saturate.
+        sets: the lenses its images were rendered with.
         fingerprint: of its renders, as their done record has it.
     """
 
@@ -54,8 +57,8 @@ class SceneManifest:
 
     def describe(self) -> str:
         """One line for a log: how many scenes, sets and frames, and what was skipped and why."""
-        pictures = sum(scene.num_frames * len(scene.sets) for scene in self.scenes)
-        line = f"{self.split}: {len(self.scenes)} scenes, {pictures} pictures"
+        images = sum(scene.num_frames * len(scene.sets) for scene in self.scenes)
+        line = f"{self.split}: {len(self.scenes)} scenes, {images} images"
         if not self.skipped:
             return line
         return f"{line}; {len(self.skipped)} skipped ({_listed(self.skipped)})"
@@ -86,7 +89,8 @@ def find_scenes(
         only: scene ids to look at; empty means all.
 
     Raises:
-        UsageError: there is no such folder or split, or not one usable scene; the message has the reasons.
+        UsageError: there is no such folder or split, not one usable scene, or a scene with modalities that were not made
+            from one another; the message has the reasons.
     """
     if split not in SPLITS:
         raise UsageError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
@@ -94,6 +98,7 @@ def find_scenes(
         raise UsageError(f"there is no folder of generated scenes {out_root}; run the pipeline first (make demo)")
     scenes: list[TrainingScene] = []
     skipped: dict[str, str] = {}
+    stale: dict[str, str] = {}
     unknown_split = [scene.scene_id for scene in scene_folders(out_root) if scene.read_split() is None]
     skipped |= dict.fromkeys(unknown_split, "split.txt holds no split")
     for scene in scene_folders(out_root):
@@ -103,8 +108,12 @@ def find_scenes(
             found = read_scene(scene)
             _check_use(found, min_frames, min_size, coc_model)
             scenes.append(found)
+        except StaleError as error:
+            stale[scene.scene_id] = str(error)
         except InputError as error:
             skipped[scene.scene_id] = str(error)
+    if stale:
+        raise UsageError(f"{len(stale)} scenes of {out_root} mix what was not made from one another. {_listed(stale)}")
     if not scenes:
         why = f": {_listed(skipped)}" if skipped else f"; no scene folder there has split {split!r}"
         raise UsageError(f"the {split} split of {out_root} has no scene that can be used{why}")
@@ -116,14 +125,17 @@ def read_scene(scene: Scene) -> TrainingScene:
 
     Raises:
         InputError: a phase is unfinished, files are missing, or the metadata cannot be right.
+        StaleError: depth, labels or photographs were made from other images or other depth than are there now.
     """
-    folders = {"deblur": scene.sharp_dir, "depth": scene.depth_dir, "focus": scene.focus_dir, "render": scene.bokeh_dir}
+    records: dict[str, DoneRecord] = {}
     fingerprint = ""
-    for folder in folders.values():
+    for folder in (scene.folder(modality) for made in CONTRACT for modality in made.modalities):
         record = DoneRecord.read(folder)
         if record is None:
             raise InputError(f"{folder.name} is not finished (no .done)")
         fingerprint = record.fingerprint
+        records[record.phase] = _same_phase(folder, records.get(record.phase), record)
+    _check_upstream(scene, records)
     metadata = scene.read_metadata()
     sets = tuple(scene.lens_sets())
     try:
@@ -137,8 +149,8 @@ def read_scene(scene: Scene) -> TrainingScene:
             f"{scene.metadata_path} must have sets and positive sizes, got {len(sets)} sets and {positive}"
         )
     present: dict[Path, set[str]] = {}
-    for phase in ("deblur", "depth", "render"):
-        for path in scene.outputs(phase, num_frames, len(sets)):
+    for made in CONTRACT:
+        for path in scene.outputs(made, num_frames, len(sets)):
             if path.name not in present.setdefault(path.parent, names_in(path.parent)):
                 raise InputError(f"{path} is missing behind .done")
     return TrainingScene(
@@ -151,6 +163,32 @@ def read_scene(scene: Scene) -> TrainingScene:
         sets=sets,
         fingerprint=fingerprint,
     )
+
+
+def _check_upstream(scene: Scene, records: dict[str, DoneRecord]) -> None:
+    """StaleError when a record names another upstream fingerprint than the one that is there."""
+    for name, record in records.items():
+        for upstream, recorded in record.upstream.items():
+            if upstream in records and records[upstream].fingerprint != recorded:
+                raise StaleError(
+                    f"{name} was made with another {upstream} than is there ({recorded} -> "
+                    f"{records[upstream].fingerprint}); run: {_redo(scene, name)}"
+                )
+
+
+def _same_phase(folder: Path, before: DoneRecord | None, record: DoneRecord) -> DoneRecord:
+    """Folders that one phase writes together, as labels and photographs, have one fingerprint."""
+    if before is not None and before.fingerprint != record.fingerprint:
+        scene = Scene(folder.parents[1], folder.parent.name)
+        raise StaleError(
+            f"{record.phase} was made with another {record.phase} than is there ({before.fingerprint} -> "
+            f"{record.fingerprint}); run: {_redo(scene, record.phase)}"
+        )
+    return record
+
+
+def _redo(scene: Scene, phase: str) -> str:
+    return phase_command(phase, "--out_root", str(scene.dir.parent), "--scene", scene.scene_id, "--on_stale", "redo")
 
 
 def _check_use(found: TrainingScene, min_frames: int, min_size: tuple[int, int], coc_model: str | None) -> None:

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from model.data.samples import Clip, picture_tensor
+from model.data.samples import Clip
 from model.data.sampling import ClipSettings, Window, draw_window, item_of, sample_rng
 from model.data.scene_manifest import SceneManifest, TrainingScene
 from pipeline.errors import InputError, UsageError
-from pipeline.media.depth_files import read_npz
+from pipeline.media import depth_files
+from pipeline.media.convert import image_to_tensor
 from pipeline.media.images import read_sharp
 
 
@@ -39,17 +40,17 @@ class ClipDataset(Dataset[Clip]):
     """Sample n of an endless, seeded stream; `len` is one epoch: every scene and lens set once.
 
     Args:
-        catalogue: the scenes, as `find_scenes` gives them with `min_frames` and `min_size` of the settings.
+        manifest: the scenes, as `find_scenes` gives them with `min_frames` and `min_size` of the settings.
         settings: what a sample is.
 
     Raises:
         UsageError: a scene has fewer frames or pixels than a sample needs.
     """
 
-    def __init__(self, catalogue: SceneManifest, settings: ClipSettings) -> None:
+    def __init__(self, manifest: SceneManifest, settings: ClipSettings) -> None:
         self.settings = settings
-        self._pairs = [(scene, index) for scene in catalogue.scenes for index in range(len(scene.sets))]
-        for scene in catalogue.scenes:
+        self._pairs = [(scene, index) for scene in manifest.scenes for index in range(len(scene.sets))]
+        for scene in manifest.scenes:
             width, height = settings.min_size
             if scene.num_frames < settings.clip_frames or scene.width < width or scene.height < height:
                 raise UsageError(
@@ -112,22 +113,19 @@ def _sized(image: Tensor, found: TrainingScene, path: object) -> Tensor:
 def read_frame(found: TrainingScene, number: int) -> Tensor:
     """(3, H, W) the sharp frame in [0, 1]; InputError names a file that cannot be used."""
     path = found.scene.sharp_path(number)
-    return _sized(picture_tensor(read_sharp(path)), found, path)
+    return _sized(image_to_tensor(read_sharp(path)), found, path)
 
 
 def read_bokeh(found: TrainingScene, set_index: int, number: int) -> Tensor:
     """(3, H, W) the photograph of a lens set in [0, 1]; InputError names a file that cannot be used."""
     path = found.scene.bokeh_path(set_index, number)
-    return _sized(picture_tensor(read_sharp(path)), found, path)
+    return _sized(image_to_tensor(read_sharp(path)), found, path)
 
 
 def read_depth(found: TrainingScene, number: int) -> Tensor:
     """(1, H, W) float32 metres, finite and > 0; InputError names a file that cannot be used."""
     path = found.scene.depth_path(number)
-    stored = read_npz(path, "depth")
-    if stored.ndim != 2 or stored.dtype.kind != "f":
-        raise InputError(f"{path} must hold a (H, W) floating point array, got {stored.shape} {stored.dtype}")
-    depth = torch.from_numpy(stored.astype(np.float32))[None]
+    depth = torch.from_numpy(depth_files.read_depth(path).astype(np.float32))[None]
     bad = int((~(torch.isfinite(depth) & (depth > 0))).sum())
     if bad:
         raise InputError(f"{path} has {bad} values that are not finite and > 0; run phase 6, which finds such files")

@@ -7,10 +7,10 @@ from functools import partial
 from torch import Tensor
 
 from model.data.realbokeh import RealPair, RealPairs, photograph_px_per_mm
-from model.data.samples import picture_tensor
 from model.data.scene_manifest import SceneManifest, TrainingScene
 from model.data.scenes import read_bokeh, read_depth, read_frame
 from pipeline.errors import InputError
+from pipeline.media.convert import image_to_tensor
 from pipeline.media.images import read_picture
 from pipeline.media.prefetch import map_ahead
 from pipeline.optics import Lens
@@ -18,7 +18,7 @@ from pipeline.optics import Lens
 
 @dataclass(frozen=True, kw_only=True)
 class EvalFrame:
-    """One frame of a take: (3, H, W) pictures in [0, 1], and (1, H, W) metres where depth is known."""
+    """One frame of a clip: (3, H, W) images in [0, 1], and (1, H, W) metres where depth is known."""
 
     frame: Tensor
     bokeh: Tensor
@@ -36,12 +36,12 @@ class EvalClip:
     num_frames: int
     read: Callable[[int], EvalFrame]
 
-    def moments(self, limit: int = 0) -> Iterator[EvalFrame]:
+    def frames(self, limit: int = 0) -> Iterator[EvalFrame]:
         """The frames in order, read ahead; at most `limit` of them, 0 for all."""
         return map_ahead(self.read, range(min(limit, self.num_frames) if limit else self.num_frames))
 
 
-def scene_clips(catalogue: SceneManifest) -> list[EvalClip]:
+def scene_clips(manifest: SceneManifest) -> list[EvalClip]:
     """Every lens set of every scene."""
     return [
         EvalClip(
@@ -52,7 +52,7 @@ def scene_clips(catalogue: SceneManifest) -> list[EvalClip]:
             num_frames=found.num_frames,
             read=partial(_read_scene, found, set_index),
         )
-        for found in catalogue.scenes
+        for found in manifest.scenes
         for set_index in range(len(found.sets))
     ]
 
@@ -64,7 +64,7 @@ def _read_scene(found: TrainingScene, set_index: int, number: int) -> EvalFrame:
 
 
 def pair_clips(pairs: RealPairs) -> list[EvalClip]:
-    """Every RealBokeh pair, as a take of one frame."""
+    """Every RealBokeh pair, as a clip of one frame."""
     return [
         EvalClip(
             name=pair.name,
@@ -79,14 +79,14 @@ def pair_clips(pairs: RealPairs) -> list[EvalClip]:
 
 
 def _read_pair(pair: RealPair, number: int) -> EvalFrame:
-    sharp, bokeh = (picture_tensor(read_picture(path)[0]) for path in (pair.sharp_path, pair.bokeh_path))
+    sharp, bokeh = (image_to_tensor(read_picture(path)[0]) for path in (pair.sharp_path, pair.bokeh_path))
     if sharp.shape != bokeh.shape:
         raise InputError(f"{pair.bokeh_path} and {pair.sharp_path} differ in size")
     return EvalFrame(frame=sharp, bokeh=bokeh, depth_m=None)
 
 
-def spread(takes: list[EvalClip], count: int) -> list[EvalClip]:
-    """`count` takes spread evenly over a list; all of them for 0, or when there are no more."""
-    if count == 0 or count >= len(takes):
-        return takes
-    return [takes[number * len(takes) // count] for number in range(count)]
+def spread(clips: list[EvalClip], count: int) -> list[EvalClip]:
+    """`count` clips spread evenly over a list; all of them for 0, or when there are no more."""
+    if count == 0 or count >= len(clips):
+        return clips
+    return [clips[number * len(clips) // count] for number in range(count)]

@@ -1,14 +1,15 @@
-"""How close a picture, a depth map or a sequence is to the truth. Pictures are sRGB in [0, 1], batches are per sample.
+"""How close an image, a depth map or a sequence is to the truth. Images are sRGB in [0, 1], batches are per sample.
 
 `ssim` is also the training loss's; there is one.
 """
 
-import math
 from functools import lru_cache
 
 import torch
 import torch.nn.functional as functional
 from torch import Tensor
+
+from pipeline.measures import psnr_of_mse
 
 SSIM_WINDOW = 11
 SSIM_SIGMA = 1.5
@@ -18,14 +19,9 @@ DELTA1 = 1.25
 
 
 def mse(first: Tensor, second: Tensor) -> Tensor:
-    """(B, ...) pictures -> (B,) mean squared errors in float64, where pooling many loses nothing."""
+    """(B, ...) images -> (B,) mean squared errors in float64, where pooling many loses nothing."""
     _check_pair(first, second)
     return (first.double() - second.double()).square().flatten(1).mean(1)
-
-
-def psnr_of_mse(value: float) -> float:
-    """Decibels for a mean squared error at peak 1; infinity for equal pictures."""
-    return math.inf if value == 0 else -10 * math.log10(value)
 
 
 def psnr(first: Tensor, second: Tensor) -> Tensor:
@@ -35,12 +31,12 @@ def psnr(first: Tensor, second: Tensor) -> Tensor:
         first, second: (B, ...) of one shape.
 
     Returns:
-        (B,) float64 decibels; infinity for equal pictures.
+        (B,) float64 decibels; infinity for equal images.
 
     Raises:
         ValueError: the shapes differ.
     """
-    return -10 * torch.log10(mse(first, second))
+    return torch.tensor([psnr_of_mse(value) for value in mse(first, second).tolist()], dtype=torch.float64)
 
 
 @lru_cache(maxsize=8)
@@ -63,7 +59,7 @@ def ssim(first: Tensor, second: Tensor) -> Tensor:
         first, second: (B, C, H, W) in [0, 1], at least 11 pixels a side. Computed in float32 or wider.
 
     Returns:
-        (B,) in [-1, 1]; 1 for equal pictures. Differentiable.
+        (B,) in [-1, 1]; 1 for equal images. Differentiable.
 
     Raises:
         ValueError: the shapes differ or a side is shorter than the window.
@@ -110,11 +106,11 @@ def delta1(predicted_m: Tensor, truth_m: Tensor, valid: Tensor) -> Tensor:
     return _masked_mean((ratio < DELTA1).double(), valid)
 
 
-def temporal_error(pictures: Tensor, truth: Tensor) -> Tensor:
+def temporal_error(images: Tensor, truth: Tensor) -> Tensor:
     """Flicker against the truth, without warping: mean |(p_t - p_{t-1}) - (g_t - g_{t-1})|.
 
     Args:
-        pictures, truth: (B, T, C, H, W), T >= 2.
+        images, truth: (B, T, C, H, W), T >= 2.
 
     Returns:
         (B,); 0 when every change from frame to frame is the truth's. Differentiable.
@@ -122,10 +118,10 @@ def temporal_error(pictures: Tensor, truth: Tensor) -> Tensor:
     Raises:
         ValueError: the shapes differ or there is only one frame.
     """
-    _check_pair(pictures, truth)
-    if pictures.ndim != 5 or pictures.shape[1] < 2:
-        raise ValueError(f"a temporal error needs (B, T >= 2, C, H, W), got {tuple(pictures.shape)}")
-    return (pictures.diff(dim=1) - truth.diff(dim=1)).abs().flatten(1).mean(1)
+    _check_pair(images, truth)
+    if images.ndim != 5 or images.shape[1] < 2:
+        raise ValueError(f"a temporal error needs (B, T >= 2, C, H, W), got {tuple(images.shape)}")
+    return (images.diff(dim=1) - truth.diff(dim=1)).abs().flatten(1).mean(1)
 
 
 def depth_temporal_error(predicted_m: Tensor, truth_m: Tensor, valid: Tensor) -> Tensor:

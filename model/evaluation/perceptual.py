@@ -127,7 +127,7 @@ class Lpips(nn.Module):
         self.weights = nn.ParameterList([nn.Parameter(w.view(1, -1, 1, 1), requires_grad=False) for w in weights])
 
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
-        """(B, 3, H, W) twice, sRGB in [0, 1] -> (B,) distances, 0 for equal pictures."""
+        """(B, 3, H, W) twice, sRGB in [0, 1] -> (B,) distances, 0 for equal images."""
         total = first.new_zeros(len(first))
         for weight, a, b in zip(self.weights, self.vgg(first), self.vgg(second), strict=True):
             unit_a, unit_b = (x / (x.square().sum(1, keepdim=True).sqrt() + 1e-10) for x in (a, b))

@@ -1,60 +1,53 @@
 """Checkpoints: the network that people use, and everything a run needs to go on as if it had not stopped.
 
     <out_dir>/checkpoints/step_000500/
-      model.safetensors          averaged weights; metadata: config, conventions, step
+      model.safetensors          averaged weights; see network_file.py
       resume/weights.safetensors optimizer.safetensors average.safetensors
-      resume/state.json          step, fingerprint and its fields, scores, and the digest of every file
+      resume/state.json          step, family, fingerprint and its fields, scores, and the digest of every file
 
 A folder appears under its name when it is complete: it is written beside it, synced and renamed. Digests tell a damaged one
-from a whole one. Everything is safetensors or JSON; nothing executes on loading.
+from a whole one. Everything is safetensors or JSON; nothing executes on loading. Several optimisers share one file, since no
+parameter belongs to two.
 """
 
-import hashlib
 import json
 import os
-import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
-from safetensors.torch import save as to_bytes
-from torch import Tensor, nn
+from torch import Tensor, as_tensor
 
-from model.bokehflow import BokehFlow, BokehFlowConfig, BokehFlowError
 from model.errors import CheckpointError
+from model.training.families import DEFAULT_FAMILY
+from model.training.network_file import (
+    FORMAT,
+    MODEL_NAME,
+    digest_of,
+    network_bytes,
+    step_folders,
+    tensor_bytes,
+)
 from model.training.optim import Ema
+from model.training.task import Task
 from pipeline.errors import InputError, UsageError
 from pipeline.storage.completion import Fields, fingerprint, first_difference
 from pipeline.storage.files import dump_json, read_json, sync_folder, write_bytes, write_json
 
-FORMAT = "bokehflow-1"
-MODEL_NAME = "model.safetensors"
-BEST_NAME = "best.json"
-# What the numbers mean, for whoever opens a file years later.
-CONVENTIONS = {
-    "frame": "sRGB in [0, 1], all in focus",
-    "depth": "z-depth along the optical axis, metres",
-    "lens": "f_m and focus_m in metres, f_number; coc_model as in the config",
-    "px_per_mm": "pixels per millimetre of sensor of the FULL frame; a crop keeps it",
-    "radius": "pixels of the full frame, half the circle of confusion",
-}
-_STEP_NAME = re.compile(r"step_(\d{6,})")
-
 
 @dataclass(frozen=True, kw_only=True)
 class ResumeState:
-    """What state.json holds. `best_db` is the best validation so far, None before the first."""
+    """What state.json holds. `best_score` is the best validation so far, None before the first."""
 
     step: int
     samples: int
     fields: Fields
     data: str
-    best_db: float | None = None
+    family: str = DEFAULT_FAMILY
+    best_score: float | None = None
     best_step: int | None = None
 
     @property
@@ -62,40 +55,11 @@ class ResumeState:
         return fingerprint(self.fields)
 
 
-def _digest(data: bytes) -> str:
-    return hashlib.blake2b(data, digest_size=16).hexdigest()
-
-
 def step_folder(out_dir: Path, step: int) -> Path:
     return out_dir / "checkpoints" / f"step_{step:06d}"
 
 
-def step_folders(out_dir: Path) -> list[tuple[int, Path]]:
-    """(step, folder) of every checkpoint that is there, oldest first; whole or not."""
-    folder = out_dir / "checkpoints"
-    found = [(match, path) for path in (folder.iterdir() if folder.is_dir() else ()) if (match := _match(path))]
-    return sorted((int(match[1]), path) for match, path in found)
-
-
-def _match(path: Path) -> re.Match[str] | None:
-    return _STEP_NAME.fullmatch(path.name) if path.is_dir() else None
-
-
-def model_bytes(config: BokehFlowConfig, weights: dict[str, Tensor], step: int, note: dict[str, Any]) -> bytes:
-    """model.safetensors: float32 weights with everything needed to use them."""
-    metadata = {
-        "format": FORMAT,
-        "config": json.dumps(config.to_dict(), sort_keys=True),
-        "conventions": json.dumps(CONVENTIONS, sort_keys=True),
-        "step": str(step),
-        "training": json.dumps(note, sort_keys=True),
-    }
-    return to_bytes({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, metadata)
-
-
-def save_checkpoint(
-    out_dir: Path, net: BokehFlow, ema: Ema, optimizer: torch.optim.Optimizer, state: ResumeState
-) -> Path:
+def save_checkpoint(out_dir: Path, task: Task[Any], ema: Ema, state: ResumeState) -> Path:
     """Write a checkpoint folder, atomically; one of the same step is replaced.
 
     Raises:
@@ -105,28 +69,21 @@ def save_checkpoint(
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     (partial / "resume").mkdir(parents=True)
-    buffers = dict(net.named_buffers())
-    averaged = {name: ema.weights.get(name, tensor) for name, tensor in net.state_dict().items()}
-    assert all(name in ema.weights or name in buffers for name in averaged), "the average holds every parameter"
-    files = {
-        MODEL_NAME: model_bytes(net.config, averaged, state.step, state.fields),
-        "resume/weights.safetensors": _tensor_bytes(net.state_dict()),
-        "resume/average.safetensors": _tensor_bytes(ema.weights),
-        "resume/optimizer.safetensors": _tensor_bytes(_optimizer_tensors(net, optimizer)),
-    }
+    files = _files(task, ema, state)
     try:
         for name, data in files.items():
             write_bytes(partial / name, data)
         stored = {
             "format": FORMAT,
+            "family": state.family,
             "step": state.step,
             "samples": state.samples,
             "fingerprint": state.fingerprint,
             "fields": state.fields,
             "data": state.data,
-            "best_db": state.best_db,
+            "best_score": state.best_score,
             "best_step": state.best_step,
-            "digests": {name: _digest(data) for name, data in files.items()},
+            "digests": {name: digest_of(data) for name, data in files.items()},
         }
         write_json(partial / "resume" / "state.json", stored)
         sync_folder(partial / "resume")
@@ -139,16 +96,31 @@ def save_checkpoint(
     return target
 
 
-def _tensor_bytes(tensors: dict[str, Tensor]) -> bytes:
-    return to_bytes({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
-
-
-def _optimizer_tensors(net: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """AdamW's state by parameter name: "<parameter>/exp_avg" ..."""
-    names = {id(parameter): name for name, parameter in net.named_parameters()}
+def _files(task: Task[Any], ema: Ema, state: ResumeState) -> dict[str, bytes]:
+    """Name in the checkpoint's folder -> content, of everything but state.json."""
+    kept = {name: tensor for name, tensor in task.net.state_dict().items() if task.keeps(name)}
+    buffers = dict(task.net.named_buffers())
+    averaged = {name: ema.weights.get(name, tensor) for name, tensor in kept.items()}
+    assert all(name in ema.weights or name in buffers for name in averaged), "the average holds every parameter"
+    published = task.published(averaged)
+    training = state.fields | ({"trained_on": dict(task.trained_on())} if task.trained_on() else {})
     return {
-        f"{names[id(parameter)]}/{key}": torch.as_tensor(value)
-        for parameter, values in optimizer.state.items()
+        MODEL_NAME: network_bytes(
+            state.family, task.network_config(), task.conventions, published, state.step, training
+        ),
+        "resume/weights.safetensors": tensor_bytes(kept),
+        "resume/average.safetensors": tensor_bytes(ema.weights),
+        "resume/optimizer.safetensors": tensor_bytes(_optimizer_tensors(task)),
+    }
+
+
+def _optimizer_tensors(task: Task[Any]) -> dict[str, Tensor]:
+    """The optimisers' state by parameter name: "<parameter>/exp_avg" ..."""
+    names = {id(parameter): name for name, parameter in task.net.named_parameters()}
+    return {
+        f"{names[id(parameter)]}/{key}": as_tensor(value)
+        for item in task.optimizers
+        for parameter, values in item.optimizer.state.items()
         for key, value in values.items()
     }
 
@@ -164,10 +136,13 @@ def read_state(folder: Path) -> ResumeState:
         if stored["format"] != FORMAT:
             raise CheckpointError(f"{folder} has format {stored['format']!r}, this version reads {FORMAT!r}")
         for name, digest in stored["digests"].items():
-            if _digest((folder / name).read_bytes()) != digest:
+            if digest_of((folder / name).read_bytes()) != digest:
                 raise CheckpointError(f"{folder / name} is damaged: it is not what was written")
         state = ResumeState(
-            **{key: stored[key] for key in ("step", "samples", "fields", "data", "best_db", "best_step")}
+            **{key: stored[key] for key in ("step", "samples", "fields", "data", "best_step")},
+            family=stored.get("family", DEFAULT_FAMILY),
+            # written as best_db when the only score there was were decibels
+            best_score=stored["best_score"] if "best_score" in stored else stored["best_db"],
         )
         if state.fingerprint != stored["fingerprint"]:
             raise CheckpointError(f"{folder}/resume/state.json is damaged: its fields are not its fingerprint's")
@@ -178,11 +153,13 @@ def read_state(folder: Path) -> ResumeState:
         raise CheckpointError(f"{folder} is no whole checkpoint: {error.filename}: {error.strerror}") from None
 
 
-def find_resume(out_dir: Path, fields: Fields, say: Callable[[str], None]) -> tuple[Path, ResumeState] | None:
+def find_resume(
+    out_dir: Path, fields: Fields, say: Callable[[str], None], family: str = DEFAULT_FAMILY
+) -> tuple[Path, ResumeState] | None:
     """The newest whole checkpoint of this very run; damaged ones are skipped with a message.
 
     Raises:
-        UsageError: the newest whole one was made with other settings; the first difference is named.
+        UsageError: the newest whole one was made with another family or settings; the first difference is named.
     """
     for _, folder in reversed(step_folders(out_dir)):
         try:
@@ -190,7 +167,10 @@ def find_resume(out_dir: Path, fields: Fields, say: Callable[[str], None]) -> tu
         except CheckpointError as error:
             say(f"skipped: {error}")
             continue
-        difference = first_difference(state.fields, json.loads(dump_json(fields)))
+        if state.family != family:
+            difference: tuple[str, Any, Any] | None = ("task.name", state.family, family)
+        else:
+            difference = first_difference(state.fields, json.loads(dump_json(fields)))
         if difference:
             name, before, now = difference
             raise UsageError(
@@ -201,19 +181,32 @@ def find_resume(out_dir: Path, fields: Fields, say: Callable[[str], None]) -> tu
     return None
 
 
-def load_resume(folder: Path, net: BokehFlow, ema: Ema, optimizer: torch.optim.Optimizer) -> None:
-    """Put weights, average and optimiser back as they were; `read_state` has checked the files."""
-    device = next(net.parameters()).device
-    net.load_state_dict(load_file(folder / "resume" / "weights.safetensors"))
+def load_resume(folder: Path, task: Task[Any], ema: Ema) -> None:
+    """Put weights, average and optimisers back as they were; `read_state` has checked the files.
+
+    Raises:
+        CheckpointError: the files hold other parameters than the task keeps.
+    """
+    weights = load_file(folder / "resume" / "weights.safetensors")
+    kept = {name for name in task.net.state_dict() if task.keeps(name)}
+    if weights.keys() != kept:
+        name = min(weights.keys() ^ kept)
+        where = "is missing in" if name in kept else "is not the network's, and is in"
+        raise CheckpointError(f"{name} {where} {folder}/resume/weights.safetensors")
+    task.net.load_state_dict(weights, strict=False)  # a frozen base is not in the file, and is as its source gave it
     average = load_file(folder / "resume" / "average.safetensors")
-    ema.weights = {name: average[name].to(device) for name in ema.weights}
+    ema.weights = {name: average[name].to(live.device) for name, live in ema.weights.items()}
     stored: dict[str, dict[str, Tensor]] = {}
     for name, tensor in load_file(folder / "resume" / "optimizer.safetensors").items():
         parameter, _, key = name.rpartition("/")
         stored.setdefault(parameter, {})[key] = tensor
-    for name, p in net.named_parameters():
-        if name in stored:  # AdamW keeps its step counter on the CPU
-            optimizer.state[p] = {k: v if k == "step" else v.to(p.device) for k, v in stored[name].items()}
+    names = {id(parameter): name for name, parameter in task.net.named_parameters()}
+    for item in task.optimizers:
+        for group in item.optimizer.param_groups:
+            for p in group["params"]:
+                values = stored.get(names[id(p)])
+                if values is not None:  # AdamW keeps its step counter on the CPU
+                    item.optimizer.state[p] = {k: v if k == "step" else v.to(p.device) for k, v in values.items()}
 
 
 def prune(out_dir: Path, keep_last: int, step: int, best_step: int | None) -> None:
@@ -232,65 +225,3 @@ def prune(out_dir: Path, keep_last: int, step: int, best_step: int | None) -> No
             shutil.rmtree(folder, ignore_errors=True)
     for leftover in (out_dir / "checkpoints").glob(".step_*.partial"):
         shutil.rmtree(leftover, ignore_errors=True)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Loaded:
-    """A network ready to use, and where it came from."""
-
-    net: BokehFlow
-    path: Path
-    step: int
-    training: dict[str, Any]
-    digest: str
-
-
-def find_model(path: Path) -> Path:
-    """model.safetensors from itself, a checkpoint folder, or a run's folder (its best checkpoint, else its newest).
-
-    Raises:
-        UsageError: there is none.
-    """
-    if path.is_file():
-        return path
-    if (path / MODEL_NAME).is_file():
-        return path / MODEL_NAME
-    folders = dict(step_folders(path))
-    if (path / BEST_NAME).is_file():
-        best = read_json(path / BEST_NAME, "the record of the best checkpoint").get("step")
-        if best in folders:
-            return folders[best] / MODEL_NAME
-    for step in sorted(folders, reverse=True):
-        if (folders[step] / MODEL_NAME).is_file():
-            return folders[step] / MODEL_NAME
-    raise UsageError(f"{path} is neither a {MODEL_NAME} nor a checkpoint or run folder that holds one")
-
-
-def load_model(path: Path, device: torch.device | str = "cpu") -> Loaded:
-    """The network of a checkpoint, in evaluation mode.
-
-    Raises:
-        UsageError: there is no such checkpoint.
-        CheckpointError: truncated, foreign, or weights and config do not fit together.
-    """
-    file = find_model(path)
-    try:
-        with safe_open(file, "pt") as opened:
-            metadata = opened.metadata() or {}
-            weights = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  safe_open is no dict
-        if metadata.get("format") != FORMAT:
-            raise CheckpointError(
-                f"{file} is no checkpoint of this project: its format is {metadata.get('format')!r}, needed is {FORMAT!r}"
-            )
-        net = BokehFlow(BokehFlowConfig.from_dict(json.loads(metadata["config"])))
-        net.load_state_dict(weights)
-        training = json.loads(metadata["training"])
-        step = int(metadata["step"])
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{file} cannot be read, it is truncated or damaged: {error}") from None
-    except (KeyError, ValueError, TypeError, BokehFlowError) as error:
-        raise CheckpointError(f"{file}: the metadata does not describe a network: {error!r}") from None
-    except RuntimeError as error:  # load_state_dict: names or shapes
-        raise CheckpointError(f"{file}: the weights are not those of its config: {error}") from None
-    digest = _digest(file.read_bytes())
-    return Loaded(net=net.to(device).eval(), path=file, step=step, training=training, digest=digest)

@@ -1,4 +1,4 @@
-"""What a run leaves to look at: `train.jsonl` (one object per logged step), TensorBoard events, validation pictures.
+"""What a run leaves to look at: `train.jsonl` (one object per logged step), TensorBoard events, validation sheets.
 
 Written by the main process only. After a resume, lines of steps that will be taken again are dropped first, so that a file
 holds every step once.
@@ -9,9 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from model.evaluation.visualize import write_sheet
-from pipeline.media.images import Picture
-from pipeline.storage.files import append_line, write_bytes
+from pipeline.storage.appending import append_line
+from pipeline.storage.files import write_bytes
 
 
 class TrainLog:
@@ -26,8 +25,8 @@ class TrainLog:
         from torch.utils.tensorboard import SummaryWriter  # slow to import, and only training needs it
 
         self._path = out_dir / "train.jsonl"
-        self._pictures = out_dir / "pictures"
-        self._pictures.mkdir(exist_ok=True)
+        self._images = out_dir / "pictures"
+        self._images.mkdir(exist_ok=True)
         self._drop_from(first_step)
         self._board = SummaryWriter(str(out_dir / "tensorboard"), purge_step=first_step)
 
@@ -56,10 +55,10 @@ class TrainLog:
             if isinstance(value, (int, float)):
                 self._board.add_scalar(f"{kind}/{name}", value, step)
 
-    def sheet(self, step: int, rows: list[tuple[str, list[Picture]]]) -> Path:
+    def sheet(self, step: int, png: bytes) -> Path:
         """A validation sheet; returns its path."""
-        path = self._pictures / f"step_{step:06d}.png"
-        write_sheet(path, rows)
+        path = self._images / f"step_{step:06d}.png"
+        write_bytes(path, png)
         return path
 
 

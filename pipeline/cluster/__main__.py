@@ -3,12 +3,16 @@
 import sys
 
 from pipeline import cli
-from pipeline.cluster import commands
-from pipeline.cluster.request import parse
+from pipeline.errors import ExitCode
 
 
 def main(argv: list[str] | None = None) -> int:
-    return cli.main(lambda: commands.submit(parse(commands.__doc__, argv)))
+    def body() -> ExitCode:
+        from pipeline.cluster import commands, request  # inside, so that a missing extra becomes one line
+
+        return commands.submit(request.parse(commands.__doc__, argv))
+
+    return cli.main(body)
 
 
 if __name__ == "__main__":

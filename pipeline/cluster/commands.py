@@ -18,9 +18,9 @@ from pathlib import Path
 from pipeline.cluster.dry_run import dry_run
 from pipeline.cluster.fit import check_fits, detect_profile
 from pipeline.cluster.gate import advance
-from pipeline.cluster.plan import SCRIPTS, Run, Stage, new_run_folder, runs_folder
-from pipeline.cluster.preflight import check_same_settings, check_script_flags, refuse_stale
-from pipeline.cluster.profile import ARRAY_PHASES, CPU, REPOSITORY, Profile, load_profile
+from pipeline.cluster.plan import Run, Stage, new_run_folder, runs_folder
+from pipeline.cluster.preflight import check_flags, check_same_settings, refuse_stale
+from pipeline.cluster.profile import CPU, REPOSITORY, Profile, array_phases, load_profile
 from pipeline.cluster.queue_view import active_scenes
 from pipeline.cluster.request import Request
 from pipeline.cluster.scheduler import Slurm
@@ -28,6 +28,7 @@ from pipeline.cluster.stage_status import stage_status
 from pipeline.cluster.worker import requeue
 from pipeline.errors import ExitCode, LeaseHeldError, StoppedError
 from pipeline.phases.calibration import confirmed_calibration
+from pipeline.phases.registry import Phase, phase_named
 from pipeline.signals import StopSignals
 from pipeline.storage.lease import Lease, task_id
 from pipeline.storage.scene import SceneEntry, SceneIndex
@@ -45,22 +46,25 @@ def submit(request: Request, why: dict[str, str] | None = None) -> ExitCode:
     Raises:
         PipelineError: something does not fit; nothing was submitted, or the message says what was.
     """
-    asked = {phase: check_script_flags(phase, request.args.get(phase, ())) for phase in request.phases}
+    chosen = [phase_named(name) for name in request.phases]
+    asked = {phase.name: check_flags(phase, request.args.get(phase.name, ())) for phase in chosen}
     slurm = None if request.local else Slurm()
     profile = _profile(request, slurm)
     settings = request.settings
-    if "index" in request.phases and not settings.dry_run:
-        code = _index(request)
+    for phase in chosen:
+        if not phase.lists_scenes or settings.dry_run:
+            continue
+        code = _list_scenes(request, phase)
         if code not in (ExitCode.DONE, ExitCode.SOME_SCENES_FAILED):
             return ExitCode(code) if code in {*ExitCode} else ExitCode.FAILED
     index = SceneIndex.load(settings.index_path)
     entries = settings.chosen(index)
-    if "render" in request.phases and "confirm" not in request.phases:
+    if any(phase.calibrated for phase in chosen) and not any(phase.confirms for phase in chosen):
         confirmed_calibration(settings, index)
     for scene, reason in (why or {}).items():
         print(f"{scene}: {reason}")
     run = _run(request, profile, entries)
-    first = next(stage.phase for stage in run.stages if stage.phase in ARRAY_PHASES)
+    first = next(stage.phase for stage in run.stages if stage.phase in array_phases())
     found = stage_status(run, first, entries, None)
     refuse_stale(first, found)
     if why is None and settings.on_stale == "stop":
@@ -68,7 +72,7 @@ def submit(request: Request, why: dict[str, str] | None = None) -> ExitCode:
     if settings.dry_run:
         return dry_run(run, first, found, entries, slurm)
     with _submission_lease(settings.logs), StopSignals() as signals:
-        entries = _not_in_work(request, entries, slurm)
+        entries = _without_those_in_progress(request, entries, slurm)
         if not entries:
             return ExitCode.DONE
         run = replace(run, scenes=tuple(entry.scene_id for entry in entries))
@@ -86,7 +90,8 @@ def submit(request: Request, why: dict[str, str] | None = None) -> ExitCode:
 
 
 def _run(request: Request, profile: Profile, entries: list[SceneEntry]) -> Run:
-    stages = tuple(Stage(phase=phase, args=request.args.get(phase, ())) for phase in request.phases if phase != "index")
+    phases = [phase_named(name) for name in request.phases]
+    stages = tuple(Stage.of(phase, request.args.get(phase.name, ())) for phase in phases if not phase.lists_scenes)
     settings = request.settings
     return Run(
         folder=new_run_folder(settings.logs.resolve()),
@@ -113,17 +118,18 @@ def _profile(request: Request, slurm: Slurm | None) -> Profile:
     profile = load_profile(request.profile or detect_profile(partitions))
     given = {name: getattr(request, name) for name in ("account", "qos", "mail") if getattr(request, name)}
     profile = replace(profile, **given)
-    arrays = tuple(phase for phase in request.phases if phase in ARRAY_PHASES)
+    arrays = tuple(phase for phase in request.phases if phase in array_phases())
     check_fits(profile, partitions, (*arrays, CPU))
     return profile
 
 
-def _index(request: Request) -> int:
+def _list_scenes(request: Request, phase: Phase) -> int:
     settings = request.settings
     shared = ["--raw_root", str(settings.raw_root), "--out_root", str(settings.out_root), "--logs", str(settings.logs)]
     shared += [flag for scene in settings.scenes for flag in ("--scene", scene)]
-    script = REPOSITORY / SCRIPTS["index"]
-    command = [sys.executable, str(script), *shared, *request.args.get("index", ())]
+    script, *words = phase.command
+    path = script if script.startswith("-") else str(REPOSITORY / script)
+    command = [sys.executable, path, *words, *shared, *request.args.get(phase.name, ())]
     return subprocess.run(command, check=False).returncode
 
 
@@ -147,7 +153,7 @@ def _submission_lease(logs: Path) -> Iterator[None]:
         lease.__exit__(None, None, None)
 
 
-def _not_in_work(request: Request, entries: list[SceneEntry], slurm: Slurm | None) -> list[SceneEntry]:
+def _without_those_in_progress(request: Request, entries: list[SceneEntry], slurm: Slurm | None) -> list[SceneEntry]:
     """The scenes that no queued or running run has for the same phases; says which are left out."""
     if slurm is None:
         return entries
@@ -157,7 +163,7 @@ def _not_in_work(request: Request, entries: list[SceneEntry], slurm: Slurm | Non
     if left_out:
         runs = sorted({taken[scene] for scene in left_out})
         print(
-            f"{len(left_out)} of {len(entries)} scenes are in work already, by run {', '.join(runs)}; "
+            f"{len(left_out)} of {len(entries)} scenes are in progress already, by run {', '.join(runs)}; "
             f"not submitted again. To start over, cancel that run's jobs first (squeue --me)"
         )
     return [entry for entry in entries if entry.scene_id not in taken]

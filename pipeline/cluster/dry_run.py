@@ -2,7 +2,7 @@
 
 from pipeline.cluster.estimate import seconds_per_frame
 from pipeline.cluster.plan import Plan, Run
-from pipeline.cluster.profile import ARRAY_PHASES
+from pipeline.cluster.profile import array_phases
 from pipeline.cluster.scheduler import Slurm
 from pipeline.cluster.stage_status import StageStatus, make_plans
 from pipeline.cluster.submit import chunks, preview
@@ -11,7 +11,7 @@ from pipeline.storage.scene import SceneEntry
 
 
 def dry_run(run: Run, first: str, found: StageStatus, entries: list[SceneEntry], slurm: Slurm | None) -> ExitCode:
-    """Show what a run would submit for its first array phase, as judged, and name what would follow."""
+    """Show what a run would submit for its first array phase, and name what would follow."""
     plans = make_plans(run, first, found, {entry.scene_id: entry for entry in entries}, None)
     print(f"dry run, profile {run.profile.name}: {len(entries)} scenes, {len(found.done)} of them done in {first}")
     limit = slurm.max_array_size() if slurm is not None else max(1, len(entries))
@@ -38,12 +38,12 @@ def _show(run: Run, plan: Plan, limit: int, entries: list[SceneEntry]) -> None:
 
 
 def _hours(run: Run, phase: str, entries: list[SceneEntry]) -> str:
-    if phase not in ARRAY_PHASES:
+    if phase not in array_phases():
         return "in the gate job" if not run.local else "here"
     rate = seconds_per_frame(run.out_root, entries, phase)
     if rate is None:
         return "GPU hours unknown, no scene was measured yet"
     frames = sum(entry.num_frames for entry in entries)
-    gpus = run.profile.phases[phase].gpus
+    gpus = run.profile.resources(phase).gpus
     kind = "GPU hours" if gpus else "task hours"
     return f"about {frames * rate / 3600 * max(1, gpus):.2f} {kind} ({rate:.3g} s a frame as measured, {frames} frames)"

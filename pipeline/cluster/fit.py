@@ -1,6 +1,7 @@
 """Whether a cluster has what a profile asks for, and which of the shipped profiles is made for it."""
 
-from pipeline.cluster.profile import Profile
+from pipeline.checkout import checkout
+from pipeline.cluster.profile import Profile, profile_path
 from pipeline.cluster.scheduler import Partition
 from pipeline.errors import UsageError
 
@@ -13,7 +14,7 @@ def check_fits(profile: Profile, partitions: dict[str, Partition], phases: tuple
     """
     edit = f"choose another --profile or edit {profile.file}"
     for phase in phases:
-        wants = profile.phases[phase]
+        wants = profile.resources(phase)
         if not wants.partition:
             continue
         offers = partitions.get(wants.partition)
@@ -45,7 +46,9 @@ def detect_profile(partitions: dict[str, Partition]) -> str:
         return "isambard"
     if {"gpu", "cpu"} <= set(partitions):
         return "generic"
+    shipped = "jobs/profiles/generic.toml" if checkout() else profile_path("generic")
     raise UsageError(
         f"no profile fits this cluster's partitions ({', '.join(sorted(partitions)) or 'none'}): copy "
-        f"jobs/profiles/generic.toml, put your partitions in, and say --profile NAME or export BOKEHFLOW_PROFILE=NAME"
+        f"{shipped} to jobs/profiles/NAME.toml, put your partitions in, and say --profile NAME or export "
+        f"BOKEHFLOW_PROFILE=NAME"
     )

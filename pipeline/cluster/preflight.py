@@ -1,26 +1,23 @@
-"""What can be known to fail is refused before anything is queued: flags, engines, settings that differ from what was done."""
+"""What can be known to fail is refused before anything is queued: flags, options, settings that differ from what was done."""
 
 import contextlib
-import importlib.util
 import io
 import shlex
-import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from pipeline import cli
-from pipeline.cluster.plan import SCRIPTS, Run
-from pipeline.cluster.profile import REPOSITORY
+from pipeline.cluster.plan import Run
 from pipeline.cluster.stage_status import StageStatus
-from pipeline.engines import engine_class, parse_options
-from pipeline.engines.info import Role
+from pipeline.commands import phase_parser
+from pipeline.device import check_device
+from pipeline.engines import engine_class, info_for, parse_options
+from pipeline.engines.flags import given_options
 from pipeline.errors import InputError, StaleError, UsageError
 from pipeline.phases.dependencies import record_folder
+from pipeline.phases.registry import Phase, phase_named
 from pipeline.storage.completion import DoneRecord
 from pipeline.storage.scene import Scene, SceneEntry
-
-_ROLES: dict[str, Role] = {"deblur": "deblur", "depth": "depth", "render": "bokeh"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,35 +29,31 @@ class Asked:
     settings: dict[str, Any] = field(default_factory=dict)
 
 
-def check_script_flags(phase: str, args: tuple[str, ...]) -> Asked:
-    """Let the phase's own script parse its flags now, not in a task hours later; engines by name, without weights.
+def check_flags(phase: Phase, args: tuple[str, ...]) -> Asked:
+    """Read a phase's flags now, as its script will in a task hours later: every value is checked, no weights are looked for.
 
     Raises:
-        UsageError: it does not accept them; with the script's own words.
+        UsageError: the script would not accept them; with its own words.
     """
-    path = REPOSITORY / SCRIPTS[phase]
-    spec = importlib.util.spec_from_file_location(f"cluster_{path.stem}", path)
-    assert spec and spec.loader, path
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
     words = io.StringIO()
     try:
         with contextlib.redirect_stderr(words), contextlib.redirect_stdout(words):
-            parsed = module.parse(list(args))
+            parsed = phase_parser(phase).parse_args(list(args))
     except SystemExit:
         last = words.getvalue().strip().splitlines()[-1:] or [""]
-        raise UsageError(f"{SCRIPTS[phase]} does not take {shlex.join(args)}: {last[0]}") from None
-    if phase not in _ROLES:
-        return Asked()
-    engine = engine_class(_ROLES[phase], parsed.engine)
-    settings = vars(parsed)
-    if settings.get("no_temporal_avg"):
-        settings["temporal"] = "none"
-    flags = {item.name: settings[item.name] for item in fields(engine.Options) if item.name in settings}  # as --steps 8
-    given = cli.engine_options(parsed) | {name: value for name, value in flags.items() if isinstance(value, str)}
+        raise UsageError(f"{shlex.join(phase.command)} does not take {shlex.join(args)}: {last[0]}") from None
+    settings = phase.settings(parsed)
+    if phase.role is None:
+        return Asked(settings=asdict(settings))
+    if not parsed.device.startswith("cuda"):  # whether there is one is known on the node alone
+        check_device(parsed.device)
+    engine = engine_class(phase.role, parsed.engine)
+    given = given_options(parsed, phase.role)
     options = parse_options(engine, given)
-    return Asked(engine=parsed.engine, options={name: getattr(options, name) for name in given}, settings=settings)
+    phase.check(settings, info_for(engine, options))
+    return Asked(
+        engine=parsed.engine, options={name: getattr(options, name) for name in given}, settings=asdict(settings)
+    )
 
 
 def check_same_settings(run: Run, asked: dict[str, Asked], entries: Sequence[SceneEntry]) -> None:
@@ -70,7 +63,7 @@ def check_same_settings(run: Run, asked: dict[str, Asked], entries: Sequence[Sce
         StaleError: names the first scene and field that differ. Nothing was submitted.
     """
     for phase, wanted in asked.items():
-        if phase not in _ROLES:
+        if not phase_named(phase).per_scene:
             continue
         for entry in entries:
             try:
@@ -87,7 +80,7 @@ def check_same_settings(run: Run, asked: dict[str, Asked], entries: Sequence[Sce
 
 def _difference(wanted: Asked, recorded: dict[str, Any]) -> str | None:
     engine = recorded.get("engine", {})
-    if engine.get("name") != wanted.engine:
+    if engine.get("name", "") != wanted.engine:
         return f"engine {engine.get('name')!r} -> {wanted.engine!r}"
     for old, new in ((engine.get("options", {}), wanted.options), (recorded.get("settings", {}), wanted.settings)):
         for name, value in new.items():

@@ -1,16 +1,26 @@
-"""What a cluster offers and what each phase asks for: one TOML file per cluster, in jobs/profiles/."""
+"""What a cluster offers and what each phase asks for: one TOML file per cluster, in jobs/profiles/.
+
+Names are looked up in jobs/profiles below the current folder, so that a project can have its own, and then among the shipped
+ones: jobs/profiles of the checkout, or beside this file where the project is installed.
+"""
 
 import tomllib
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from pipeline.checkout import checkout
 from pipeline.errors import UsageError
+from pipeline.phases.registry import CPU, phase_named, scene_phases
+from pipeline.storage.bounded import MIB, read_bounded
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-PROFILES = REPOSITORY / "jobs" / "profiles"
-ARRAY_PHASES = ("deblur", "depth", "render")
-CPU = "cpu"  # calibration, validation, gates
+REPOSITORY = checkout() or Path.cwd()  # where tasks run: scripts are found there, or else what relative paths begin at
+_OWN = Path("jobs") / "profiles"
+
+
+def array_phases() -> tuple[str, ...]:
+    """The phases that become arrays of tasks; the others run on all scenes at once, inside a gate."""
+    return tuple(phase.name for phase in scene_phases())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +59,7 @@ class Profile:
     """A cluster as its TOML file describes it; see jobs/profiles/generic.toml for what each setting means.
 
     Args:
+        phases: resources by section; a phase says which section it takes.
         name: of a file in jobs/profiles, or the path of a .toml file.
     """
 
@@ -64,7 +75,7 @@ class Profile:
     setup: tuple[str, ...] = field(default=())
 
     def __post_init__(self) -> None:
-        missing = {*ARRAY_PHASES, CPU} - set(self.phases)
+        missing = {CPU, *(phase.resources for phase in scene_phases())} - set(self.phases)
         if missing:
             raise ValueError(f"there is no [phase.{sorted(missing)[0]}]")
         for name in ("workers", "target_minutes", "signal_s"):
@@ -76,10 +87,17 @@ class Profile:
         if self.max_gpus < 0:
             raise ValueError(f"max_gpus must not be negative, got {self.max_gpus}")
 
+    def resources(self, phase: str) -> Resources:
+        """What a task of a phase asks for; `CPU` names what runs on all scenes at once."""
+        return self.phases[CPU if phase == CPU else phase_named(phase).resources]
+
     @property
     def file(self) -> str:
-        """How a person finds it."""
-        return self.name if self.name.endswith(".toml") else f"jobs/profiles/{self.name}.toml"
+        """Where a person edits it: below the current folder it comes before a shipped one of that name."""
+        if self.name.endswith(".toml"):
+            return self.name
+        own = _OWN / f"{self.name}.toml"
+        return str(own) if checkout() or own.is_file() else f"{own}, a copy of {profile_path(self.name)}"
 
     def to_json(self) -> dict[str, Any]:
         plain = {item.name: getattr(self, item.name) for item in fields(self)}
@@ -95,8 +113,23 @@ class Profile:
         return cls(**{**stored, "phases": phases, "setup": tuple(stored["setup"])})
 
 
+def _folders() -> tuple[Path, Path]:
+    """The current project's profiles and the shipped ones."""
+    root = checkout()
+    return Path.cwd() / _OWN, root / _OWN if root else Path(__file__).parent / "profiles"
+
+
 def known_profiles() -> list[str]:
-    return sorted(path.stem for path in PROFILES.glob("*.toml"))
+    """Names that `load_profile` finds from the current folder."""
+    return sorted({path.stem for folder in _folders() for path in folder.glob("*.toml")})
+
+
+def profile_path(name: str) -> Path:
+    """The file of a profile, given by name or as the path of a .toml file; it need not exist."""
+    if name.endswith(".toml"):
+        return Path(name)
+    places = [folder / f"{name}.toml" for folder in _folders()]
+    return next((place for place in places if place.is_file()), places[-1])
 
 
 def load_profile(name: str) -> Profile:
@@ -105,9 +138,9 @@ def load_profile(name: str) -> Profile:
     Raises:
         UsageError: there is none, or it does not parse or fit; the message names the file and the field.
     """
-    path = Path(name) if name.endswith(".toml") else PROFILES / f"{name}.toml"
+    path = profile_path(name)
     try:
-        stored = tomllib.loads(path.read_text())
+        stored = tomllib.loads(read_bounded(path, MIB).decode())
         phases = {phase: Resources(**value) for phase, value in stored.pop("phase", {}).items()}
         cluster = stored.pop("cluster", {})
         if stored:
@@ -117,5 +150,7 @@ def load_profile(name: str) -> Profile:
         raise UsageError(
             f"there is no profile {name!r} ({path}); there are: {', '.join(known_profiles())}, or give the path of a .toml file"
         ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, TypeError, ValueError) as error:
+    except UsageError:
+        raise
+    except Exception as error:  # InputError of the file, TOML's own, whatever its values do to the settings
         raise UsageError(f"profile {path}: {str(error).removeprefix('Resources.__init__() ')}") from None

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.cluster.plan import Plan, Run, StalePlanError, all_runs, runs_folder
-from pipeline.cluster.profile import ARRAY_PHASES
+from pipeline.cluster.profile import array_phases
 from pipeline.cluster.scheduler import QueuedTask
 from pipeline.cluster.worker import Records
 from pipeline.errors import InputError
@@ -30,7 +30,7 @@ def place(task: QueuedTask) -> tuple[str, str, int] | None:
     The name is what sbatch was given, so it holds even where the answer with the job's id got lost.
     """
     phase, number, first, run_id = (*task.name.split("."), "", "", "", "")[:4]
-    if phase not in ARRAY_PHASES or not (number.isdigit() and first.isdigit()):
+    if phase not in array_phases() or not (number.isdigit() and first.isdigit()):
         return None
     return run_id, f"{phase}_{number}", int(first) + (task.index or 0)
 
@@ -45,7 +45,7 @@ def _active_runs(logs: Path, out_root: Path, queue: Sequence[QueuedTask]) -> Ite
 
 
 def active_scenes(logs: Path, out_root: Path, queue: Sequence[QueuedTask], phases: Sequence[str]) -> dict[str, str]:
-    """Scenes that runs with a phase of `phases` still have in work: scene -> run id.
+    """Scenes that runs with a phase of `phases` still have in progress: scene -> run id.
 
     A run that goes on has all its scenes; one that stopped, as after a refused submission, only those in its queued tasks.
     """
@@ -88,7 +88,7 @@ def hours_used(logs: Path, out_root: Path, live: frozenset[str] = frozenset()) -
     for run in all_runs(logs):
         if run.out_root != out_root:
             continue
-        for phase in ARRAY_PHASES:
+        for phase in array_phases():
             try:
                 plans = run.plans(phase)
             except (InputError, StalePlanError, KeyError):

@@ -7,17 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline import cli
-from pipeline.cluster.plan import SCRIPTS
-from pipeline.cluster.profile import ARRAY_PHASES, known_profiles
+from pipeline.cluster.profile import array_phases, known_profiles
 from pipeline.errors import UsageError
-from pipeline.phases.run_settings import RunSettings
+from pipeline.phases.registry import GROUPS, group, phase_named, phases
+from pipeline.run_settings import RunSettings
 
-GROUPS = {
-    "1-4": ("index", "deblur", "depth", "calibrate"),
-    "5-6": ("render", "validate"),
-    "test": ("index", "deblur", "depth", "calibrate", "confirm", "render", "validate"),
-    **{phase: (phase,) for phase in ARRAY_PHASES},
-}
+
+def choices() -> dict[str, tuple[str, ...]]:
+    """What can be asked for: groups of phases, and single ones that become arrays."""
+    found = {name: tuple(phase.name for phase in group(name)) for name in (*GROUPS, "test")}
+    return found | {name: (name,) for name in array_phases()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +24,7 @@ class Request:
     """A submission as it was asked for.
 
     Args:
-        phases: of GROUPS, in order; "index" runs at once.
+        phases: as `choices` has them, in order; "index" runs at once.
         args: flags of single phases' scripts.
         profile: a name, a path, or empty to look at the cluster.
     """
@@ -70,21 +69,28 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def parse(description: str | None, argv: list[str] | None = None) -> Request:
     parser = cli.parser(description)
     parser.prog = "python -m pipeline.cluster"
-    parser.add_argument("what", choices=sorted(GROUPS), help="phases to run")
+    parser.add_argument("what", choices=sorted(choices()), help="phases to run")
     add_flags(parser)
-    for phase in SCRIPTS:
-        parser.add_argument(f"--{phase}_args", default="", metavar="FLAGS", help=f"further flags of {SCRIPTS[phase]}")
+    for phase in phases():
+        told = f"further flags of {shlex.join(phase.command)}"
+        parser.add_argument(f"--{phase.name}_args", default="", metavar="FLAGS", help=told)
     args, rest = parser.parse_known_args(argv)
-    phases = GROUPS[args.what]
-    given = {phase: tuple(shlex.split(getattr(args, f"{phase}_args"))) for phase in phases}
-    if rest and len(phases) > 1:
-        parser.error(
-            f'{rest[0]} is no flag of all phases; give it to one, as in: --{phases[1]}_args "{" ".join(rest)}"'
-        )
-    given[phases[0]] = (*given[phases[0]], *rest)
-    if "confirm" in phases:
-        given["confirm"] = ("--confirm", "--keep_confirmed", *given["confirm"])
-    return Request(phases=phases, args=given, settings=cli.run_settings(args), **cluster_flags(args))
+    asked = choices()[args.what]
+    given = {name: _split(parser, name, getattr(args, f"{name}_args")) for name in asked}
+    if rest and len(asked) > 1:
+        parser.error(f'{rest[0]} is no flag of all phases; give it to one, as in: --{asked[1]}_args "{" ".join(rest)}"')
+    given[asked[0]] = (*given[asked[0]], *rest)
+    for name in asked:
+        if phase_named(name).confirms:
+            given[name] = ("--confirm", "--keep_confirmed", *given[name])
+    return Request(phases=asked, args=given, settings=cli.run_settings(args), **cluster_flags(args))
+
+
+def _split(parser: argparse.ArgumentParser, phase: str, text: str) -> tuple[str, ...]:
+    try:
+        return tuple(shlex.split(text))
+    except ValueError as error:  # a quotation that does not end
+        parser.error(f"--{phase}_args takes flags as a shell would, got {text!r}: {error}")
 
 
 def cluster_flags(args: argparse.Namespace) -> dict[str, Any]:

@@ -11,9 +11,12 @@ from pipeline.cluster.commands import submit
 from pipeline.cluster.plan import Run, all_runs
 from pipeline.cluster.request import Request
 from pipeline.errors import ExitCode
-from pipeline.phases.calibration import stats_path
-from pipeline.phases.run_settings import RunSettings
+from pipeline.hints import phase_command
+from pipeline.phases.registry import GROUPS, group
+from pipeline.run_settings import RunSettings
 from pipeline.status import dataset_status
+from pipeline.storage.completion import State
+from pipeline.storage.scene import validation_path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,21 +31,21 @@ class Missing:
 def what_is_missing(settings: RunSettings) -> Missing | None:
     """The half of the pipeline that is unfinished; None when every scene is done."""
     found = dataset_status(settings)["scenes"]
-    for phases in (("deblur", "depth"), ("render",)):
+    for name in GROUPS:
+        phases = [phase.name for phase in group(name) if phase.per_scene]
         why: dict[str, str] = {}
         stale = False
         first = len(phases)
         for scene, row in found.items():
             for phase in phases:
                 state, detail = row[phase]["state"], row[phase]["detail"]
-                if state != "done":
+                if state != State.DONE:
                     why[scene] = f"{phase} is {state}" + (f": {detail}" if detail else "")
-                    stale = stale or state in ("stale", "foreign")
+                    stale = stale or state in (State.STALE, State.FOREIGN)
                     first = min(first, phases.index(phase))
                     break
         if why:
-            calibrate = phases[0] == "deblur" and not stats_path(settings.out_root).exists()
-            after = ("calibrate",) if calibrate else ("validate",) if phases[0] == "render" else ()
+            after = [phase.name for phase in group(name) if not phase.per_scene and phase.resumed(settings)]
             return Missing(phases=(*phases[first:], *after), why=why, stale=stale)
     return None
 
@@ -59,8 +62,8 @@ def resume(settings: RunSettings, flags: dict[str, Any]) -> ExitCode:
     """
     missing = what_is_missing(settings)
     if missing is None:
-        report = settings.out_root / "validation_report.json"
-        more = "" if report.exists() else f"; there is no {report} yet: python scripts/06_validate_outputs.py"
+        report = validation_path(settings.out_root)
+        more = "" if report.exists() else f"; there is no {report} yet: {phase_command('validate')}"
         print(f"every scene is done; nothing to resume{more}")
         return ExitCode.DONE
     last = _last_runs(settings, missing.phases)

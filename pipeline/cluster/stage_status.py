@@ -1,6 +1,6 @@
 """What stands where in one stage of a run, and the plans for what is to be done next.
 
-Done is what the sentinels say. Why the rest is not is read from the tasks' records and the scheduler (causes.py).
+Done is what the sentinels say. Why the rest is not is read from the tasks' records and the scheduler (failures.py).
 """
 
 from collections.abc import Callable, Sequence
@@ -12,9 +12,10 @@ from pipeline.cluster.plan import Plan, Run
 from pipeline.cluster.profile import Resources
 from pipeline.cluster.scheduler import Slurm
 from pipeline.errors import InputError
-from pipeline.phases.base import failure_path
-from pipeline.phases.run_settings import RunSettings
+from pipeline.phases.registry import Phase, phase_named
+from pipeline.run_settings import RunSettings
 from pipeline.status import calibration_status, phase_status, render_difference
+from pipeline.storage.completion import State
 from pipeline.storage.files import read_json
 from pipeline.storage.scene import Scene, SceneEntry, SceneIndex
 
@@ -47,7 +48,8 @@ def stage_status(run: Run, phase: str, entries: Sequence[SceneEntry], slurm: Slu
     plans = run.plans(phase)
     planned = {scene for plan in plans for scene in plan.scenes}
     looked_at = finished_by_task(plans) if run.on_stale == "redo" else set()
-    why_stale = _render_staleness(run) if phase == "render" else lambda scene: None
+    kind = phase_named(phase)
+    why_stale = _render_staleness(run, kind) if kind.calibrated else lambda scene: None
     found = StageStatus(plans=plans)
     tried: list[str] = []
     for entry in entries:
@@ -55,11 +57,11 @@ def stage_status(run: Run, phase: str, entries: Sequence[SceneEntry], slurm: Slu
         if run.on_stale == "redo" and name not in planned:
             found.waiting.append(name)
             continue
-        status = phase_status(scene, entry, phase, why_stale(scene))
-        kept = status.state == "stale" and run.on_stale == "keep"
-        if kept or (status.state == "done" and (run.on_stale != "redo" or name in looked_at)):
+        status = phase_status(scene, entry, kind, why_stale(scene))
+        kept = status.state is State.STALE and run.on_stale == "keep"
+        if kept or (status.state is State.DONE and (run.on_stale != "redo" or name in looked_at)):
             found.done.append(name)
-        elif status.state in ("stale", "foreign") and run.on_stale != "redo":
+        elif status.state in (State.STALE, State.FOREIGN) and run.on_stale != "redo":
             found.left[name] = Unfinished(scene=name, cause="stale", tries=0, more_memory=False, detail=status.detail)
         else:
             (tried if name in planned else found.waiting).append(name)
@@ -67,17 +69,17 @@ def stage_status(run: Run, phase: str, entries: Sequence[SceneEntry], slurm: Slu
     return found
 
 
-def _render_staleness(run: Run) -> Callable[[Scene], str | None]:
+def _render_staleness(run: Run, phase: Phase) -> Callable[[Scene], str | None]:
     settings = RunSettings(raw_root=run.raw_root, out_root=run.out_root, logs=run.logs)
     calibration, stale = calibration_status(settings, SceneIndex.load(settings.index_path))
-    return lambda scene: stale or render_difference(scene, calibration)
+    return lambda scene: stale or render_difference(scene, phase, calibration)
 
 
 def make_plans(
     run: Run, phase: str, found: StageStatus, entries: dict[str, SceneEntry], slurm: Slurm | None
 ) -> list[Plan]:
     """Plans for what is to be submitted now, not yet on disk: first tries, retries, and retries with more memory."""
-    resources = run.profile.phases[phase]
+    resources = run.profile.resources(phase)
     again = [one.scene for one in found.retried if one.cause != "memory"]
     larger = [one.scene for one in found.retried if one.cause == "memory"]
     batches = [(found.waiting, 1.0), (again, 1.0), (larger, _memory_factor(resources, slurm) if larger else 1.0)]
@@ -118,7 +120,7 @@ def reason(run: Run, phase: str, one: Unfinished) -> str:
     if one.cause == "stale":
         return f"stale: {one.detail}; --on_stale redo makes it again, keep leaves it"
     try:
-        note = read_json(failure_path(Scene(run.out_root, one.scene), phase), "the failure note")
+        note = read_json(Scene(run.out_root, one.scene).failure_path(phase), "the failure note")
         return str(note.get("reason"))
     except (OSError, InputError):
         return {

@@ -3,36 +3,39 @@
 import importlib
 import pkgutil
 from dataclasses import fields
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from pipeline.device import resolve_device
-from pipeline.engines.base import Engine
-from pipeline.engines.info import Role
+from pipeline.device import check_device
+from pipeline.engines.info import EngineInfo, Role
 from pipeline.errors import UsageError
 
-DEFAULTS: dict[Role, str] = {"deblur": "wiener", "depth": "given", "bokeh": "lens"}
+if TYPE_CHECKING:  # whoever asks for facts alone imports no OpenCV
+    from pipeline.engines.base import Engine
 
 
-def engine_class(role: Role, name: str) -> type[Engine]:
+def engines_of(role: Role) -> "dict[str, type[Engine]]":
+    """The engines for a job, by name, in alphabetical order."""
+    found: dict[str, type[Engine]] = {}
+    for module in pkgutil.iter_modules(__path__):
+        engine = getattr(importlib.import_module(f"{__name__}.{module.name}"), "ENGINE", None)
+        if engine is not None and engine.info.role == role:
+            found[engine.info.name] = engine
+    return dict(sorted(found.items()))
+
+
+def engine_class(role: Role, name: str) -> "type[Engine]":
     """The class of an engine.
 
     Raises:
         UsageError: no such engine for this job; the message lists those there are.
     """
-    found: dict[str, type[Engine]] = {}
-    for module in pkgutil.iter_modules(__path__):
-        if module.name in ("base", "info"):
-            continue
-        engine = importlib.import_module(f"{__name__}.{module.name}").ENGINE
-        if engine.info.role == role:
-            found[engine.info.name] = engine
-    if name in found:
-        return found[name]
-    allowed = ", ".join(sorted(found))
-    raise UsageError(f"there is no {role} engine {name!r}; allowed are: {allowed}")
+    found = engines_of(role)
+    if name not in found:
+        raise UsageError(f"there is no {role} engine {name!r}; allowed are: {', '.join(found)}")
+    return found[name]
 
 
-def parse_options(engine: type[Engine], given: dict[str, str]) -> Any:
+def parse_options(engine: "type[Engine]", given: dict[str, str]) -> Any:
     """The engine's Options from NAME=VALUE strings; values are converted to the type of the default.
 
     Raises:
@@ -55,7 +58,13 @@ def parse_options(engine: type[Engine], given: dict[str, str]) -> Any:
         raise UsageError(f"engine {engine.info.name!r}: {error}") from None
 
 
-Kind = TypeVar("Kind", bound=Engine)
+def info_for(engine: "type[Engine]", options: Any) -> EngineInfo:
+    """What an engine says of itself with these options, without its weights: as `info_for` of its class, where it has one."""
+    told = getattr(engine, "info_for", None)
+    return engine.info if told is None else told(options)
+
+
+Kind = TypeVar("Kind", bound="Engine")
 
 
 def load_engine(role: Role, name: str, options: dict[str, str], device: str, kind: type[Kind]) -> Kind:
@@ -72,6 +81,6 @@ def load_engine(role: Role, name: str, options: dict[str, str], device: str, kin
         UsageError: unknown name, option or device.
     """
     found = engine_class(role, name)
-    engine = found(parse_options(found, options), resolve_device(device))
+    engine = found(parse_options(found, options), check_device(device))
     assert isinstance(engine, kind), f"engine {name} does not do what its role {role} needs"
     return engine

@@ -1,11 +1,12 @@
 """What an engine is: three small protocols, one per job, and the options and facts every engine carries.
 
 An engine module `pipeline/engines/<name>.py` (or folder) defines `ENGINE`, a class with a frozen dataclass `Options` inside.
-It turns arrays into arrays; it knows no paths, no done records and no scenes.
+It turns arrays into arrays; it knows no paths, no done records and no scenes. Whatever is slow to import (PyTorch above all) is
+imported where it computes, since every engine of a job is looked at for `--help`.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
@@ -14,11 +15,23 @@ import numpy.typing as npt
 from pipeline.engines.info import EngineInfo
 from pipeline.media.depth_files import Depth
 from pipeline.media.images import Picture
-from pipeline.optics import Lens
+from pipeline.optics.lens import Lens
+from pipeline.weights import Found, verified_sha256
 
 SafePoint = Callable[
     [], None
 ]  # raises StoppedError when a signal asked for it; engines call it between denoising steps
+
+
+def with_weights(info: EngineInfo, found: list[Found]) -> EngineInfo:
+    """An engine's facts with the content and the licences of the weights it uses.
+
+    Raises:
+        UsageError: see `verified_sha256`.
+    """
+    licences = list(dict.fromkeys(item.weights.licence for item in found))
+    weights = {item.weights.title: verified_sha256(item) for item in found}
+    return replace(info, licence="; ".join(licences), weights=weights)
 
 
 class Engine(Protocol):
@@ -28,7 +41,9 @@ class Engine(Protocol):
     Options: ClassVar[type]
     options: Any
 
-    def __init__(self, options: Any, device: str) -> None: ...
+    def __init__(self, options: Any, device: str) -> None:
+        """device: as in --device, "auto" included; an engine that computes with PyTorch resolves it (`pipeline.device`)."""
+        ...
 
     def shrink(self) -> bool:
         """Need less memory from now on, after an out-of-memory error; False when nothing more can be saved."""

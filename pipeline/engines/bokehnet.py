@@ -6,23 +6,19 @@ whose K times a difference of disparities is a radius). The stored label 1 - foc
 `guidance_px`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
+from pipeline.device import resolve_device
 from pipeline.engines.base import BokehRequest, SafePoint
-from pipeline.engines.genfocus.latents import Noise
-from pipeline.engines.genfocus.load import FLUX, choose_files, read_parts
-from pipeline.engines.genfocus.network import FluxNetwork, Sampling
-from pipeline.engines.genfocus.options import FluxOptions
-from pipeline.engines.genfocus.prompts import BOKEH_PROMPT
-from pipeline.engines.info import EngineInfo
+from pipeline.engines.genfocus.options import FLUX, FluxOptions
+from pipeline.engines.info import EngineInfo, option
 from pipeline.errors import InputError
 from pipeline.media.images import Picture
-from pipeline.optics import coc_to_radius_px
+from pipeline.optics.lens import coc_to_radius_px
 from pipeline.seeds import stable_seed
 from pipeline.weights import weights_named
 
@@ -40,16 +36,13 @@ class BokehNet:
 
     @dataclass(frozen=True, kw_only=True)
     class Options(FluxOptions):
-        """What the defocus map means.
+        """What the defocus map means."""
 
-        Args:
-            guidance: "physical", radius in px / guidance_px; or "normalised", 1 - focus_map as it is.
-            guidance_px: radius that the network takes for 1, pixels.
-        """
-
-        steps: int = 30
-        guidance: str = "physical"
-        guidance_px: float = 100.0
+        steps: int = option(30, "denoising steps", flag="steps")
+        guidance: str = option(
+            "physical", "physical: radius in px / guidance_px; or normalised: 1 - focus_map as it is", flag="guidance"
+        )
+        guidance_px: float = option(100.0, "radius that the network takes for 1, px", flag="guidance_px")
 
         def __post_init__(self) -> None:
             super().__post_init__()
@@ -58,7 +51,17 @@ class BokehNet:
             if not 1 <= self.guidance_px <= 10_000:
                 raise ValueError(f"guidance_px must be in [1, 10000], got {self.guidance_px}")
 
+    @classmethod
+    def info_for(cls, options: Options) -> EngineInfo:
+        """The published noise is the same for every seed."""
+        return replace(cls.info, deterministic=options.author_seeds)
+
     def __init__(self, options: Options, device: str) -> None:
+        from pipeline.engines.genfocus.load import choose_files, read_parts
+        from pipeline.engines.genfocus.network import FluxNetwork
+        from pipeline.engines.genfocus.prompts import BOKEH_PROMPT
+
+        device = resolve_device(device)
         self.options = options
         self.info, files = choose_files(type(self).info, LORA, options)
         self._network = FluxNetwork(partial(read_parts, files, BOKEH_PROMPT, options), options, device)
@@ -84,6 +87,11 @@ class BokehNet:
         return float(coc_to_radius_px(max_coc_m, px_per_mm)) / self.options.guidance_px
 
     def render(self, request: BokehRequest, safe_point: SafePoint) -> Picture:
+        import torch
+
+        from pipeline.engines.genfocus.latents import Noise
+        from pipeline.engines.genfocus.network import Sampling
+
         safe_point()
         if request.focus_map.shape != request.sharp.shape[:2]:
             raise InputError(f"the focus map is {request.focus_map.shape}, its frame {request.sharp.shape[:2]}")

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from typing import Any
 
-Role = Literal["deblur", "depth", "bokeh"]
+Role = str  # "deblur", "depth", "bokeh": the job that a phase has an engine for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -12,7 +12,7 @@ class EngineInfo:
     """What goes into done records and reports.
 
     An engine's class carries it; an engine whose options choose among published weights carries its own, with their
-    licence and content (`pipeline.weights.with_weights`).
+    licence and content (`pipeline.engines.base.with_weights`).
 
     Args:
         version: raised when the same input gives another output.
@@ -29,9 +29,21 @@ class EngineInfo:
     weights: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
-def unrecorded(default: Any) -> Any:
-    """The default of an option that changes no output (where weights lie, how memory is saved): kept out of fingerprints."""
-    return field(default=default, metadata={"recorded": False})
+def option(default: Any, help: str, *, flag: str = "", recorded: bool = True) -> Any:
+    """A field of an engine's Options: its default, and what `--help` says of it.
+
+    Args:
+        default: its type is the option's type.
+        help: with unit and range.
+        flag: a flag of the phase's script that sets it too, without dashes.
+        recorded: False for what changes no output (where weights lie, how memory is saved): kept out of fingerprints.
+    """
+    return field(default=default, metadata={"help": help, "flag": flag, "recorded": recorded})
+
+
+def unrecorded(default: Any, help: str = "") -> Any:
+    """An option that changes no output, see `option`."""
+    return option(default, help, recorded=False)
 
 
 def recorded_options(options: Any) -> dict[str, Any]:

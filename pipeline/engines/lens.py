@@ -2,13 +2,11 @@
 
 from dataclasses import dataclass
 
-import numpy as np
-import torch
-
+from pipeline.device import resolve_device
 from pipeline.engines.base import BokehRequest, SafePoint
-from pipeline.engines.info import EngineInfo
+from pipeline.engines.info import EngineInfo, option
 from pipeline.media.images import Picture
-from pipeline.optics import Aperture, focus_map_to_defocus_px, render_lens_blur
+from pipeline.optics.aperture import Aperture
 
 
 class LensRenderer:
@@ -20,9 +18,9 @@ class LensRenderer:
     class Options:
         """The shape of the opening; see `pipeline.optics.Aperture`."""
 
-        blades: int = 0
-        rotation_deg: float = 0.0
-        roundness: float = 0.0
+        blades: int = option(0, "straight sides of the opening, 0 for a disc, else at least 3")
+        rotation_deg: float = option(0.0, "turns the polygon counter-clockwise, degrees")
+        roundness: float = option(0.0, "0 straight blades, 1 the disc again")
 
         def __post_init__(self) -> None:
             self.aperture()
@@ -37,16 +35,21 @@ class LensRenderer:
     def shrink(self) -> bool:
         return False
 
-    @torch.inference_mode()
     def render(self, request: BokehRequest, safe_point: SafePoint) -> Picture:
+        import torch
+
+        from pipeline.media.convert import image_to_tensor, tensor_to_image
+        from pipeline.optics import focus_map_to_defocus_px, render_lens_blur
+
         safe_point()
-        depth = torch.from_numpy(request.depth_m).to(self._device)[None, None]
-        label = torch.from_numpy(request.focus_map).to(self._device)[None, None]
-        image = torch.from_numpy(request.sharp).to(self._device).permute(2, 0, 1)[None].float() / 255
-        radius = focus_map_to_defocus_px(label, depth, request.lens.focus_m, request.max_coc_m, request.px_per_mm)
-        rendered = render_lens_blur(image, radius, order=depth, aperture=self.options.aperture())
-        picture = (rendered[0].clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
-        return np.ascontiguousarray(picture)
+        device = resolve_device(self._device)
+        with torch.inference_mode():
+            depth = torch.from_numpy(request.depth_m).to(device)[None, None]
+            label = torch.from_numpy(request.focus_map).to(device)[None, None]
+            image = image_to_tensor(request.sharp, device)[None]
+            radius = focus_map_to_defocus_px(label, depth, request.lens.focus_m, request.max_coc_m, request.px_per_mm)
+            rendered = render_lens_blur(image, radius, order=depth, aperture=self.options.aperture())
+            return tensor_to_image(rendered[0])
 
 
 ENGINE = LensRenderer

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 import numpy.typing as npt
-import scipy.fft
 
 from pipeline.engines.base import SafePoint
-from pipeline.engines.info import EngineInfo
+from pipeline.engines.info import EngineInfo, option
 from pipeline.media.images import Picture
 
 _MARGIN = 16  # reflected border, so that the transform's wrap-around stays outside the picture
@@ -29,10 +28,10 @@ class WienerDeblur:
 
     @dataclass(frozen=True, kw_only=True)
     class Options:
-        """sigma_px: standard deviation of the blur to undo, pixels. max_gain: most that any frequency is raised."""
+        """The blur to undo."""
 
-        sigma_px: float = 0.6
-        max_gain: float = 3.0
+        sigma_px: float = option(0.6, "standard deviation of the blur to undo, px, in (0, 5]")
+        max_gain: float = option(3.0, "most that any frequency is raised, in [1, 50]")
 
         def __post_init__(self) -> None:
             if not 0 < self.sigma_px <= 5:
@@ -47,6 +46,8 @@ class WienerDeblur:
         return False
 
     def deblur(self, frame: Picture, seed: int, safe_point: SafePoint) -> Picture:
+        import scipy.fft
+
         safe_point()
         margin = [min(_MARGIN, side - 1) for side in frame.shape[:2]]
         padded = np.pad(frame.astype(np.float32), ((margin[0],) * 2, (margin[1],) * 2, (0, 0)), mode="reflect")

@@ -4,15 +4,16 @@ Threads, not processes: zlib, the picture codecs and file I/O all release the in
 """
 
 import multiprocessing
+import os
 import queue
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from types import TracebackType
 from typing import Any, TypeVar
 
-import cv2
-import torch
+from pipeline.orphans import die_with_parent
 
 T = TypeVar("T")
 _END = object()
@@ -73,15 +74,21 @@ def map_ahead(function: Callable[[Any], T], items: Iterable[Any], workers: int =
 
 def _one_thread() -> None:
     """Several workers share the cores already; none of what they compute depends on the number of threads."""
+    die_with_parent()
+    os.environ["OMP_NUM_THREADS"] = "1"  # what PyTorch goes by when it is imported, if it is
+    import cv2
+
     cv2.setNumThreads(1)
-    torch.set_num_threads(1)
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.set_num_threads(1)
 
 
 def map_processes(function: Callable[..., T], calls: Sequence[tuple[Any, ...]], workers: int) -> Iterator[T]:
     """Call `function` with each tuple of arguments in fresh processes, results in order; one call, or one worker, runs here.
 
     Fresh interpreters rather than forks, which would inherit the locks of OpenCV's and PyTorch's threads. Closing the
-    iterator cancels what has not begun.
+    iterator cancels what has not begun. They end with this process, even when it is killed.
     """
     workers = min(workers, len(calls))
     if workers <= 1:

@@ -1,24 +1,24 @@
-"""What a per-scene phase is, and what it gets to do its work with. The loop around it is `pipeline/runner.py`."""
+"""What a per-scene phase is, and what it gets to do its work with. The loop around it is `pipeline/phases/runner.py`."""
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-import torch
-
 from pipeline.engines.base import Engine
 from pipeline.engines.info import EngineInfo, recorded_options
+from pipeline.phases.registry import phase_named
 from pipeline.reporter import Reporter
 from pipeline.signals import StopSignals
 from pipeline.storage.completion import Fields, Journal
-from pipeline.storage.files import names_in
+from pipeline.storage.files import names_in, write_bytes, write_if_changed
 from pipeline.storage.lease import Lease
-from pipeline.storage.scene import Scene, SceneEntry
+from pipeline.storage.ownership import OwnFiles
+from pipeline.storage.scene import Outputs, Scene, SceneEntry
 
 T = TypeVar("T")
-OUT_OF_MEMORY = (torch.OutOfMemoryError, MemoryError)
 
 
 @dataclass(kw_only=True)
@@ -35,6 +35,18 @@ class Work:
         self.lease.check()
         self.signals.safe_point()
 
+    def write(self, path: Path, data: bytes) -> None:
+        """Put a finished output in place, atomically, unless the lease was lost.
+
+        Raises:
+            LeaseLostError: another worker has the scene now; nothing was written.
+        """
+        write_bytes(path, data, self.lease.check)
+
+    def write_if_changed(self, path: Path, data: bytes) -> None:
+        """`write`, unless the file holds these bytes already."""
+        write_if_changed(path, data, self.lease.check)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
@@ -49,9 +61,7 @@ class Result:
 class ScenePhase(ABC):
     """A phase that works scene by scene. It opens other phases' files through Scene only."""
 
-    name: ClassVar[str]
-    script: ClassVar[str]
-    next_step: ClassVar[str]
+    name: ClassVar[str]  # in the registry, which knows the folders and the script
 
     num_sets = 0  # lens sets per scene, where a phase makes any
 
@@ -72,13 +82,24 @@ class ScenePhase(ABC):
         """Raise SceneError when `run` could not begin. Called before anything old is removed."""
         return
 
-    @abstractmethod
+    @property
+    def _made(self) -> Outputs:
+        made = phase_named(self.name).outputs
+        assert made is not None, f"{self.name} works scene by scene"
+        return made
+
     def folders(self, scene: Scene) -> list[Path]:
         """The modality folders that get a `.done`, in the order in which it is written."""
+        return [scene.folder(modality) for modality in self._made.modalities]
 
     def outputs(self, scene: Scene, entry: SceneEntry) -> list[Path]:
         """Every file that must exist when the scene is done."""
-        return scene.outputs(self.name, entry.num_frames, self.num_sets)
+        return scene.outputs(self._made, entry.num_frames, self.num_sets)
+
+    def own_files(self, scene: Scene, entry: SceneEntry) -> OwnFiles:
+        """What of a scene's files this phase may remove: whatever has a name that it writes."""
+        examples = self.outputs(scene, replace(entry, num_frames=1))
+        return OwnFiles(scene.dir, self.folders(scene), examples)
 
     @abstractmethod
     def run(self, scene: Scene, entry: SceneEntry, work: Work) -> Result:
@@ -89,18 +110,13 @@ class ScenePhase(ABC):
         return
 
     def journal(self, scene: Scene) -> Journal:
-        return Journal(scene.private_dir / f"{self.name}.jsonl")
-
-    def lease_path(self, scene: Scene) -> Path:
-        return lease_path(scene, self.name)
+        return Journal(scene.journal_path(self.name))
 
 
-def lease_path(scene: Scene, phase: str) -> Path:
-    return scene.private_dir / f"{phase}.lease"
-
-
-def failure_path(scene: Scene, phase: str) -> Path:
-    return scene.private_dir / f"{phase}.failed.json"
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether main or GPU memory ran out; PyTorch's own error is one only where PyTorch is in use."""
+    torch = sys.modules.get("torch")
+    return isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.OutOfMemoryError))
 
 
 def engine_fields(engine: Engine) -> Fields:
@@ -121,8 +137,8 @@ def retry_on_oom(engine: Engine, call: Callable[[], T], warn: Callable[[str], No
     while True:
         try:
             return call()
-        except OUT_OF_MEMORY as error:
-            if not engine.shrink():
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error) or not engine.shrink():
                 raise
             warn(f"out of memory ({error}); trying again with less")
 

@@ -3,35 +3,37 @@
 The recommendation is the 95th percentile of the circle of confusion. An operator looks at it and confirms (`calibration`).
 """
 
+import argparse
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from pipeline.errors import ExitCode, InputError, PipelineError, SceneError, StaleError
-from pipeline.optics import OpticsError, coc_diameter
+from pipeline.device import fix_threads
+from pipeline.errors import ExitCode, InputError, PipelineError, SceneError, StaleError, UsageError
+from pipeline.hints import phase_command
+from pipeline.media.depth_files import read_depth
+from pipeline.optics.lens import OpticsError
 from pipeline.phases.calibration import (
     SCHEMA,
     CalibrateSettings,
-    histogram_path,
+    confirm,
     read_calibration,
     read_statistics,
     scene_lens,
-    stats_path,
 )
 from pipeline.phases.dependencies import require
-from pipeline.phases.depth import read_depth
-from pipeline.phases.run_settings import RunSettings
-from pipeline.report.histogram import draw_histogram
+from pipeline.phases.registry import Phase, Presenter
 from pipeline.reporter import Reporter
+from pipeline.run_settings import RunSettings
 from pipeline.seeds import stable_seed
 from pipeline.signals import StopSignals
 from pipeline.storage.completion import Fields, as_stored, fingerprint, first_difference
-from pipeline.storage.files import write_json
-from pipeline.storage.scene import Scene, SceneEntry, SceneIndex
+from pipeline.storage.files import dump_json, write_shared
+from pipeline.storage.ownership import refuse_links
+from pipeline.storage.scene import Scene, SceneEntry, SceneIndex, calibration_path, histogram_path
 
 VERSION = 1
 SCENE_SHARE = 0.2
@@ -42,26 +44,28 @@ PERCENTILES = (50, 90, 95, 99)
 HISTOGRAM_BINS = 60
 
 
-def run_calibrate(settings: CalibrateSettings, run: RunSettings) -> ExitCode:
+def run_calibrate(settings: CalibrateSettings, run: RunSettings, presenter: Presenter) -> ExitCode:
     """Measure and write coc_stats.json and the histogram; leave a confirmed calibration alone unless told otherwise.
 
     Raises:
         PipelineError: no scene has finished depth, or coc_stats.json is damaged or stale.
     """
     entries = run.chosen(SceneIndex.load(run.index_path))
-    path = stats_path(run.out_root)
+    path = calibration_path(run.out_root)
+    refuse_links(run.out_root, [path, histogram_path(run.out_root)])
     with StopSignals() as signals, Reporter("calibrate", None if run.dry_run else run.logs) as reporter:
         ready, depths = _finished_depth(entries, run, reporter)
         fields = as_stored(
             {"phase": "calibrate", "version": VERSION, "settings": asdict(settings), "upstream": {"depth": depths}}
         )
-        old = read_calibration(path) if path.exists() and run.on_stale != "redo" else None
+        old = read_calibration(path) if path.exists() and run.on_stale != "redo" and not run.redo else None
         if old is not None and _settled(old, fields, run, reporter, path):
             return ExitCode.DONE
         sampled = _sample_scenes(ready, settings.seed)
         if run.dry_run:
             reporter.info(f"calibrate: would sample {len(sampled)} of {len(ready)} scenes. Nothing was written")
             return ExitCode.DONE
+        fix_threads()
         reporter.begin_progress("calibrate", len(sampled))
         values: list[npt.NDArray[np.float64]] = []
         summaries = {}
@@ -75,13 +79,12 @@ def run_calibrate(settings: CalibrateSettings, run: RunSettings) -> ExitCode:
             reporter.advance()
         reporter.end_progress()
         stats = _summarise(np.concatenate(values), summaries, settings, fields, len(ready))
-        histogram_path(run.out_root).parent.mkdir(parents=True, exist_ok=True)
-        draw_histogram(histogram_path(run.out_root), stats)
-        write_json(path, stats)
+        presenter.draw_histogram(run, stats)
+        write_shared(path, dump_json(stats).encode())
         reporter.info(
             f"calibrate: {len(sampled)} of {len(ready)} scenes sampled, CoC p50 {stats['p50'] * 1e6:.0f} um, "
             f"p95 {stats['p95'] * 1e6:.0f} um, max {stats['max'] * 1e6:.0f} um. Look at {histogram_path(run.out_root)}, "
-            f"then: python scripts/04_calibrate_coc.py --confirm"
+            f"then: {phase_command('calibrate', '--confirm')}"
         )
         return ExitCode.DONE
 
@@ -91,8 +94,8 @@ def _settled(old: dict[str, Any], fields: Fields, run: RunSettings, reporter: Re
     confirmed = old.get("confirmed_max_coc")
     if difference is None:
         state = f"confirmed at {confirmed * 1e6:.0f} um" if confirmed else "not confirmed yet"
-        step = "scripts/05_render_and_labels.py" if confirmed else "scripts/04_calibrate_coc.py --confirm"
-        reporter.info(f"calibrate: already done, {state}. Next: python {step}")
+        step = phase_command("render") if confirmed else phase_command("calibrate", "--confirm")
+        reporter.info(f"calibrate: already done, {state}. Next: {step}")
         return True
     if not confirmed:
         return False  # nobody relied on it yet
@@ -117,7 +120,7 @@ def _finished_depth(
         except SceneError as error:
             reporter.warning(f"{entry.scene_id} is left out: {error}")
     if not ready:
-        raise PipelineError("no scene has finished depth; run: python scripts/03_depth.py")
+        raise PipelineError(f"no scene has finished depth; run: {phase_command('depth')}")
     return ready, depths
 
 
@@ -132,6 +135,10 @@ def _measure(
     scene: Scene, entry: SceneEntry, settings: CalibrateSettings
 ) -> tuple[npt.NDArray[np.float64], dict[str, Any]]:
     """CoC diameters in metres of DRAWS lenses over sampled pixels of sampled frames, and a summary of the scene."""
+    import torch
+
+    from pipeline.optics import coc_diameter
+
     rng = np.random.default_rng(stable_seed("calibration pixels", scene.scene_id, settings.seed))
     frames = np.unique(np.linspace(0, entry.num_frames - 1, FRAMES_PER_SCENE).round().astype(int))
     samples = []
@@ -186,3 +193,76 @@ def _summarise(
         "fields": fields,
         "fingerprint": fingerprint(fields),
     }
+
+
+_RECOMMENDATION = "the recommendation"
+
+
+def _metres(text: str) -> float | None:
+    """A length such as 0.00035, 0.35mm or 350um in metres; None for the recommendation."""
+    if text == _RECOMMENDATION:
+        return None
+    for suffix, scale in (("um", 1e-6), ("mm", 1e-3), ("m", 1.0), ("", 1.0)):
+        if text.endswith(suffix):
+            try:
+                return float(text.removesuffix(suffix)) * scale
+            except ValueError:
+                break
+    raise UsageError(f"--confirm: {text!r} is no length; give metres, or a unit as in 350um or 0.35mm")
+
+
+def _add_flags(parser: argparse.ArgumentParser) -> None:
+    default = CalibrateSettings()
+    parser.add_argument(
+        "--confirm", nargs="?", const=_RECOMMENDATION, metavar="VALUE", help="confirm p95, or this value"
+    )
+    parser.add_argument("--keep_confirmed", action="store_true", help="with --confirm: leave a value confirmed before")
+    parser.add_argument("--seed", type=int, default=default.seed, help="project seed of the lens draws")
+    parser.add_argument(
+        "--focus_range", choices=("robust", "full"), default=default.focus_range, help="where focus is drawn from"
+    )
+    parser.add_argument("--coc_model", choices=("contract", "thin_lens"), default=default.coc_model, help="lens model")
+    parser.add_argument("--sensor_width_mm", type=float, default=default.sensor_width_mm, help="sensor width, mm")
+
+
+def _settings(args: argparse.Namespace) -> CalibrateSettings:
+    if args.confirm is not None:
+        _metres(args.confirm)
+    return CalibrateSettings(
+        seed=args.seed,
+        focus_range=args.focus_range,
+        coc_model=args.coc_model,
+        sensor_width_mm=args.sensor_width_mm,
+    )
+
+
+def _run(args: argparse.Namespace, run: RunSettings, presenter: Presenter) -> ExitCode:
+    settings = _settings(args)
+    if args.confirm is not None:
+        return confirm(_metres(args.confirm), run, args.keep_confirmed)
+    return run_calibrate(settings, run, presenter)
+
+
+_SHARED: dict[str, Any] = {
+    "number": 4,
+    "script": "scripts/04_calibrate_coc.py",
+    "add_flags": _add_flags,
+    "settings": _settings,
+    "run": _run,
+}
+PHASES = (
+    Phase(
+        name="calibrate",
+        help="measure the circle of confusion over the dataset; an operator looks and confirms max_coc",
+        groups=("1-4", "test"),
+        resumed=lambda run: not calibration_path(run.out_root).exists(),
+        **_SHARED,
+    ),
+    Phase(
+        name="confirm",
+        help="confirm max_coc without a look, for tests",
+        groups=("test",),
+        confirms=True,
+        **_SHARED,
+    ),
+)

@@ -12,13 +12,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.errors import ExitCode, InputError, NotConfirmedError, PipelineError, SceneError, UsageError
-from pipeline.optics import SENSOR_WIDTH_MM, CocModel, Lens, draw_lens
+from pipeline.hints import phase_command
+from pipeline.optics.lens import SENSOR_WIDTH_MM, CocModel, Lens
+from pipeline.optics.sampling import draw_lens
 from pipeline.phases.dependencies import require
-from pipeline.phases.run_settings import RunSettings
 from pipeline.reporter import Reporter
+from pipeline.run_settings import RunSettings
+from pipeline.storage.bounded import one_line
 from pipeline.storage.completion import fingerprint
-from pipeline.storage.files import read_json, write_json
-from pipeline.storage.scene import Scene, SceneIndex
+from pipeline.storage.files import dump_json, read_json, write_shared
+from pipeline.storage.ownership import refuse_links
+from pipeline.storage.scene import Scene, SceneIndex, calibration_path, histogram_path
 
 SCHEMA = 1
 FocusRange = Literal["robust", "full"]
@@ -57,14 +61,6 @@ class Calibration:
     depth_fingerprints: dict[str, str]
 
 
-def stats_path(out_root: Path) -> Path:
-    return out_root / "coc_stats.json"
-
-
-def histogram_path(out_root: Path) -> Path:
-    return out_root / "report" / "coc_histogram.png"
-
-
 def scene_lens(scene: Scene, statistics: dict[str, float], set_index: int, settings: CalibrateSettings) -> Lens:
     """The lens of one set of one scene: what phases 4 and 5 both call."""
     names = ("focus_near", "focus_far") if settings.focus_range == "robust" else ("d_min", "d_max")
@@ -88,8 +84,10 @@ def read_statistics(scene: Scene) -> dict[str, float]:
     try:
         stored = read_json(scene.stats_path, "the depth statistics")
         return {name: float(stored[name]) for name in ("d_min", "d_max", "focus_near", "focus_far")} | stored
-    except (FileNotFoundError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{scene.stats_path} is missing or incomplete ({error!r}); run phase 3 again") from None
+    except Exception as error:
+        raise InputError(
+            f"{scene.stats_path} is missing or incomplete ({one_line(error)}); run phase 3 again"
+        ) from None
 
 
 def read_calibration(path: Path) -> dict[str, Any]:
@@ -107,10 +105,12 @@ def read_calibration(path: Path) -> dict[str, Any]:
         if not all(math.isfinite(number) and number > 0 for number in numbers + ([confirmed] if confirmed else [])):
             raise InputError(f"the calibration {path} holds a CoC that is not > 0")
         CalibrateSettings(**stats["fields"]["settings"])
-    except (InputError, KeyError, TypeError) as error:
-        reason = error if isinstance(error, InputError) else f"the calibration {path} lacks or garbles {error}"
+    except Exception as error:
+        reason = (
+            error if isinstance(error, InputError) else f"the calibration {path} lacks or garbles {one_line(error)}"
+        )
         raise PipelineError(
-            f"{reason}; make it anew with: python scripts/04_calibrate_coc.py --on_stale redo"
+            f"{reason}; make it anew with: {phase_command('calibrate', '--on_stale', 'redo')}"
         ) from None
     return stats
 
@@ -127,9 +127,10 @@ def confirm(value_m: float | None, run: RunSettings, keep_confirmed: bool = Fals
         PipelineError: there is no calibration yet, or it is damaged.
         UsageError: the value is not a plausible CoC.
     """
-    path = stats_path(run.out_root)
+    path = calibration_path(run.out_root)
+    refuse_links(run.out_root, [path])
     if not path.exists():
-        raise PipelineError(f"there is no {path} to confirm; run: python scripts/04_calibrate_coc.py")
+        raise PipelineError(f"there is no {path} to confirm; run: {phase_command('calibrate')}")
     stats = read_calibration(path)
     if keep_confirmed and stats["confirmed_max_coc"]:
         print(f"calibrate: already confirmed at {stats['confirmed_max_coc'] * 1e6:.1f} um")
@@ -151,10 +152,8 @@ def confirm(value_m: float | None, run: RunSettings, keep_confirmed: bool = Fals
             "at": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "took_recommendation": value_m is None,
         }
-        write_json(path, stats)
-        reporter.info(
-            f"calibrate: max_coc {value * 1e6:.1f} um confirmed. Next: python scripts/05_render_and_labels.py"
-        )
+        write_shared(path, dump_json(stats).encode())
+        reporter.info(f"calibrate: max_coc {value * 1e6:.1f} um confirmed. Next: {phase_command('render')}")
     return ExitCode.DONE
 
 
@@ -171,16 +170,16 @@ def confirmed_calibration(run: RunSettings, index: SceneIndex) -> Calibration:
     Raises:
         NotConfirmedError: nobody confirmed it, or the depth it was taken from is no longer what it was.
     """
-    path = stats_path(run.out_root)
+    path = calibration_path(run.out_root)
     if not path.exists():
-        raise NotConfirmedError(f"there is no {path}; run: python scripts/04_calibrate_coc.py")
+        raise NotConfirmedError(f"there is no {path}; run: {phase_command('calibrate')}")
     stats = read_calibration(path)
     if not stats["confirmed_max_coc"]:
         um = {name: f"{stats[name] * 1e6:.0f}" for name in ("p50", "p90", "p95", "p99", "max")}
         raise NotConfirmedError(
             f"max_coc is not confirmed. Circle of confusion in um: p50 {um['p50']}, p90 {um['p90']}, p95 {um['p95']} "
             f"(recommended), p99 {um['p99']}, max {um['max']}. Look at {histogram_path(run.out_root)}, then run: "
-            f"python scripts/04_calibrate_coc.py --confirm"
+            f"{phase_command('calibrate', '--confirm')}"
         )
     recorded: dict[str, str] = stats["fields"]["upstream"]["depth"]
     for scene_id, depth in recorded.items():
@@ -194,7 +193,7 @@ def confirmed_calibration(run: RunSettings, index: SceneIndex) -> Calibration:
         if current != depth:
             raise NotConfirmedError(
                 f"the depth of {scene_id} changed after max_coc was confirmed ({depth} -> {current}); run: "
-                f"python scripts/04_calibrate_coc.py --on_stale redo, look at the numbers, and --confirm again"
+                f"{phase_command('calibrate', '--on_stale', 'redo')}, look at the numbers, and --confirm again"
             )
     return Calibration(
         settings=CalibrateSettings(**stats["fields"]["settings"]),

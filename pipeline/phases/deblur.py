@@ -1,5 +1,6 @@
 """Phase 2: sharpen every frame once and average over time along the raw frames' optical flow."""
 
+import argparse
 import csv
 import io
 import math
@@ -7,27 +8,29 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from pipeline.engines.base import Deblurrer
+from pipeline.engines.flags import engine_from
 from pipeline.engines.info import EngineInfo
-from pipeline.errors import InputError, UsageError
+from pipeline.errors import ExitCode, InputError, UsageError
+from pipeline.measures import psnr
 from pipeline.media.images import Picture, encode_png, multiple_of_16, read_sharp, resize_picture
 from pipeline.media.prefetch import WriteBehind
 from pipeline.phases.base import (
-    OUT_OF_MEMORY,
     Result,
     ScenePhase,
     Work,
     engine_fields,
+    is_out_of_memory,
     ordered_missing,
     retry_on_oom,
 )
 from pipeline.phases.dependencies import check_raw, open_raw
-from pipeline.phases.run_settings import RunSettings
+from pipeline.phases.registry import Phase, Presenter
+from pipeline.phases.runner import run_scenes
 from pipeline.phases.temporal import (
     STRIDE,
     WINDOW,
@@ -40,10 +43,11 @@ from pipeline.phases.temporal import (
     window_starts,
     windows_of,
 )
+from pipeline.run_settings import RunSettings
 from pipeline.seeds import stable_seed
 from pipeline.storage.completion import DoneRecord, Fields
-from pipeline.storage.files import write_bytes
-from pipeline.storage.scene import Scene, SceneEntry, scene_folders
+from pipeline.storage.files import write_shared
+from pipeline.storage.scene import SHARP_OUTPUTS, Scene, SceneEntry, scene_folders
 
 VERSION = 1
 Temporal = Literal["flow", "resample", "none"]
@@ -77,19 +81,22 @@ class DeblurSettings:
             raise UsageError(f"stride must be in [1, window = {self.window}], got {self.stride}")
 
 
+def check_engine(settings: DeblurSettings, info: EngineInfo) -> None:
+    """Refuse to average noise draws of an engine that draws none (UsageError)."""
+    if settings.temporal == "resample" and info.deterministic:
+        raise UsageError(
+            f"--temporal resample averages several noise draws, and engine {info.name!r} draws none: its average "
+            f"would be the identity; use --temporal flow"
+        )
+
+
 class DeblurPhase(ScenePhase):
     """frames_sharp/ from raw frames."""
 
     name = "deblur"
-    script = "scripts/02_deblur.py"
-    next_step = "python scripts/03_depth.py"
 
     def __init__(self, settings: DeblurSettings, engine: Deblurrer, run: RunSettings) -> None:
-        if settings.temporal == "resample" and engine.info.deterministic:
-            raise UsageError(
-                f"--temporal resample averages several noise draws, and engine {engine.info.name!r} draws none: its average "
-                f"would be the identity; use --temporal flow"
-            )
+        check_engine(settings, engine.info)
         self.settings, self._engine, self._run = settings, engine, run
 
     @property
@@ -114,9 +121,6 @@ class DeblurPhase(ScenePhase):
     def ready(self, scene: Scene, entry: SceneEntry) -> None:
         check_raw(self._run.raw_root, entry)
 
-    def folders(self, scene: Scene) -> list[Path]:
-        return [scene.sharp_dir]
-
     def run(self, scene: Scene, entry: SceneEntry, work: Work) -> Result:
         missing = ordered_missing(self.outputs(scene, entry))
         work.reporter.begin_progress(f"deblur {scene.scene_id}", entry.num_frames, entry.num_frames - len(missing))
@@ -129,7 +133,7 @@ class DeblurPhase(ScenePhase):
     def _write(scene: Scene, frame: int, picture: Picture, facts: dict[str, Any], work: Work) -> None:
         data = encode_png(picture)
         work.journal.add(f"{frame:04d}", facts)
-        write_bytes(scene.sharp_path(frame), data)
+        work.write(scene.sharp_path(frame), data)
         work.reporter.advance()
 
     def _result(self, entry: SceneEntry, work: Work) -> Result:
@@ -159,9 +163,9 @@ def _mean(values: list[float]) -> float | None:
 
 
 def psnr_db(first: Picture, second: Picture) -> float:
-    """PSNR of two uint8 pictures, dB; 100 when they are equal."""
-    error = np.mean((first.astype(np.float64) - second) ** 2)
-    return round(float(10 * np.log10(255**2 / error)), 3) if error > 0 else 100.0
+    """PSNR of two uint8 images for logs and records: rounded, and 100 dB when they are equal."""
+    value = psnr(first, second, peak=255)
+    return round(value, 3) if math.isfinite(value) else 100.0
 
 
 class SceneDeblur:
@@ -228,7 +232,9 @@ class SceneDeblur:
 
         try:
             return retry_on_oom(self._engine, lambda: self._engine.deblur(raw, seed, safe_point), warn)
-        except OUT_OF_MEMORY as error:
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
             warn(f"out of memory ({error}); the raw frame takes its place")
             self._fallback.add(frame)
             return raw
@@ -294,4 +300,44 @@ def merge_psnr(settings: RunSettings) -> None:
         for frame, value in enumerate(record.summary.get("psnr_db_per_frame", []) if record else []):
             table.writerow((scene.scene_id, frame, value))
     settings.logs.mkdir(parents=True, exist_ok=True)
-    write_bytes(settings.logs / "deblur_psnr.csv", text.getvalue().encode())
+    write_shared(settings.logs / "deblur_psnr.csv", text.getvalue().encode())
+
+
+def _add_flags(parser: argparse.ArgumentParser) -> None:
+    default = DeblurSettings()
+    parser.add_argument(
+        "--temporal", choices=("flow", "resample"), default=default.temporal, help="how outputs are averaged"
+    )
+    parser.add_argument("--no_temporal_avg", action="store_true", help="plain per-frame output")
+    parser.add_argument(
+        "--reach", type=int, default=default.reach, help="frames to each side that flow averaging looks"
+    )
+    parser.add_argument("--seed", type=int, default=default.seed, help="project seed of the engine's noise")
+
+
+def _settings(args: argparse.Namespace) -> DeblurSettings:
+    return DeblurSettings(temporal="none" if args.no_temporal_avg else args.temporal, reach=args.reach, seed=args.seed)
+
+
+def _run(args: argparse.Namespace, run: RunSettings, presenter: Presenter) -> ExitCode:
+    return run_scenes(DeblurPhase(_settings(args), engine_from(args, "deblur", Deblurrer), run), run)
+
+
+PHASES = (
+    Phase(
+        name="deblur",
+        number=2,
+        script="scripts/02_deblur.py",
+        help="sharpen every frame and average over time",
+        groups=("1-4", "test"),
+        outputs=SHARP_OUTPUTS,
+        title="sharp frames",
+        role="deblur",
+        resources="deblur",
+        default_engine="wiener",
+        add_flags=_add_flags,
+        settings=_settings,
+        check=check_engine,
+        run=_run,
+    ),
+)

@@ -3,27 +3,31 @@
 from pathlib import Path
 
 from pipeline.errors import InputError, SceneError
+from pipeline.hints import phase_command
 from pipeline.media.sources import RawSource, open_source
+from pipeline.phases.registry import phase_named, scene_phases
 from pipeline.storage.completion import DoneRecord
 from pipeline.storage.scene import Scene, SceneEntry
 
-_SCRIPTS = {
-    "deblur": "scripts/02_deblur.py",
-    "depth": "scripts/03_depth.py",
-    "render": "scripts/05_render_and_labels.py",
-}
-
 
 def record_folder(scene: Scene, phase: str) -> Path:
-    """The folder whose `.done` says that a phase is finished."""
-    return {"deblur": scene.sharp_dir, "depth": scene.depth_dir, "render": scene.bokeh_dir}[phase]
+    """The folder whose `.done`, the last one written, says that a phase is finished."""
+    made = phase_named(phase).outputs
+    assert made is not None, f"{phase} works on all scenes at once and leaves no record in them"
+    return scene.folder(made.modalities[-1])
+
+
+def redo_command(scene: Scene, phase: str) -> str:
+    """What a person types to have a phase of a scene made again although it counts as done."""
+    return phase_command(phase, "--scene", scene.scene_id, "--redo")
 
 
 def stale_upstream(scene: Scene, entry: SceneEntry, record: DoneRecord) -> str | None:
     """The first of a record's upstream links that no longer holds, in words; None when all do."""
     actual = {"source": entry.content_hash, "delivered_depth": entry.depth_hash}
+    recorded_phases = {phase.name for phase in scene_phases()}
     for name, recorded in record.upstream.items():
-        if name in _SCRIPTS:
+        if name in recorded_phases:
             try:
                 upstream = DoneRecord.read(record_folder(scene, name))
             except InputError as error:
@@ -45,7 +49,7 @@ def require(scene: Scene, entry: SceneEntry, phase: str) -> DoneRecord:
     Raises:
         SceneError: it is not finished, or stale; the message names the command to run.
     """
-    command = f"python {_SCRIPTS[phase]} --scene {scene.scene_id}"
+    command = phase_command(phase, "--scene", scene.scene_id)
     record = DoneRecord.read(record_folder(scene, phase))
     if record is None:
         raise SceneError(f"phase {phase!r} is not finished; run: {command}")
@@ -73,14 +77,13 @@ def check_raw(raw_root: Path, entry: SceneEntry, *, may_be_gone: bool = False) -
         except OSError:
             if may_be_gone:
                 continue
-            raise InputError(
-                f"{path} is gone since it was indexed; run: python scripts/01_validate_dataset.py"
-            ) from None
+            raise InputError(f"{path} is gone since it was indexed; run: {phase_command('index')}") from None
         if (found.st_size, found.st_mtime_ns) != (size, mtime_ns):
-            raise InputError(f"{path} changed since it was indexed; run: python scripts/01_validate_dataset.py")
+            raise InputError(f"{path} changed since it was indexed; run: {phase_command('index')}")
 
 
 def open_raw(raw_root: Path, entry: SceneEntry) -> RawSource:
     """The scene's raw frames, after `check_raw`."""
     check_raw(raw_root, entry)
-    return open_source(raw_root / entry.source)
+    # Phase 1 has decided how much of a cut-off video counts: entry.num_frames.
+    return open_source(raw_root / entry.source, accept_truncated=True)

@@ -4,28 +4,33 @@ A first pass stores what the engine knows, with NaN where it knows nothing; exac
 float16 values; a second pass fills the unknown with the scene's median. `.done` comes after the second pass.
 """
 
+import argparse
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.engines.base import Clip, DepthEstimator
+from pipeline.engines.flags import engine_from
 from pipeline.engines.info import EngineInfo
-from pipeline.errors import InputError, SceneError, UsageError
-from pipeline.media.depth_files import Depth, encode_npz, find_delivered_depth, read_npz, resize_depth
+from pipeline.errors import ExitCode, InputError, SceneError, UsageError
+from pipeline.hints import phase_command
+from pipeline.media.delivered_depth import find_delivered_depth
+from pipeline.media.depth_files import Depth, encode_npz, read_depth, resize_depth
 from pipeline.media.images import multiple_of_16, read_sharp
 from pipeline.media.prefetch import WriteBehind
 from pipeline.phases.base import Result, ScenePhase, Work, engine_fields, ordered_missing, retry_on_oom
 from pipeline.phases.dependencies import check_raw, require
-from pipeline.phases.run_settings import RunSettings
+from pipeline.phases.registry import Phase, Presenter
+from pipeline.phases.runner import run_scenes
 from pipeline.phases.temporal import crossfade_chunks
+from pipeline.run_settings import RunSettings
 from pipeline.storage.completion import Fields
-from pipeline.storage.files import dump_json, write_bytes, write_if_changed
-from pipeline.storage.scene import Scene, SceneEntry
+from pipeline.storage.files import dump_json
+from pipeline.storage.scene import DEPTH_OUTPUTS, Scene, SceneEntry
 
 VERSION = 1
 MIN_DEPTH_M, MAX_DEPTH_M = 0.01, 1000.0  # beyond is sky: as good as infinity for these lenses
@@ -53,8 +58,6 @@ class DepthPhase(ScenePhase):
     """depth_maps/ from frames_sharp/."""
 
     name = "depth"
-    script = "scripts/03_depth.py"
-    next_step = "python scripts/04_calibrate_coc.py"
 
     def __init__(self, settings: DepthSettings, engine: DepthEstimator, run: RunSettings) -> None:
         self.settings, self._engine, self._run = settings, engine, run
@@ -81,11 +84,8 @@ class DepthPhase(ScenePhase):
             if entry.depth_kind is None:
                 raise InputError(
                     f"engine 'given' needs depth/ or disparity/ beside the frames, and {self._run.raw_root / entry.source} "
-                    f"has none; add it and run python scripts/01_validate_dataset.py, or choose another depth engine"
+                    f"has none; add it and run {phase_command('index')}, or choose another depth engine"
                 )
-
-    def folders(self, scene: Scene) -> list[Path]:
-        return [scene.depth_dir]
 
     def run(self, scene: Scene, entry: SceneEntry, work: Work) -> Result:
         missing = [number for number in ordered_missing(self.outputs(scene, entry)) if number < entry.num_frames]
@@ -97,7 +97,7 @@ class DepthPhase(ScenePhase):
             work.journal.add("statistics", self._statistics(scene, entry, work))
         statistics = work.journal.facts["statistics"]
         filled = self._fill(scene, entry, work, statistics["d_median"])
-        write_if_changed(scene.stats_path, dump_json(statistics).encode())
+        work.write_if_changed(scene.stats_path, dump_json(statistics).encode())
         return Result(
             summary=statistics,
             repairs=filled,
@@ -136,12 +136,7 @@ class DepthPhase(ScenePhase):
             return None
 
         def read(frame: int) -> Depth:
-            raw = found.read(frame)
-            if raw.shape != (entry.height, entry.width):
-                raise InputError(
-                    f"{found.files()[frame]} is {raw.shape[1]}x{raw.shape[0]}, its frame is {entry.width}x{entry.height}"
-                )
-            return resize_depth(raw, size)
+            return resize_depth(found.read_fitting(frame, (entry.width, entry.height)), size)
 
         return read
 
@@ -152,7 +147,7 @@ class DepthPhase(ScenePhase):
         median = float(np.median(known.astype(np.float32))) if known.size else None
         data = encode_npz("depth", stored)
         work.journal.add(f"{frame:04d}", {"missing": int(stored.size - known.size), "median": median})
-        write_bytes(scene.depth_path(frame), data)
+        work.write(scene.depth_path(frame), data)
         work.reporter.advance()
 
     @staticmethod
@@ -180,7 +175,7 @@ class DepthPhase(ScenePhase):
             depth = read_depth(scene.depth_path(frame))
             if np.isnan(depth).any():
                 path = scene.depth_path(frame)
-                write_bytes(path, encode_npz("depth", np.where(np.isnan(depth), np.float16(median), depth)))
+                work.write(path, encode_npz("depth", np.where(np.isnan(depth), np.float16(median), depth)))
         return filled
 
     @staticmethod
@@ -203,17 +198,9 @@ class DepthPhase(ScenePhase):
 
 
 def to_stored(depth_m: Depth) -> npt.NDArray[np.float16]:
-    """Clamp to [0.01, 1000] m and narrow to float16; NaN, infinities and values <= 0 become NaN."""
-    known = np.isfinite(depth_m) & (depth_m > 0)
+    """Clamp to [0.01, 1000] m and narrow to float16; +inf is far, so 1000; NaN and values <= 0 become NaN."""
+    known = depth_m > 0
     return np.where(known, np.clip(depth_m, MIN_DEPTH_M, MAX_DEPTH_M), np.nan).astype(np.float16)
-
-
-def read_depth(path: Path) -> npt.NDArray[np.float16]:
-    """A stored depth map, as stored."""
-    array = read_npz(path, "depth")
-    if array.dtype != np.float16 or array.ndim != 2:
-        raise InputError(f"{path} must hold a (H, W) float16 array, got {array.shape} {array.dtype}")
-    return array.astype(np.float16, copy=False)
 
 
 def count_values(depth: npt.NDArray[np.float16]) -> Counts:
@@ -252,3 +239,38 @@ def statistics_of(counts: Counts) -> dict[str, float]:
         "focus_near": table_percentile(focus, 5),
         "focus_far": table_percentile(focus, 95),
     }
+
+
+def _add_flags(parser: argparse.ArgumentParser) -> None:
+    default = DepthSettings()
+    parser.add_argument("--chunk", type=int, default=default.chunk, help="frames that an engine sees at once")
+    parser.add_argument(
+        "--overlap", type=int, default=default.overlap, help="frames that consecutive chunks share and blend"
+    )
+
+
+def _settings(args: argparse.Namespace) -> DepthSettings:
+    return DepthSettings(chunk=args.chunk, overlap=args.overlap)
+
+
+def _run(args: argparse.Namespace, run: RunSettings, presenter: Presenter) -> ExitCode:
+    return run_scenes(DepthPhase(_settings(args), engine_from(args, "depth", DepthEstimator), run), run)
+
+
+PHASES = (
+    Phase(
+        name="depth",
+        number=3,
+        script="scripts/03_depth.py",
+        help="metric depth for every sharp frame",
+        groups=("1-4", "test"),
+        outputs=DEPTH_OUTPUTS,
+        title="depth",
+        role="depth",
+        resources="depth",
+        default_engine="given",
+        add_flags=_add_flags,
+        settings=_settings,
+        run=_run,
+    ),
+)

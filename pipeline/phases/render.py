@@ -4,35 +4,44 @@ The label is stored as float16, decoded from its stored bytes, and handed to the
 the label that a loader will read. The render's file is renamed last: where it is, its label is.
 """
 
+import argparse
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from pipeline.engines.base import BokehRenderer, BokehRequest
+from pipeline.engines.flags import engine_from
 from pipeline.engines.info import EngineInfo
-from pipeline.errors import InputError, UsageError
-from pipeline.media.depth_files import decode_npz, encode_npz
+from pipeline.errors import ExitCode, InputError, UsageError
+from pipeline.media.depth_files import decode_npz, encode_npz, read_depth
 from pipeline.media.images import Picture, encode_png, multiple_of_16, read_sharp
 from pipeline.media.prefetch import WriteBehind, map_ahead
-from pipeline.optics import Lens, OpticsError, coc_to_radius_px, focus_map, px_per_mm
+from pipeline.optics.labels import FocusMap, label_of
+from pipeline.optics.lens import Lens, OpticsError, coc_to_radius_px, px_per_mm
 from pipeline.phases.base import Result, ScenePhase, Work, engine_fields, ordered_missing, retry_on_oom
-from pipeline.phases.calibration import Calibration, read_statistics, scene_lens
+from pipeline.phases.calibration import Calibration, confirmed_calibration, read_statistics, scene_lens
 from pipeline.phases.dependencies import require
-from pipeline.phases.depth import read_depth
+from pipeline.phases.registry import Phase, Presenter
+from pipeline.phases.runner import run_scenes
+from pipeline.run_settings import RunSettings
 from pipeline.seeds import stable_seed
 from pipeline.storage.completion import DoneRecord, Fields
-from pipeline.storage.files import dump_json, write_bytes, write_if_changed
-from pipeline.storage.scene import LensSet, Scene, SceneEntry, lens_set_to_json
+from pipeline.storage.files import dump_json
+from pipeline.storage.scene import (
+    RENDER_OUTPUTS,
+    LensSet,
+    Scene,
+    SceneEntry,
+    SceneIndex,
+    lens_set_to_json,
+)
 
 VERSION = 1
 MEAN_FOCUS_RANGE = (0.2, 0.8)  # a set whose mean focus lies outside is nearly all blur or nearly none
-FocusMap = npt.NDArray[np.float16]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,8 +81,6 @@ class RenderPhase(ScenePhase):
     """focus_maps/, bokeh_renders/ and metadata.json from frames_sharp/ and depth_maps/."""
 
     name = "render"
-    script = "scripts/05_render_and_labels.py"
-    next_step = "python scripts/06_validate_outputs.py"
 
     def __init__(self, settings: RenderSettings, engine: BokehRenderer, calibration: Calibration) -> None:
         self.settings, self._engine, self._calibration = settings, engine, calibration
@@ -94,15 +101,12 @@ class RenderPhase(ScenePhase):
             "upstream": {phase: require(scene, entry, phase).fingerprint for phase in ("deblur", "depth")},
         }
 
-    def folders(self, scene: Scene) -> list[Path]:
-        return [scene.focus_dir, scene.bokeh_dir]
-
     def _pairs(self, entry: SceneEntry) -> list[tuple[int, int]]:
         return [(frame, number) for frame in range(entry.num_frames) for number in range(self.settings.num_sets)]
 
     def run(self, scene: Scene, entry: SceneEntry, work: Work) -> Result:
         sets = self._lens_sets(scene)
-        self._write_metadata(scene, entry, sets)
+        self._write_metadata(scene, entry, sets, work)
         outputs = self.outputs(scene, entry)
         pairs = self._pairs(entry)
         todo = sorted({number // 2 for number in ordered_missing(outputs) if number < 2 * len(pairs)})
@@ -137,7 +141,7 @@ class RenderPhase(ScenePhase):
         width, _ = multiple_of_16((entry.width, entry.height))
         return px_per_mm(width, self._calibration.settings.sensor_width_mm)
 
-    def _write_metadata(self, scene: Scene, entry: SceneEntry, sets: list[LensSet]) -> None:
+    def _write_metadata(self, scene: Scene, entry: SceneEntry, sets: list[LensSet], work: Work) -> None:
         width, height = multiple_of_16((entry.width, entry.height))
         per_mm = self._px_per_mm(entry)
         licences = {"bokeh": self.info.licence}
@@ -160,7 +164,7 @@ class RenderPhase(ScenePhase):
             "seed": self._calibration.settings.seed,
             "licences": licences,
         }
-        write_if_changed(scene.metadata_path, dump_json(metadata).encode())
+        work.write_if_changed(scene.metadata_path, dump_json(metadata).encode())
 
     def _guidance(self, sets: list[LensSet], per_mm: float) -> dict[str, Any]:
         """What 1 - focus_map was multiplied with, for engines that are guided by a map; the lens engine takes radii."""
@@ -213,8 +217,8 @@ class RenderPhase(ScenePhase):
     ) -> None:
         png = encode_png(picture)
         work.journal.add(f"{set_index:02d}/{frame:04d}", {"mean_focus": mean_focus})
-        write_bytes(scene.focus_path(set_index, frame), label)
-        write_bytes(scene.bokeh_path(set_index, frame), png)
+        work.write(scene.focus_path(set_index, frame), label)
+        work.write(scene.bokeh_path(set_index, frame), png)
         work.reporter.advance()
 
     def _result(self, entry: SceneEntry, sets: list[LensSet], work: Work) -> Result:
@@ -242,16 +246,36 @@ class RenderPhase(ScenePhase):
                 )
 
 
-def label_of(depth: npt.NDArray[np.float16], lens: Lens, max_coc_m: float) -> FocusMap:
-    """The stored focus map of a stored depth map; phase 6 calls it again to check.
+def _add_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--num_sets", type=int, default=RenderSettings().num_sets, help="lens sets per scene")
 
-    Args:
-        depth: (H, W) float16 metres.
-        lens: the set's lens.
-        max_coc_m: saturation diameter, metres.
 
-    Returns:
-        (H, W) float16 in [0, 1], computed in float32 and rounded once.
-    """
-    values: FocusMap = focus_map(torch.from_numpy(depth.astype(np.float32)), lens, max_coc_m).numpy().astype(np.float16)
-    return values
+def _settings(args: argparse.Namespace) -> RenderSettings:
+    return RenderSettings(num_sets=args.num_sets)
+
+
+def _run(args: argparse.Namespace, run: RunSettings, presenter: Presenter) -> ExitCode:
+    engine = engine_from(args, "bokeh", BokehRenderer)
+    calibration = confirmed_calibration(run, SceneIndex.load(run.index_path))
+    return run_scenes(RenderPhase(_settings(args), engine, calibration), run)
+
+
+PHASES = (
+    Phase(
+        name="render",
+        number=5,
+        script="scripts/05_render_and_labels.py",
+        help="per frame, atomically, the focus map and the render driven by that same map",
+        groups=("5-6", "test"),
+        outputs=RENDER_OUTPUTS,
+        title="bokeh",
+        role="bokeh",
+        resources="render",
+        default_engine="lens",
+        calibrated=True,
+        needs_yield=False,
+        add_flags=_add_flags,
+        settings=_settings,
+        run=_run,
+    ),
+)

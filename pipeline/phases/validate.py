@@ -4,6 +4,7 @@ Nothing here trusts a done record: files are counted, decoded and measured, and 
 stored depth and metadata.json. A scene's result is the list of everything wrong with it, not the first thing.
 """
 
+import argparse
 import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,25 +12,51 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.errors import ExitCode, InputError, PipelineError, SceneError
+from pipeline.device import fix_threads
+from pipeline.errors import ExitCode, InputError, PipelineError, SceneError, UsageError
+from pipeline.hints import roots_in_use, use_roots
 from pipeline.media.depth_files import read_npz
 from pipeline.media.images import multiple_of_16, read_sharp
 from pipeline.media.prefetch import map_processes
-from pipeline.optics import OpticsError, coc_to_radius_px, px_per_mm
-from pipeline.phases.dependencies import record_folder, require
+from pipeline.optics.labels import label_of
+from pipeline.optics.lens import OpticsError, coc_to_radius_px, px_per_mm
+from pipeline.phases.dependencies import redo_command, require
 from pipeline.phases.depth import MAX_DEPTH_M, MIN_DEPTH_M
-from pipeline.phases.render import label_of
-from pipeline.phases.run_settings import RunSettings
-from pipeline.report.page import write_page
+from pipeline.phases.registry import Phase, Presenter, scene_phases
 from pipeline.reporter import Reporter
+from pipeline.run_settings import RunSettings
 from pipeline.signals import StopSignals
-from pipeline.storage.files import names_in, read_json, write_json
-from pipeline.storage.scene import SPLITS, LensSet, Scene, SceneEntry, SceneIndex
+from pipeline.storage.bounded import parsing
+from pipeline.storage.completion import DONE_NAME
+from pipeline.storage.files import dump_json, names_in, read_json, write_shared
+from pipeline.storage.ownership import refuse_links
+from pipeline.storage.scene import (
+    SPLITS,
+    LensSet,
+    Scene,
+    SceneEntry,
+    SceneIndex,
+    calibration_path,
+    page_path,
+    validation_path,
+)
 
 SCHEMA = 1
 _METADATA_KEYS = ("sets", "sensor_width_mm", "px_per_mm", "max_radius_px", "coc_model", "engine", "seed", "licences")
 _STATS_KEYS = ("d_min", "d_max", "d_median", "d_p5", "d_p95", "focus_near", "focus_far")
 _MAX_LISTED = 5  # of one kind of problem; the count is always given
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidateSettings:
+    """workers: scenes checked at once. if_changed: do nothing when a passing report is younger than all outputs."""
+
+    workers: int = 2
+    if_changed: bool = False
+
+    def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise UsageError(f"workers must be at least 1, got {self.workers}")
 
 
 @dataclass(kw_only=True)
@@ -48,14 +75,6 @@ class SceneReport:
     label_error: float = 0.0  # largest difference of a recomputed focus map
 
 
-def validation_path(out_root: Path) -> Path:
-    return out_root / "validation_report.json"
-
-
-def page_path(out_root: Path) -> Path:
-    return out_root / "report" / "index.html"
-
-
 def nothing_changed(run: RunSettings, entries: list[SceneEntry]) -> bool:
     """Whether a passing report is younger than every file and folder it covers (a removed file touches its folder)."""
     try:
@@ -64,27 +83,28 @@ def nothing_changed(run: RunSettings, entries: list[SceneEntry]) -> bool:
         stored = read_json(report, "the validation report")["scenes"]
         if any(not stored[entry.scene_id]["passed"] for entry in entries) or len(stored) != len(entries):
             return False
-    except (OSError, InputError, KeyError, TypeError):
+    except Exception:  # whatever is wrong with the report, it is written anew
         return False
-    covered = [run.index_path, run.out_root / "coc_stats.json"]
+    covered = [run.index_path, calibration_path(run.out_root)]
     for entry in entries:
         for folder, folders, names in os.walk(run.out_root / entry.scene_id):
             covered += [Path(folder), *(Path(folder) / name for name in [*folders, *names])]
     return all(path.stat().st_mtime_ns <= written for path in covered if path.exists())
 
 
-def run_validate(run: RunSettings, workers: int, if_changed: bool = False) -> ExitCode:
+def run_validate(settings: ValidateSettings, run: RunSettings, presenter: Presenter) -> ExitCode:
     """Check the chosen scenes, write validation_report.json and the report page.
 
     Args:
+        settings: how.
         run: the shared flags.
-        workers: scenes checked at once.
-        if_changed: do nothing when a passing report is younger than all outputs.
+        presenter: writes the page.
     """
     index = SceneIndex.load(run.index_path)
     entries = run.chosen(index)
+    refuse_links(run.out_root, [validation_path(run.out_root), page_path(run.out_root)])
     with StopSignals() as signals, Reporter("validate", None if run.dry_run else run.logs) as reporter:
-        if if_changed and entries and nothing_changed(run, entries):
+        if settings.if_changed and entries and nothing_changed(run, entries):
             reporter.info(
                 f"validate: nothing changed since all {len(entries)} scenes passed; see {page_path(run.out_root)}"
             )
@@ -94,9 +114,11 @@ def run_validate(run: RunSettings, workers: int, if_changed: bool = False) -> Ex
             return ExitCode.DONE
         if not entries:
             raise PipelineError(f"{run.index_path} has no accepted scene; see the reasons in it")
+        fix_threads()
         reporter.begin_progress("validate", len(entries))
         reports: dict[str, SceneReport] = {}
-        for found in map_processes(check_scene, [(run.out_root, entry) for entry in entries], workers):
+        calls = [(roots_in_use(), run.out_root, entry) for entry in entries]
+        for found in map_processes(_check_elsewhere, calls, settings.workers):
             reports[found.scene_id] = found
             reporter.advance()
             if signals.received:
@@ -104,7 +126,7 @@ def run_validate(run: RunSettings, workers: int, if_changed: bool = False) -> Ex
                 return ExitCode.STOPPED
         reporter.end_progress()
         _write_report(run, index, reports)
-        write_page(run.out_root, page_path(run.out_root))
+        presenter.write_page(run)
         for found in reports.values():
             for reason in found.reasons:
                 reporter.error(f"{found.scene_id}: {reason}")
@@ -122,24 +144,27 @@ def run_validate(run: RunSettings, workers: int, if_changed: bool = False) -> Ex
 def _write_report(run: RunSettings, index: SceneIndex, reports: dict[str, SceneReport]) -> None:
     rejected = {name: list(entry.reasons) for name, entry in index.entries.items() if not entry.accepted}
     passed = [found for found in reports.values() if found.passed]
-    write_json(
-        validation_path(run.out_root),
-        {
-            "schema": SCHEMA,
-            "scenes": {name: asdict(found) for name, found in sorted(reports.items())},
-            "rejected": rejected,
-            "totals": {
-                "scenes": len(reports),
-                "passed": len(passed),
-                "failed": len(reports) - len(passed),
-                "rejected": len(rejected),
-                "frames": sum(found.num_frames for found in reports.values()),
-                "pairs": sum(found.num_frames * found.num_sets for found in reports.values()),
-                "bytes": sum(found.bytes for found in reports.values()),
-                "splits": {split: sum(index.entries[name].split == split for name in reports) for split in SPLITS},
-            },
+    stored = {
+        "schema": SCHEMA,
+        "scenes": {name: asdict(found) for name, found in sorted(reports.items())},
+        "rejected": rejected,
+        "totals": {
+            "scenes": len(reports),
+            "passed": len(passed),
+            "failed": len(reports) - len(passed),
+            "rejected": len(rejected),
+            "frames": sum(found.num_frames for found in reports.values()),
+            "pairs": sum(found.num_frames * found.num_sets for found in reports.values()),
+            "bytes": sum(found.bytes for found in reports.values()),
+            "splits": {split: sum(index.entries[name].split == split for name in reports) for split in SPLITS},
         },
-    )
+    }
+    write_shared(validation_path(run.out_root), dump_json(stored).encode())
+
+
+def _check_elsewhere(roots: tuple[str, ...], out_root: Path, entry: SceneEntry) -> SceneReport:
+    use_roots(*roots)  # a fresh process, and its reasons name commands
+    return check_scene(out_root, entry)
 
 
 def check_scene(out_root: Path, entry: SceneEntry) -> SceneReport:
@@ -153,6 +178,7 @@ class _SceneCheck:
         self._size = multiple_of_16((entry.width, entry.height))
         self._report = SceneReport(scene_id=scene.scene_id, num_frames=entry.num_frames, size=self._size)
         self._problems: dict[str, list[str]] = {}
+        self._damaged: dict[str, set[str]] = {}  # kind of problem -> phases whose outputs have to be made again
 
     def run(self) -> SceneReport:
         self._check_records()
@@ -167,23 +193,32 @@ class _SceneCheck:
         self._report.mean_focus = [round(total / max(1, self._entry.num_frames), 4) for total in sums]
         for kind, details in self._problems.items():
             more = f" and {len(details) - _MAX_LISTED} more" if len(details) > _MAX_LISTED else ""
-            self._report.reasons.append(f"{kind}: {'; '.join(details[:_MAX_LISTED])}{more}")
+            names = [phase.name for phase in scene_phases() if phase.name in self._damaged.get(kind, ())]
+            redo = [redo_command(self._scene, name) for name in names]
+            advice = f"; run: {' && '.join(redo)}" if redo else ""
+            self._report.reasons.append(f"{kind}: {'; '.join(details[:_MAX_LISTED])}{more}{advice}")
         self._report.bytes = _folder_bytes(self._scene.dir)
         self._report.passed = not self._report.reasons
         return self._report
 
-    def _problem(self, kind: str, detail: str) -> None:
+    def _problem(self, kind: str, detail: str, *damaged: str) -> None:
+        """Note a problem. `damaged` are the phases that have to be done again although they count as done."""
         self._problems.setdefault(kind, []).append(detail)
+        self._damaged.setdefault(kind, set()).update(damaged)
 
     def _check_records(self) -> None:
-        for phase in ("deblur", "depth", "render"):
+        for phase in scene_phases():
             try:
-                record = require(self._scene, self._entry, phase)
+                record = require(self._scene, self._entry, phase.name)
                 self._report.warnings += record.warnings
             except SceneError as error:
-                self._problem(f"phase {phase}", str(error))
-        if not (self._scene.focus_dir / ".done").exists() and record_folder(self._scene, "render").exists():
-            self._problem("phase render", f"{self._scene.focus_dir} has no .done")
+                self._problem(f"phase {phase.name}", str(error))
+            made = phase.outputs
+            assert made is not None, f"{phase.name} works scene by scene"
+            *others, last = [self._scene.folder(modality) for modality in made.modalities]
+            for folder in others:
+                if last.exists() and not (folder / DONE_NAME).exists():
+                    self._problem(f"phase {phase.name}", f"{folder} has no {DONE_NAME}")
 
     def _check_split(self) -> None:
         found = self._scene.read_split()
@@ -196,62 +231,67 @@ class _SceneCheck:
         try:
             metadata = scene.read_metadata()
             sets = scene.lens_sets()
-        except InputError as error:
-            self._problem("metadata", str(error))
+        except (InputError, OSError) as error:
+            self._problem("metadata", str(error), "render")
             return []
         absent = [key for key in _METADATA_KEYS if key not in metadata]
         if absent:
-            self._problem("metadata", f"metadata.json lacks {', '.join(absent)}")
+            self._problem("metadata", f"metadata.json lacks {', '.join(absent)}", "render")
             return sets
         if not sets:
-            self._problem("metadata", "metadata.json has no lens sets")
+            self._problem("metadata", "metadata.json has no lens sets", "render")
             return sets
-        per_mm = px_per_mm(self._size[0], metadata["sensor_width_mm"])
-        radius = coc_to_radius_px(sets[0].max_coc_m, per_mm)
-        for key, expected in (("px_per_mm", per_mm), ("max_radius_px", radius)):
-            if abs(metadata[key] - expected) > 1e-6 * expected:
-                self._problem("metadata", f"{key} is {metadata[key]}, its frames and sets say {expected}")
+        try:
+            numbers = {key: float(metadata[key]) for key in ("sensor_width_mm", "px_per_mm", "max_radius_px")}
+            per_mm = px_per_mm(self._size[0], numbers["sensor_width_mm"])
+            radius = coc_to_radius_px(sets[0].max_coc_m, per_mm)
+        except (TypeError, ValueError, ArithmeticError) as error:
+            self._problem("metadata", f"metadata.json holds sizes that are no sizes ({error})", "render")
+            return sets
+        for key, expected in (("px_per_mm", per_mm), ("max_radius_px", float(radius))):
+            if not abs(numbers[key] - expected) <= 1e-6 * expected:
+                self._problem("metadata", f"{key} is {metadata[key]}, its frames and sets say {expected}", "render")
         return sets
 
     def _check_statistics(self) -> None:
         try:
             stats: dict[str, Any] = _read_stats(self._scene)
         except InputError as error:
-            self._problem("depth statistics", str(error))
+            self._problem("depth statistics", str(error), "depth")
             return
         order = [stats[key] for key in ("d_min", "d_p5", "d_median", "d_p95", "d_max")]
         if not all(np.isfinite(order)) or order != sorted(order) or order[0] <= 0:
-            self._problem("depth statistics", f"d_min <= d_p5 <= d_median <= d_p95 <= d_max and > 0 fails: {order}")
+            self._problem(
+                "depth statistics", f"d_min <= d_p5 <= d_median <= d_p95 <= d_max and > 0 fails: {order}", "depth"
+            )
 
     def _check_names(self, sets: list[LensSet]) -> None:
         """Counts, and nothing between the frames that does not belong there."""
-        scene, frames = self._scene, range(self._entry.num_frames)
-        set_names = {f"set_{number:02d}" for number in range(len(sets))}
-        expected: dict[Path, set[str]] = {
-            scene.sharp_dir: {scene.sharp_path(frame).name for frame in frames},
-            scene.depth_dir: {scene.depth_path(frame).name for frame in frames} | {"stats.json"},
-            scene.focus_dir: set_names,
-            scene.bokeh_dir: set_names,
-        }
-        for number in range(len(sets)):
-            expected[scene.focus_path(number, 0).parent] = {scene.focus_path(number, frame).name for frame in frames}
-            expected[scene.bokeh_path(number, 0).parent] = {scene.bokeh_path(number, frame).name for frame in frames}
-        for folder, names in expected.items():
-            found = {name for name in names_in(folder) if name != ".done"}
-            where = folder.relative_to(scene.dir)
-            for name in sorted(names - found):
+        expected: dict[Path, set[str]] = {}
+        for phase in scene_phases():
+            assert phase.outputs is not None, f"{phase.name} works scene by scene"
+            for modality in phase.outputs.modalities:
+                set_names = {self._scene.frame_folder(modality, number).name for number in range(len(sets))}
+                expected[self._scene.folder(modality)] = set_names if modality.per_set else set()
+            for folder, names in self._scene.output_names(phase.outputs, self._entry.num_frames, len(sets)).items():
+                if folder != self._scene.dir:
+                    expected.setdefault(folder, set()).update(names)
+        for folder, wanted in expected.items():
+            found = {name for name in names_in(folder) if name != DONE_NAME}
+            where = folder.relative_to(self._scene.dir)
+            for name in sorted(wanted - found):
                 self._problem("missing files", f"{where}/{name}")
-            for name in sorted(found - names):
+            for name in sorted(found - wanted):
                 self._problem("files that do not belong", f"{where}/{name}")
 
     def _check_frame(self, frame: int, sets: list[LensSet], sums: list[float]) -> None:
         scene = self._scene
-        self._check_picture(scene.sharp_path(frame))
-        depth = self._check_array(scene.depth_path(frame), "depth", MIN_DEPTH_M * 0.99, MAX_DEPTH_M)
+        self._check_picture(scene.sharp_path(frame), "deblur")
+        depth = self._check_array(scene.depth_path(frame), "depth", "depth", MIN_DEPTH_M * 0.99, MAX_DEPTH_M)
         for number, lens_set in enumerate(sets):
-            self._check_picture(scene.bokeh_path(number, frame))
+            self._check_picture(scene.bokeh_path(number, frame), "render")
             path = scene.focus_path(number, frame)
-            label = self._check_array(path, "focus_map", 0.0, 1.0)
+            label = self._check_array(path, "render", "focus_map", 0.0, 1.0)
             if label is None:
                 continue
             sums[number] += float(label.mean(dtype=np.float64))
@@ -260,44 +300,49 @@ class _SceneCheck:
             try:
                 again = label_of(depth, lens_set.lens, lens_set.max_coc_m)
             except OpticsError as error:
-                self._problem("labels", f"{path.name}: {error}")
+                self._problem("labels", f"{path.name}: {error}", "depth", "render")
                 continue
             # float16 rounding: half a step at 1 is 2.4e-4; the same code gives 0.
             error_of_label = float(np.abs(again.astype(np.float32) - label.astype(np.float32)).max())
             self._report.label_error = max(self._report.label_error, error_of_label)
             if error_of_label > 5e-4:
                 where = path.relative_to(scene.dir)
-                self._problem("labels", f"{where} differs from depth and metadata by up to {error_of_label:.4f}")
+                self._problem(
+                    "labels",
+                    f"{where} differs from depth and metadata by up to {error_of_label:.4f}",
+                    "depth",
+                    "render",
+                )
 
-    def _check_picture(self, path: Path) -> None:
+    def _check_picture(self, path: Path, phase: str) -> None:
         if not path.exists():
             return  # listed as missing
         try:
             picture = read_sharp(path)
         except InputError as error:
-            self._problem("damaged files", str(error))
+            self._problem("damaged files", str(error), phase)
             return
         if picture.shape[1::-1] != self._size:
-            self._problem("sizes", f"{path.name} is {picture.shape[1]}x{picture.shape[0]}, needs {self._size}")
+            self._problem("sizes", f"{path.name} is {picture.shape[1]}x{picture.shape[0]}, needs {self._size}", phase)
 
-    def _check_array(self, path: Path, key: str, low: float, high: float) -> Any:
+    def _check_array(self, path: Path, phase: str, key: str, low: float, high: float) -> Any:
         if not path.exists():
             return None
         try:
             array = read_npz(path, key)
         except InputError as error:
-            self._problem("damaged files", str(error))
+            self._problem("damaged files", str(error), phase)
             return None
         where = path.relative_to(self._scene.dir)
         if array.dtype != np.float16:
-            self._problem("dtypes", f"{where} is {array.dtype}, needs float16")
+            self._problem("dtypes", f"{where} is {array.dtype}, needs float16", phase)
             return None
         if array.shape != self._size[::-1]:
-            self._problem("sizes", f"{where} has shape {array.shape}, needs {self._size[::-1]}")
+            self._problem("sizes", f"{where} has shape {array.shape}, needs {self._size[::-1]}", phase)
             return None
         values: Any = array
         if not (np.isfinite(values).all() and values.min() >= low and values.max() <= high):
-            self._problem("ranges", f"{where} holds values outside [{low:g}, {high:g}], or NaN")
+            self._problem("ranges", f"{where} holds values outside [{low:g}, {high:g}], or NaN", phase)
             return None
         return values
 
@@ -310,8 +355,37 @@ def _read_stats(scene: Scene) -> dict[str, Any]:
     absent = [key for key in _STATS_KEYS if not isinstance(stats.get(key), (int, float))]
     if absent:
         raise InputError(f"{scene.stats_path} lacks {', '.join(absent)}")
-    return stats
+    with parsing("the depth statistics", scene.stats_path):  # an integer of a thousand digits is no float
+        return {**stats, **{key: float(stats[key]) for key in _STATS_KEYS}}
 
 
 def _folder_bytes(folder: Path) -> int:
     return sum(os.stat(os.path.join(root, name)).st_size for root, _, names in os.walk(folder) for name in names)
+
+
+def _add_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--workers", type=int, default=ValidateSettings().workers, help="scenes checked at once")
+    parser.add_argument("--if_changed", action="store_true", help="nothing to do when a passing report is still good")
+
+
+def _settings(args: argparse.Namespace) -> ValidateSettings:
+    return ValidateSettings(workers=args.workers, if_changed=args.if_changed)
+
+
+def _run(args: argparse.Namespace, run: RunSettings, presenter: Presenter) -> ExitCode:
+    return run_validate(_settings(args), run, presenter)
+
+
+PHASES = (
+    Phase(
+        name="validate",
+        number=6,
+        script="scripts/06_validate_outputs.py",
+        help="check every output, write the report",
+        groups=("5-6", "test"),
+        resumed=lambda run: True,
+        add_flags=_add_flags,
+        settings=_settings,
+        run=_run,
+    ),
+)

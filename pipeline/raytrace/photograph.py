@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from pipeline.measures import psnr
 from pipeline.optics import Aperture, Lens
 from pipeline.raytrace.camera import Camera
 from pipeline.raytrace.geometry import F32
@@ -114,6 +115,4 @@ def psnr_db(first: F32, second: F32, peak: float = 1.0) -> float:
     Of two photographs with different `sample_set` it states the error of the truth itself: each of them is 3 dB closer
     to the limit of many samples than they are to each other, and their mean is 6 dB closer.
     """
-    difference = np.clip(first, 0, peak).astype(np.float64) - np.clip(second, 0, peak)
-    error = float(np.mean(difference**2))
-    return float("inf") if error == 0 else float(10 * np.log10(peak**2 / error))
+    return psnr(np.clip(first, 0, peak), np.clip(second, 0, peak), peak)

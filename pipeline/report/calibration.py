@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import InputError
-from pipeline.optics import coc_to_radius_px
+from pipeline.hints import phase_command
+from pipeline.optics.lens import coc_to_radius_px
 from pipeline.report.formatting import number
 from pipeline.storage.files import read_json
 
 PERCENTILES = ("p50", "p90", "p95", "p99")
-COMMAND = "python scripts/04_calibrate_coc.py"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,9 +66,11 @@ def read_calibration(path: Path) -> CalibrationFacts:
     try:
         stats = read_json(path, "the calibration")
     except FileNotFoundError:
-        return CalibrationFacts(state="waiting", command=COMMAND)
+        return CalibrationFacts(state="waiting", command=phase_command("calibrate"))
     except (InputError, OSError) as error:
-        return CalibrationFacts(state="damaged", problem=str(error), command=f"{COMMAND} --on_stale redo")
+        return CalibrationFacts(
+            state="damaged", problem=str(error), command=phase_command("calibrate", "--on_stale", "redo")
+        )
     confirmed_m = number(stats.get("confirmed_max_coc"))
     confirmation = _mapping(stats.get("confirmed"))
     counts = _mapping(stats.get("counts"))
@@ -78,7 +80,10 @@ def read_calibration(path: Path) -> CalibrationFacts:
     if not edges_m or len(percentiles_m) < len(PERCENTILES):
         problem = f"{path} lacks its histogram or a percentile; it was changed by hand or by another program"
     state = "damaged" if problem else "confirmed" if confirmed_m else "unconfirmed"
-    command = {"damaged": f"{COMMAND} --on_stale redo", "unconfirmed": f"{COMMAND} --confirm"}.get(state, "")
+    command = {
+        "damaged": phase_command("calibrate", "--on_stale", "redo"),
+        "unconfirmed": phase_command("calibrate", "--confirm"),
+    }.get(state, "")
     return CalibrationFacts(
         state=state,
         problem=problem,

@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import InputError, PipelineError
-from pipeline.phases.calibration import confirmed_calibration, stats_path
-from pipeline.phases.run_settings import RunSettings
-from pipeline.report.calibration import COMMAND, CalibrationFacts, read_calibration
+from pipeline.hints import phase_command
+from pipeline.phases.calibration import confirmed_calibration
+from pipeline.phases.registry import scene_phases
+from pipeline.report.calibration import CalibrationFacts, read_calibration
 from pipeline.report.formatting import is_free, is_restricted
-from pipeline.report.scene_facts import ROLES, PhaseFacts, SceneFacts, scene_facts
-from pipeline.status import PHASES, STATES
+from pipeline.report.scene_facts import PhaseFacts, SceneFacts, scene_facts
+from pipeline.run_settings import RunSettings
+from pipeline.storage.completion import State
 from pipeline.storage.files import read_json
-from pipeline.storage.scene import SPLITS, Scene, SceneEntry, SceneIndex
+from pipeline.storage.scene import SPLITS, Scene, SceneEntry, SceneIndex, calibration_path, validation_path
 
 TARGETS = {"train": 0.8, "val": 0.1, "test": 0.1}
 
@@ -33,7 +35,7 @@ class SplitFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class ProgressFacts:
-    """How many scenes stand where in one phase: (state, scenes) in the order of STATES, no zeros."""
+    """How many scenes stand where in one phase: (state, scenes) in the order of `State`, no zeros."""
 
     phase: str
     states: tuple[tuple[str, int], ...]
@@ -109,8 +111,8 @@ def gather(out_root: Path) -> DatasetFacts:
     """Read an output folder in whatever state it is in."""
     problems: list[str] = []
     index = _read_index(out_root, problems)
-    report, validated_at = _read_validation(out_root / "validation_report.json", problems)
-    calibration = _current(read_calibration(stats_path(out_root)), out_root, index)
+    report, validated_at = _read_validation(validation_path(out_root), problems)
+    calibration = _current(read_calibration(calibration_path(out_root)), out_root, index)
     if calibration.state == "damaged":
         problems.append(f"{calibration.problem}; run: {calibration.command}")
     checked = report.get("scenes")
@@ -137,7 +139,7 @@ def gather(out_root: Path) -> DatasetFacts:
         scenes=tuple(scenes),
         rejected=tuple(entry for _, entry in sorted(index.entries.items()) if not entry.accepted),
         splits=tuple(_split(name, scenes) for name in SPLITS),
-        progress=tuple(_progress(phase, scenes) for phase in PHASES),
+        progress=tuple(_progress(phase, scenes) for phase in (known.name for known in scene_phases())),
         engines=_engines(phase for scene in scenes for phase in scene.phases),
         num_bytes=sum(sizes) if sizes else None,
     )
@@ -162,7 +164,7 @@ def _read_validation(path: Path, problems: list[str]) -> tuple[dict[str, Any], f
     except FileNotFoundError:
         return {}, 0.0
     except (InputError, OSError) as error:
-        problems.append(f"{error}; run: python scripts/06_validate_outputs.py")
+        problems.append(f"{error}; run: {phase_command('validate')}")
         return {}, 0.0
 
 
@@ -173,13 +175,15 @@ def _current(calibration: CalibrationFacts, out_root: Path, index: SceneIndex) -
     try:
         confirmed_calibration(RunSettings(out_root=out_root), index)
     except Exception as error:  # NotConfirmedError says what changed; anything else is a file of the wrong form
-        return replace(calibration, state="stale", problem=str(error), command=f"{COMMAND} --on_stale redo")
+        return replace(
+            calibration, state="stale", problem=str(error), command=phase_command("calibrate", "--on_stale", "redo")
+        )
     return calibration
 
 
 def _pairs(scene: SceneFacts) -> int:
     """Pairs that exist: a scene's count only once its renders are finished."""
-    return scene.entry.num_frames * len(scene.sets) if scene.phase("render").state in ("done", "stale") else 0
+    return scene.entry.num_frames * len(scene.sets) if scene.phase("render").state in (State.DONE, State.STALE) else 0
 
 
 def _split(name: str, scenes: list[SceneFacts]) -> SplitFacts:
@@ -198,7 +202,7 @@ def _split(name: str, scenes: list[SceneFacts]) -> SplitFacts:
 
 def _progress(phase: str, scenes: list[SceneFacts]) -> ProgressFacts:
     found = [scene.phase(phase).state for scene in scenes]
-    return ProgressFacts(phase=phase, states=tuple((state, found.count(state)) for state in STATES if state in found))
+    return ProgressFacts(phase=phase, states=tuple((state, found.count(state)) for state in State if state in found))
 
 
 def _engines(phases: Iterable[PhaseFacts]) -> tuple[EngineFacts, ...]:
@@ -207,8 +211,9 @@ def _engines(phases: Iterable[PhaseFacts]) -> tuple[EngineFacts, ...]:
         if phase.engine:
             key = (phase.phase, phase.engine, phase.version, phase.options, phase.licence)
             counted[key] = counted.get(key, 0) + 1
-    order = list(ROLES)
+    titles = {phase.name: phase.title for phase in scene_phases()}
+    order = list(titles)
     return tuple(
-        EngineFacts(role=ROLES[key[0]], name=key[1], version=key[2], options=key[3], licence=key[4], scenes=scenes)
+        EngineFacts(role=titles[key[0]], name=key[1], version=key[2], options=key[3], licence=key[4], scenes=scenes)
         for key, scenes in sorted(counted.items(), key=lambda item: (order.index(item[0][0]), item[0]))
     )

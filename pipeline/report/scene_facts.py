@@ -7,16 +7,15 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pipeline.errors import InputError, PipelineError
+from pipeline.hints import phase_command
 from pipeline.media.images import multiple_of_16
 from pipeline.phases.dependencies import record_folder
+from pipeline.phases.registry import Phase, scene_phases
 from pipeline.report.formatting import lens_words, number, strings
-from pipeline.status import PHASES, phase_status
-from pipeline.storage.completion import DoneRecord
+from pipeline.status import phase_status
+from pipeline.storage.completion import DoneRecord, State
 from pipeline.storage.files import read_json
 from pipeline.storage.scene import LensSet, Scene, SceneEntry
-
-FAILED_STATES = ("failed", "stale", "foreign", "incomplete")  # somebody has to do something
-ROLES = {"deblur": "sharp frames", "depth": "depth", "render": "bokeh"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,10 +24,12 @@ class PhaseFacts:
 
     Args:
         state: as `python -m pipeline status` says it.
+        title: what the phase makes, in a word or two.
     """
 
     phase: str
-    state: str
+    state: State
+    title: str = ""
     detail: str = ""
     engine: str = ""
     version: str = ""
@@ -80,7 +81,9 @@ class SceneFacts:
         return self.entry.scene_id
 
     def phase(self, name: str) -> PhaseFacts:
-        return next((facts for facts in self.phases if facts.phase == name), PhaseFacts(phase=name, state="waiting"))
+        return next(
+            (facts for facts in self.phases if facts.phase == name), PhaseFacts(phase=name, state=State.WAITING)
+        )
 
     @property
     def size(self) -> tuple[int, int]:
@@ -116,13 +119,14 @@ def scene_facts(
 def _gather(
     scene: Scene, entry: SceneEntry, found: dict[str, Any] | None, validated_at: float, render_stale: str | None
 ) -> SceneFacts:
-    phases = tuple(_phase(scene, entry, phase, render_stale if phase == "render" else None) for phase in PHASES)
-    reasons = [f"{facts.phase} {facts.state}: {facts.detail}" for facts in phases if facts.state in FAILED_STATES]
+    phases = tuple(_phase(scene, entry, phase, render_stale if phase.calibrated else None) for phase in scene_phases())
+    known = {facts.phase: facts for facts in phases}
+    reasons = [f"{facts.phase} {facts.state}: {facts.detail}" for facts in phases if facts.state.needs_a_person]
     warnings = [warning for facts in phases for warning in facts.warnings]
-    lens_sets, max_radius_px, problem = _metadata(scene, phases[-1].state)
+    lens_sets, max_radius_px, problem = _metadata(scene, known["render"].state)
     if problem:
         reasons.append(problem)
-    depth_m, problem = _depth(scene, phases[1])
+    depth_m, problem = _depth(scene, known["depth"])
     if problem:
         reasons.append(problem)
     verdict = "failed" if reasons else "unchecked"
@@ -135,7 +139,7 @@ def _gather(
         if found.get("passed") is not True and not reasons:
             reasons.append("validation_report.json says that it failed and gives no reason")
         if any(facts.finished_at > validated_at + 1 for facts in phases):
-            warnings.append("a phase ran after the last validation; run: python scripts/06_validate_outputs.py")
+            warnings.append(f"a phase ran after the last validation; run: {phase_command('validate')}")
     for facts in phases:
         if (fallbacks := facts.measured("fallbacks")) and not any("raw frame" in text for text in facts.warnings):
             warnings.append(f"{facts.phase}: {fallbacks:.0f} frames fell back to their input")
@@ -145,7 +149,7 @@ def _gather(
         reasons=tuple(reasons),
         warnings=tuple(dict.fromkeys(warnings)),
         phases=phases,
-        sets=_sets(lens_sets, phases[-1], found or {}),
+        sets=_sets(lens_sets, known["render"], found or {}),
         max_coc_m=lens_sets[0].max_coc_m if lens_sets else None,
         max_radius_px=max_radius_px,
         depth_m=depth_m,
@@ -153,15 +157,17 @@ def _gather(
     )
 
 
-def _phase(scene: Scene, entry: SceneEntry, phase: str, render_stale: str | None) -> PhaseFacts:
+def _phase(scene: Scene, entry: SceneEntry, phase: Phase, render_stale: str | None) -> PhaseFacts:
     try:
         status = phase_status(scene, entry, phase, render_stale)
-        facts = PhaseFacts(phase=phase, state=status.state, detail=status.detail)
-        if status.total and status.state in ("running", "partial"):
+        facts = PhaseFacts(phase=phase.name, title=phase.title, state=status.state, detail=status.detail)
+        if status.total and status.state in (State.RUNNING, State.PARTIAL):
             facts = replace(facts, detail=f"{status.finished} of {status.total} files; {status.detail}")
     except Exception as error:  # a record of the right form with nonsense inside
-        facts = PhaseFacts(phase=phase, state="foreign", detail=f"{type(error).__name__}: {error}")
-    folder = record_folder(scene, phase)
+        facts = PhaseFacts(
+            phase=phase.name, title=phase.title, state=State.FOREIGN, detail=f"{type(error).__name__}: {error}"
+        )
+    folder = record_folder(scene, phase.name)
     try:
         record = DoneRecord.read(folder)
         finished_at = (folder / ".done").stat().st_mtime if record else 0.0
@@ -175,7 +181,7 @@ def _phase(scene: Scene, entry: SceneEntry, phase: str, render_stale: str | None
     summary = record.summary if isinstance(record.summary, dict) else {}
     return replace(
         facts,
-        detail="" if facts.state == "done" else facts.detail,  # a finished phase's detail is its warnings
+        detail="" if facts.state is State.DONE else facts.detail,  # a finished phase's detail is its warnings
         engine=str(record.engine),
         version=str(described.get("version", "")),
         options=", ".join(f"{key} {value}" for key, value in options.items()) if isinstance(options, dict) else "",
@@ -187,10 +193,10 @@ def _phase(scene: Scene, entry: SceneEntry, phase: str, render_stale: str | None
     )
 
 
-def _metadata(scene: Scene, render_state: str) -> tuple[list[LensSet], float | None, str]:
+def _metadata(scene: Scene, render_state: State) -> tuple[list[LensSet], float | None, str]:
     """The lens sets, the largest blur in pixels, and what is wrong with metadata.json (nothing, before phase 5)."""
     if not scene.metadata_path.exists():
-        lost = render_state in ("done", "incomplete")
+        lost = render_state in (State.DONE, State.INCOMPLETE)
         return [], None, f"metadata: there is no {scene.metadata_path} behind the render's .done" if lost else ""
     try:
         return scene.lens_sets(), number(scene.read_metadata().get("max_radius_px")), ""
@@ -200,7 +206,7 @@ def _metadata(scene: Scene, render_state: str) -> tuple[list[LensSet], float | N
 
 def _depth(scene: Scene, phase: PhaseFacts) -> tuple[dict[str, float], str]:
     """The depth statistics, and what is wrong with stats.json."""
-    if phase.state in ("waiting", "failed", "partial", "running") and not scene.stats_path.exists():
+    if phase.state in (State.WAITING, State.FAILED, State.PARTIAL, State.RUNNING) and not scene.stats_path.exists():
         return {}, ""
     try:
         stored = read_json(scene.stats_path, "the depth statistics")

@@ -1,5 +1,6 @@
 """Where everything is: the only module that knows the paths of the output contract (docs/output_contract.md)."""
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -8,14 +9,60 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.errors import InputError, PipelineError, UsageError
-from pipeline.optics import CocModel, Lens
-from pipeline.storage.files import read_json, write_json
+from pipeline.hints import phase_command
+from pipeline.optics.lens import CocModel, Lens
+from pipeline.storage.bounded import one_line, read_bounded
+from pipeline.storage.files import dump_json, read_json, write_shared
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 INDEX_SCHEMA = 1
+MAX_FRAMES = 1_000_000  # of a scene, and pixels of a side: what is larger is no number that this pipeline wrote
+MAX_SETS = 100
 _SAFE_ID = re.compile(r"[A-Za-z0-9._-]+")
-_SHARP, _DEPTH, _FOCUS, _BOKEH = "frame_{:04d}.png", "depth_{:04d}.npz", "focus_{:04d}.npz", "bokeh_{:04d}.png"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Modality:
+    """A folder of a scene with one file per frame, or with one folder of them per lens set.
+
+    Args:
+        folder: its name in the scene's folder; it gets the `.done`.
+        file: name of frame number i, for `str.format`.
+        per_set: whether frames stand in set_00/, set_01/, ...
+    """
+
+    folder: str
+    file: str
+    per_set: bool = False
+
+
+SHARP = Modality(folder="frames_sharp", file="frame_{:04d}.png")
+DEPTH = Modality(folder="depth_maps", file="depth_{:04d}.npz")
+FOCUS = Modality(folder="focus_maps", file="focus_{:04d}.npz", per_set=True)
+BOKEH = Modality(folder="bokeh_renders", file="bokeh_{:04d}.png", per_set=True)
+METADATA = "metadata.json"
+DEPTH_STATISTICS = "depth_maps/stats.json"
+
+
+def index_path(out_root: Path) -> Path:
+    return out_root / "scene_index.json"
+
+
+def calibration_path(out_root: Path) -> Path:
+    return out_root / "coc_stats.json"
+
+
+def validation_path(out_root: Path) -> Path:
+    return out_root / "validation_report.json"
+
+
+def page_path(out_root: Path) -> Path:
+    return out_root / "report" / "index.html"
+
+
+def histogram_path(out_root: Path) -> Path:
+    return page_path(out_root).with_name("coc_histogram.png")
 
 
 def unsafe_id_reason(scene_id: str) -> str | None:
@@ -63,15 +110,13 @@ class SceneIndex:
         return {name: entry for name, entry in self.entries.items() if entry.accepted}
 
     def save(self, path: Path) -> None:
-        write_json(
-            path,
-            {
-                "schema": INDEX_SCHEMA,
-                "raw_root": self.raw_root,
-                "settings": self.settings,
-                "scenes": {name: asdict(entry) for name, entry in sorted(self.entries.items())},
-            },
-        )
+        stored = {
+            "schema": INDEX_SCHEMA,
+            "raw_root": self.raw_root,
+            "settings": self.settings,
+            "scenes": {name: asdict(entry) for name, entry in sorted(self.entries.items())},
+        }
+        write_shared(path, dump_json(stored).encode())
 
     @classmethod
     def load(cls, path: Path) -> "SceneIndex":
@@ -88,11 +133,11 @@ class SceneIndex:
             entries = {name: _entry(name, value) for name, value in stored["scenes"].items()}
             return cls(raw_root=stored["raw_root"], settings=stored["settings"], entries=entries)
         except FileNotFoundError:
-            raise UsageError(f"there is no {path}; run: python scripts/01_validate_dataset.py") from None
-        except (InputError, KeyError, TypeError, AttributeError) as error:
+            raise UsageError(f"there is no {path}; run: {phase_command('index')}") from None
+        except Exception as error:  # InputError from the file, anything from what is in it
             raise PipelineError(
-                f"{error if isinstance(error, InputError) else f'the scene index {path} lacks or garbles {error}'}; "
-                f"remove it and run python scripts/01_validate_dataset.py again "
+                f"{error if isinstance(error, InputError) else f'the scene index {path} lacks or garbles {one_line(error)}'}; "
+                f"remove it and run {phase_command('index')} again "
                 f"(every scene keeps its split, which its split.txt remembers)"
             ) from None
 
@@ -106,8 +151,10 @@ def _entry(name: str, value: dict[str, Any]) -> SceneEntry:
             "files": tuple((str(path), int(size), int(mtime)) for path, size, mtime in value["files"]),
         }
     )
+    sizes = (entry.num_frames, entry.width, entry.height)
     if (
-        entry.scene_id != name
+        not all(type(size) is int and 0 <= size <= MAX_FRAMES for size in sizes)
+        or entry.scene_id != name
         or (entry.accepted and entry.split not in SPLITS)
         or (unsafe_id_reason(name) and entry.accepted)
     ):
@@ -123,6 +170,25 @@ class LensSet:
     max_coc_m: float
 
 
+@dataclass(frozen=True, kw_only=True)
+class Outputs:
+    """What a phase writes into a scene: modalities, and single files by their path inside the scene's folder."""
+
+    modalities: tuple[Modality, ...]
+    files: tuple[str, ...] = ()
+
+    @property
+    def per_set(self) -> bool:
+        return any(modality.per_set for modality in self.modalities)
+
+
+# The output contract: what a finished scene holds, in the order in which it is made.
+SHARP_OUTPUTS = Outputs(modalities=(SHARP,))
+DEPTH_OUTPUTS = Outputs(modalities=(DEPTH,), files=(DEPTH_STATISTICS,))
+RENDER_OUTPUTS = Outputs(modalities=(FOCUS, BOKEH), files=(METADATA,))
+CONTRACT = (SHARP_OUTPUTS, DEPTH_OUTPUTS, RENDER_OUTPUTS)
+
+
 class Scene:
     """The paths of one scene under the output root. Making one touches no disk."""
 
@@ -133,60 +199,73 @@ class Scene:
         self.scene_id = scene_id
         self.dir = out_root / scene_id
         self.split_path = self.dir / "split.txt"
-        self.metadata_path = self.dir / "metadata.json"
-        self.sharp_dir = self.dir / "frames_sharp"
-        self.depth_dir = self.dir / "depth_maps"
-        self.stats_path = self.depth_dir / "stats.json"
-        self.focus_dir = self.dir / "focus_maps"
-        self.bokeh_dir = self.dir / "bokeh_renders"
+        self.metadata_path = self.dir / METADATA
+        self.stats_path = self.dir / DEPTH_STATISTICS
+        self.sharp_dir, self.depth_dir = self.folder(SHARP), self.folder(DEPTH)
+        self.focus_dir, self.bokeh_dir = self.folder(FOCUS), self.folder(BOKEH)
         self.private_dir = self.dir / ".pipeline"  # journals, leases, failures: ours, not the contract's
 
     def __repr__(self) -> str:
         return f"Scene({str(self.dir)!r})"
 
+    def folder(self, modality: Modality) -> Path:
+        """The modality folder, whose `.done` says that it is finished."""
+        return self.dir / modality.folder
+
+    def frame_folder(self, modality: Modality, set_index: int = 0) -> Path:
+        """Where a modality's frames stand: its folder, or that of one lens set."""
+        return self.folder(modality) / f"set_{set_index:02d}" if modality.per_set else self.folder(modality)
+
+    def frame_path(self, modality: Modality, frame: int, set_index: int = 0) -> Path:
+        return self.frame_folder(modality, set_index) / modality.file.format(frame)
+
     def sharp_path(self, frame: int) -> Path:
-        return self.sharp_dir / _SHARP.format(frame)
+        return self.frame_path(SHARP, frame)
 
     def depth_path(self, frame: int) -> Path:
-        return self.depth_dir / _DEPTH.format(frame)
+        return self.frame_path(DEPTH, frame)
 
     def focus_path(self, set_index: int, frame: int) -> Path:
-        return self.focus_dir / f"set_{set_index:02d}" / _FOCUS.format(frame)
+        return self.frame_path(FOCUS, frame, set_index)
 
     def bokeh_path(self, set_index: int, frame: int) -> Path:
-        return self.bokeh_dir / f"set_{set_index:02d}" / _BOKEH.format(frame)
+        return self.frame_path(BOKEH, frame, set_index)
 
-    def outputs(self, phase: str, num_frames: int, num_sets: int = 0) -> list[Path]:
-        """Every file that "deblur", "depth" or "render" must have written.
+    def outputs(self, made: Outputs, num_frames: int, num_sets: int = 0) -> list[Path]:
+        """Every file that a phase must have written.
 
-        For "render" the label and the picture of each pair stand next to each other, frame by frame and set by set.
+        The files of one frame and set stand next to each other, frame by frame and set by set: the label and the image of
+        each pair in phase 5.
         """
-        frames = range(num_frames)
-        if phase == "deblur":
-            return [self.sharp_path(frame) for frame in frames]
-        if phase == "depth":
-            return [*(self.depth_path(frame) for frame in frames), self.stats_path]
-        assert phase == "render", f"{phase!r} is no per-scene phase"
-        pairs = [(number, frame) for frame in frames for number in range(num_sets)]
-        files = [path(number, frame) for number, frame in pairs for path in (self.focus_path, self.bokeh_path)]
-        return [*files, self.metadata_path]
+        rounds = [(frame, number) for frame in range(num_frames) for number in range(num_sets if made.per_set else 1)]
+        files = [self.frame_path(modality, *where) for where in rounds for modality in made.modalities]
+        return [*files, *(self.dir / name for name in made.files)]
 
-    def output_names(self, phase: str, num_frames: int, num_sets: int = 0) -> dict[Path, frozenset[str]]:
+    def output_names(self, made: Outputs, num_frames: int, num_sets: int = 0) -> dict[Path, frozenset[str]]:
         """`outputs` as folder -> names: what is compared with listings of thousands of scenes, where a path each costs."""
-        if phase == "deblur":
-            return {self.sharp_dir: _names(_SHARP, num_frames)}
-        if phase == "depth":
-            return {self.depth_dir: _names(_DEPTH, num_frames) | {self.stats_path.name}}
-        assert phase == "render", f"{phase!r} is no per-scene phase"
-        kinds = ((self.focus_path, _FOCUS), (self.bokeh_path, _BOKEH))
-        pairs = {path(number, 0).parent: _names(name, num_frames) for number in range(num_sets) for path, name in kinds}
-        return {**pairs, self.dir: frozenset({self.metadata_path.name})}
+        names: dict[Path, frozenset[str]] = {}
+        for number in range(num_sets if made.per_set else 1):
+            for modality in made.modalities:
+                names[self.frame_folder(modality, number)] = _names(modality.file, num_frames)
+        for path in (self.dir / name for name in made.files):
+            names[path.parent] = names.get(path.parent, frozenset()) | {path.name}
+        return names
+
+    def journal_path(self, phase: str) -> Path:
+        return self.private_dir / f"{phase}.jsonl"
+
+    def lease_path(self, phase: str) -> Path:
+        return self.private_dir / f"{phase}.lease"
+
+    def failure_path(self, phase: str) -> Path:
+        """The note that a phase leaves when the scene fails."""
+        return self.private_dir / f"{phase}.failed.json"
 
     def read_split(self) -> Split | None:
         """The scene's split as its own folder remembers it; None when it never had one."""
         try:
-            text = self.split_path.read_text().strip()
-        except (FileNotFoundError, NotADirectoryError, UnicodeDecodeError):
+            text = read_bounded(self.split_path, 100).decode(errors="replace").strip()
+        except (FileNotFoundError, NotADirectoryError, InputError):
             return None
         return next((split for split in SPLITS if split == text), None)
 
@@ -205,9 +284,14 @@ class Scene:
         """
         metadata = self.read_metadata()
         try:
-            return [lens_set_from_json(value, metadata.get("coc_model", "contract")) for value in metadata["sets"]]
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{self.metadata_path}: {error!r} in sets; each needs f, N, S_focus, max_coc") from None
+            sets = metadata["sets"][: MAX_SETS + 1]
+            if len(sets) > MAX_SETS:
+                raise ValueError(f"more than {MAX_SETS}")
+            return [lens_set_from_json(value, metadata.get("coc_model", "contract")) for value in sets]
+        except Exception as error:
+            raise InputError(
+                f"{self.metadata_path}: {one_line(error)} in sets; each needs f, N, S_focus, max_coc"
+            ) from None
 
 
 @cache
@@ -216,8 +300,12 @@ def _names(form: str, count: int) -> frozenset[str]:
 
 
 def lens_set_from_json(value: dict[str, Any], coc_model: CocModel) -> LensSet:
+    """A set of metadata.json. Raises KeyError, TypeError, ValueError or OverflowError for what is none."""
     lens = Lens(f_m=value["f"], f_number=value["N"], focus_m=value["S_focus"], coc_model=coc_model)
-    return LensSet(lens=lens, max_coc_m=float(value["max_coc"]))
+    max_coc_m = float(value["max_coc"])
+    if not (math.isfinite(max_coc_m) and max_coc_m > 0):
+        raise ValueError(f"max_coc must be > 0 and finite, got {max_coc_m}")
+    return LensSet(lens=lens, max_coc_m=max_coc_m)
 
 
 def lens_set_to_json(lens_set: LensSet) -> dict[str, float]:

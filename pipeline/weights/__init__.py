@@ -1,6 +1,6 @@
 """Published weights: what there is, where it lies here, whether it is whole, what it contains and what binds its use."""
 
-from pipeline.weights.digest import content_sha256, with_weights
+from pipeline.weights.digest import content_sha256, verified_sha256
 from pipeline.weights.files import (
     Condition,
     DamagedWeightsError,
@@ -30,7 +30,7 @@ __all__ = [
     "require",
     "safetensors_shapes",
     "user_cache",
+    "verified_sha256",
     "weights_folder",
     "weights_named",
-    "with_weights",
 ]

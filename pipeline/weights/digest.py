@@ -9,10 +9,8 @@ import contextlib
 import hashlib
 import json
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
-from pipeline.engines.info import EngineInfo
 from pipeline.errors import UsageError
 from pipeline.storage.files import write_json
 from pipeline.weights.files import Found, content_files, user_cache
@@ -67,14 +65,3 @@ def verified_sha256(found: Found) -> str:
             f"it should be {found.weights.sha256}; get it again"
         )
     return value
-
-
-def with_weights(info: EngineInfo, found: list[Found]) -> EngineInfo:
-    """An engine's facts with the content and the licences of the weights it uses.
-
-    Raises:
-        UsageError: see `verified_sha256`.
-    """
-    licences = list(dict.fromkeys(item.weights.licence for item in found))
-    weights = {item.weights.title: verified_sha256(item) for item in found}
-    return replace(info, licence="; ".join(licences), weights=weights)

@@ -14,11 +14,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from pipeline.errors import UsageError
 from pipeline.weights.registry import Weights
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 VARIABLE = "BOKEHFLOW_WEIGHTS"
 _NAMED = 4  # differences of a kind that an error names
@@ -194,12 +196,14 @@ def differences(needed: Shapes, found: Shapes) -> str:
     )
 
 
-def read_torch(path: Path) -> dict[str, torch.Tensor]:
+def read_torch(path: Path) -> "dict[str, Tensor]":
     """The tensors of a file that torch.save wrote, mapped from the disk and read when they are used.
 
     Raises:
         DamagedWeightsError: cut short, another format, or something else inside than a flat dictionary of tensors.
     """
+    import torch
+
     if not zipfile.is_zipfile(path):
         raise DamagedWeightsError(f"{path} is cut short or is no file of torch.save; get it again")
     try:

@@ -12,7 +12,8 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY, SIZE, Project, moving_frames, write_scene
+from brake import Brake
+from conftest import REPOSITORY, Project, write_scene
 
 from pipeline.cluster.plan import Run
 from slurm.cluster import HOW_TO_INSTALL, Cluster, ClusterSettings, missing_programs
@@ -20,6 +21,10 @@ from slurm.cluster import HOW_TO_INSTALL, Cluster, ClusterSettings, missing_prog
 PATIENCE_S = 240  # for jobs on a machine that others use too
 CREDENTIAL_S = 2.5  # two whole seconds at least
 NEEDED = os.environ.get("BOKEHFLOW_NEED_SLURM") == "1"  # set by `make test-slurm`
+
+FRAMES_SHARP, PICTURES = "frames_sharp/*.png", "bokeh_renders/*/bokeh_*.png"  # where a brake may hold
+RENDERED = "long/bokeh_renders/set_*/*.png"
+ALL_RENDERED = 4 * 16  # of one scene with --num_sets 4
 
 PROFILE = """
 [cluster]
@@ -63,7 +68,6 @@ def require_slurm() -> None:
 @pytest.fixture(scope="session")
 def cluster():
     """Three nodes with a fake GPU each; arrays of at most 4 elements; a partition that takes no jobs."""
-    require_slurm()
     partitions = (("gpu", "Default=YES"), ("cpu", ""), ("closed", "State=INACTIVE"))
     with running(ClusterSettings(max_array_size=4, partitions=partitions)) as made:
         yield made
@@ -72,6 +76,7 @@ def cluster():
 @contextlib.contextmanager
 def running(settings: ClusterSettings):
     """A cluster below a short path that munge's own user can enter, which pytest's folders are not."""
+    require_slurm()
     with tempfile.TemporaryDirectory(prefix="bokehflow-slurm-") as folder:
         made = Cluster(Path(folder), settings)
         try:
@@ -88,6 +93,7 @@ class Operator:
         self.cluster = cluster
         self.root = root
         self.raw, self.out, self.logs = root / "data", root / "output", root / "logs"
+        self.brake = Brake(root / "brake")
         self.profile = self.write_profile()
         self._seen_waiting: dict[str, float] = {}
         for folder in (self.raw, self.logs):
@@ -99,7 +105,8 @@ class Operator:
 
     @property
     def environment(self) -> dict[str, str]:
-        return {**os.environ, **self.cluster.environment}
+        """Whatever starts in it, on a node too, is under the operator's brake once that is set."""
+        return {**self.brake.environment, **self.cluster.environment}
 
     def write_profile(self, *, max_gpus: int = 0, signal_s: int = 30, mem_gb: float = 2, hours: float = 0.5) -> Path:
         path = self.root / "profile.toml"
@@ -197,6 +204,10 @@ class Operator:
         lines = [path.read_text() for path in sorted(run.folder.glob(f"{phase}_*/*.jsonl"))]
         return [json.loads(line) for text in lines for line in text.splitlines()]
 
+    def events(self, phase: str) -> list[str]:
+        """What was noted of a phase's tasks, in all runs: "start", "end", "step"."""
+        return [event["event"] for run in self.runs() for event in self.records(run, phase)]
+
     def logs_text(self) -> str:
         texts = [f"--- {path}\n{path.read_text()[-1500:]}" for path in sorted(self.logs.rglob("*.log"))]
         outs = [f"--- {path}\n{path.read_text()[-1500:]}" for path in sorted(self.logs.rglob("*.out"))]
@@ -206,6 +217,22 @@ class Operator:
         """Finished files: path -> (inode, time of writing), which a resumed task must leave alone."""
         found = (path for path in self.out.glob(pattern) if not path.name.startswith("."))
         return {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in found}
+
+    def wait_held(self, processes: int = 1) -> list[int]:
+        """Wait until so many processes have come to the brake; returns their ids."""
+        self.cluster.wait_until(
+            lambda: len(self.brake.held()) >= processes, PATIENCE_S, f"not held at the brake\n{self.logs_text()}"
+        )
+        return self.brake.held()
+
+    def wait_ended(self, phase: str, elements: int = 1) -> None:
+        """Wait until an attempt of so many elements of the newest run's phase has come to its end."""
+
+        def ended() -> bool:
+            texts = [path.read_text() for path in self.runs()[-1].folder.glob(f"{phase}_*/*.jsonl")]
+            return sum('"event": "end"' in text for text in texts) >= elements
+
+        self.cluster.wait_until(ended, PATIENCE_S, f"{phase} did not end\n{self.logs_text()}")
 
     def wait_for_files(self, pattern: str, count: int) -> None:
         deadline = time.monotonic() + PATIENCE_S
@@ -252,17 +279,13 @@ def tiny(operator: Operator, three_scenes: Path) -> Operator:
 
 
 @pytest.fixture(scope="session")
-def long_scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Scenes ready to render, which takes long enough to be hit: "small", a "pair", and "large" for a real time limit."""
-    root = tmp_path_factory.mktemp("long")
-    for name, size, scenes in (
-        ("small", SIZE, ("long",)),
-        ("pair", SIZE, ("long_0", "long_1")),
-        ("large", (288, 176), ("long",)),
-    ):
+def renderable(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Projects ready to render: "one" has the scene "long", "pair" has "long_0" and "long_1"; 16 frames each."""
+    root = tmp_path_factory.mktemp("renderable")
+    for name, scenes in (("one", ("long",)), ("pair", ("long_0", "long_1"))):
         project = Project(root / name)
         for scene in scenes:
-            write_scene(project.raw, scene, moving_frames(60, size))
+            write_scene(project.raw, scene, 16)
         flags = ("--engine", "none", "--no_temporal_avg")
         for phase, more in ((1, ()), (2, flags), (3, ()), (4, ()), (4, ("--confirm",))):
             assert project.run(phase, *more) == 0

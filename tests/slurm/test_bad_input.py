@@ -15,7 +15,7 @@ from conftest import REPOSITORY, write_scene
 from pipeline.cluster.plan import Run
 from pipeline.storage.scene import SceneEntry, SceneIndex
 from slurm.cluster import ClusterSettings
-from slurm.conftest import Operator, running
+from slurm.conftest import FRAMES_SHARP, Operator, running
 
 pytestmark = pytest.mark.slurm
 
@@ -111,7 +111,7 @@ def test_a_cluster_without_gpus(tmp_path: Path):
 def test_a_stale_plan_says_so_in_the_log_and_the_gate(tiny: Operator):
     """The index no longer accepts what a queued task has: nothing is done to it, and the message names the scene."""
     blocker = tiny.cluster.command(
-        "sbatch", "--parsable", "--output=/dev/null", "-N3", "--exclusive", "--wrap", "sleep 300"
+        "sbatch", "--parsable", "--output=/dev/null", "-N3", "--exclusive", "--wrap", "sleep infinity"
     ).strip()
     tiny.cluster.wait_until(lambda: "RUNNING" in dict(tiny.tasks("wrap")).values(), 60, "the blocker did not start")
     assert tiny.bash("phase2_deblur.sh", *FAST).returncode == 0
@@ -194,9 +194,11 @@ def _files(folder: Path) -> set[str]:
 def test_a_submission_asks_a_bounded_number_of_questions(tiny: Operator, tmp_path: Path):
     """sinfo and squeue once, the array limit once, one sbatch an array and one for the gate."""
     environment, calls = wrap(tmp_path / "bin")
+    tiny.brake.set(FRAMES_SHARP, 0)  # no gate before the calls are counted
     assert tiny.bash("phase2_deblur.sh", *FAST, environment=environment).returncode == 0
     counted = sorted(call for call in calls.read_text().split() if call != "srun")  # that is a task, already running
     assert counted == ["sbatch", "sbatch", "scontrol", "sinfo", "squeue"], counted
+    tiny.brake.release()
     tiny.wait_idle()
     calls.write_text("")
     status = subprocess.run(

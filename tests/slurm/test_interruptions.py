@@ -12,7 +12,7 @@ from conftest import REPOSITORY
 
 from pipeline.cluster.plan import Run
 from slurm.cluster import ClusterSettings
-from slurm.conftest import Operator, running, script_processes
+from slurm.conftest import PICTURES, RENDERED, Operator, running, script_processes
 
 pytestmark = pytest.mark.slurm
 
@@ -30,7 +30,7 @@ def starts(operator: Operator, run: Run, phase: str = "deblur") -> dict[str, lis
 
 def block(operator: Operator) -> str:
     """Take all nodes, so that what is submitted stays pending."""
-    argv = ("sbatch", "--parsable", "--output=/dev/null", "-N3", "--exclusive", "--wrap", "sleep 300")
+    argv = ("sbatch", "--parsable", "--output=/dev/null", "-N3", "--exclusive", "--wrap", "sleep infinity")
     job = operator.cluster.command(*argv).strip()
     operator.cluster.wait_until(lambda: (job, "RUNNING") in operator.tasks("wrap"), 60, "the blocker did not start")
     return job
@@ -88,16 +88,18 @@ def test_a_quota_that_fills_up_after_sbatch_accepted_tells_the_job(tiny: Operato
     tiny.cluster.command("scancel", job, blocker)
 
 
-def test_elements_are_put_back_alone_and_cancelled_ones_are_not(operator: Operator, long_scenes: Path):
+def test_elements_are_requeued_alone_and_cancelled_ones_are_not(operator: Operator, renderable: Path):
     """Two elements of one array: one is warned and goes back, the other is cancelled and stays away."""
-    operator.take_over(long_scenes / "pair")
+    operator.take_over(renderable / "pair")
+    operator.brake.set(PICTURES, 5)
     assert operator.bash("phase5_render.sh", "--num_sets", "4").returncode == 0
-    for scene in ("long_0", "long_1"):
-        operator.wait_for_files(f"{scene}/bokeh_renders/set_*/*.png", 5)
+    operator.wait_held(2)
     (run,) = operator.runs()
     array = run.plans("render")[0].jobs()[0]["job"]
     operator.cluster.command("scancel", "--signal=USR2", f"{array}_0")
     operator.cluster.command("scancel", f"{array}_1")
+    operator.wait_ended("render", 2)
+    operator.brake.release()
     operator.wait_idle()
     assert starts(operator, run, "render") == {"render_0/0": [0, 1], "render_0/1": [0]}, operator.logs_text()
     assert operator.states("render") == {"long_0": "done", "long_1": "partial"}
@@ -113,50 +115,52 @@ def test_redo_makes_every_scene_again_once(tiny: Operator, tmp_path: Path):
     refused = tiny.bash("phase2_deblur.sh", *flags)
     assert refused.returncode == 1 and "temporal 'none' -> 'flow'" in refused.stderr, "not passed over as done"
     old = {path: path.stat().st_mtime_ns for path in tiny.out.glob(done)}
+    tiny.brake.set("frames_sharp/.done", 1)
     assert tiny.bash("phase2_deblur.sh", *flags, "--on_stale", "redo").returncode == 0
 
     def redone() -> dict[Path, int]:
         return {path: now for path in tiny.out.glob(done) if (now := path.stat().st_mtime_ns) != old[path]}
 
-    tiny.cluster.wait_until(lambda: bool(redone()), 120, "no scene was redone", every_s=0.01)
-    (victim,) = script_processes("02_deblur.py", tiny.root)
+    (victim,) = tiny.wait_held()
+    assert script_processes("02_deblur.py", tiny.root) == [victim]
     os.kill(victim, signal.SIGKILL)
     first = redone()
+    tiny.brake.release()
     tiny.wait_idle()
     (run,) = tiny.runs()
-    assert starts(tiny, run) == {"deblur_0/0": [0], "deblur_1/0": [0]} and len(first) < 3
+    assert starts(tiny, run) == {"deblur_0/0": [0], "deblur_1/0": [0]} and len(first) == 1
     assert len(redone()) == 3 and first.items() <= redone().items(), tiny.logs_text()
     assert run.outcome()["state"] == "finished"
 
 
-def test_one_job_for_all_phases_is_put_back_and_stays_cancelled(operator: Operator, long_scenes: Path):
+def test_one_job_for_all_phases_is_requeued_and_stays_cancelled(operator: Operator, renderable: Path):
     """jobs/test_bear.sh is no array: the warning requeues it by its own id; scancel ends it for good."""
     operator.raw.rmdir()
-    operator.raw.symlink_to(long_scenes / "small" / "data")
+    operator.raw.symlink_to(renderable / "one" / "data")
     log = operator.logs / "test_bear.log"
     where = ["--parsable", "--partition", "gpu", "--mem", "2G", "--cpus-per-task", "2", "--output", str(log)]
     argv = ["sbatch", *where, "jobs/test_bear.sh", "--scene", "long", *operator.roots, "--deblur_args", " ".join(FAST)]
+    operator.brake.set(PICTURES, 5)  # and once more after five others
     done = subprocess.run(argv, cwd=REPOSITORY, env=operator.environment, check=True, capture_output=True, text=True)
     job = done.stdout.strip()
-    operator.wait_for_files("long/bokeh_renders/set_*/*.png", 5)
+    operator.wait_held()
     operator.cluster.command("scancel", "--batch", "--signal=USR2", job)
     operator.cluster.wait_until(lambda: "back in the queue" in log.read_text(), 60, operator.logs_text())
-    before = operator.finished("long/bokeh_renders/set_*/*.png")
+    before = operator.finished(RENDERED)
 
     def again() -> bool:
         operator.release()
         return "restart 1" in log.read_text()
 
     operator.cluster.wait_until(again, 120, operator.logs_text())
-    operator.cluster.wait_until(
-        lambda: len(operator.finished("long/bokeh_renders/set_*/*.png")) > len(before), 120, operator.logs_text()
-    )
+    operator.wait_held(2)
+    assert len(operator.finished(RENDERED)) > len(before)
     operator.cluster.command("scancel", job)
     operator.cluster.wait_until(lambda: not operator.tasks(), 60, "it came back")
     assert "restart 2" not in log.read_text()
 
 
-def test_a_preempted_task_goes_on(tmp_path: Path, long_scenes: Path):
+def test_a_preempted_task_goes_on(tmp_path: Path, renderable: Path):
     """A partition that others take precedence over: SIGTERM without a warning, and SLURM puts the task back itself."""
     partitions = (
         ("gpu", "Default=YES PriorityTier=1 PreemptMode=REQUEUE GraceTime=10"),
@@ -168,9 +172,10 @@ def test_a_preempted_task_goes_on(tmp_path: Path, long_scenes: Path):
     )
     with running(settings) as cluster:
         operator = Operator(cluster, tmp_path)
-        operator.take_over(long_scenes / "small")
+        operator.take_over(renderable / "one")
+        operator.brake.set(PICTURES, 5)
         assert operator.bash("phase5_render.sh", "--num_sets", "4").returncode == 0
-        operator.wait_for_files("long/bokeh_renders/set_*/*.png", 5)
+        operator.wait_held()
         urgent = ("sbatch", "--parsable", "--output=/dev/null", "-p", "urgent", "--exclusive", "--wrap", "sleep 5")
         cluster.command(*urgent)
         (run,) = operator.runs()
@@ -179,9 +184,10 @@ def test_a_preempted_task_goes_on(tmp_path: Path, long_scenes: Path):
             return any(event["event"] == "end" for event in operator.records(run, "render"))
 
         cluster.wait_until(stopped, 90, operator.logs_text())
-        before = operator.finished("long/bokeh_renders/set_*/*.png")
+        before = operator.finished(RENDERED)
+        operator.brake.release()
         operator.wait_idle()
         assert operator.states("render") == {"long": "done"}, operator.logs_text()
-        assert before.items() <= operator.finished("long/bokeh_renders/set_*/*.png").items()
+        assert before.items() <= operator.finished(RENDERED).items()
         assert starts(operator, run, "render") == {"render_0/0": [0, 1]}
         assert run.outcome()["state"] == "finished"

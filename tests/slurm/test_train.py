@@ -12,12 +12,13 @@ from finished_scenes import shared_scenes
 from safetensors.torch import load_file
 from test_train import write_config
 
-from model.training.checkpoint import find_model, step_folders
+from model.training.network_file import find_model, step_folders
 from slurm.conftest import PATIENCE_S, Operator
 
 pytestmark = pytest.mark.slurm
 
 STEPS = 12
+CHECKPOINTS = "checkpoints/step_*"  # every second step; written by the first process
 
 
 @pytest.fixture(scope="session")
@@ -47,11 +48,6 @@ class Training(Operator):
         lines = [json.loads(line) for path in out_dir.glob("*.jsonl") for line in path.read_text().splitlines()]
         return {line["step"]: line["loss"] for line in lines if line["kind"] == "train"}
 
-    def wait_for_step(self, out_dir: Path, step: int) -> None:
-        self.cluster.wait_until(
-            lambda: max(self.losses(out_dir), default=0) >= step, PATIENCE_S, f"no step {step}\n{self.logs_text()}"
-        )
-
 
 @pytest.fixture
 def training(operator: Operator) -> Training:
@@ -80,20 +76,26 @@ def test_two_nodes_train_and_a_kill_or_the_time_limit_changes_nothing(training: 
 
     # The scheduler's warning: saved, requeued under the same id, finished.
     config, warned = training.write("warned", scenes)
+    training.brake.set(CHECKPOINTS, 1)
     job = training.train(config)
-    training.wait_for_step(warned, 3)
+    training.wait_held()
     training.cluster.command("scancel", "--batch", "--signal=USR2", job)
+    path = training.logs / f"train_{job}.log"
+    training.cluster.wait_until(lambda: "back into the queue" in path.read_text(), PATIENCE_S, training.logs_text())
+    training.brake.release()
     training.wait_idle()
-    log = (training.logs / f"train_{job}.log").read_text()
+    log = path.read_text()
     assert "back into the queue" in log and "restart 1" in log, log
     assert training.losses(warned) == training.losses(whole), log
 
     # A process killed without a word: the job fails; submitted again it goes on from the newest whole checkpoint.
     config, killed = training.write("killed", scenes)
+    training.brake.set(CHECKPOINTS, 2)
     training.train(config)
-    training.wait_for_step(killed, 5)
+    training.wait_held(len(training.brake.held()) + 1)
     for process in _trainers(training.root / "killed.toml"):
         os.kill(process, signal.SIGKILL)
+    training.brake.release()
     training.wait_idle()
     assert max(dict(step_folders(killed)), default=0) < STEPS, "it was hit in the middle"
     training.train(config)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import InputError
+from pipeline.media.convert import image_to_tensor, tensor_to_image
 from pipeline.media.images import Picture
 
 PX_PER_TOKEN = 16  # the VAE's 8, times patches of 2 x 2
@@ -35,13 +36,12 @@ def grid_size(picture: Picture) -> tuple[int, int]:
 
 def picture_to_unit(picture: Picture, device: str | torch.device) -> Tensor:
     """(H, W, 3) uint8 -> (1, 3, H, W) float32 in [-1, 1]."""
-    return torch.from_numpy(picture).to(device).permute(2, 0, 1)[None].float() / 255 * 2 - 1
+    return image_to_tensor(picture, device)[None] * 2 - 1
 
 
 def unit_to_picture(image: Tensor) -> Picture:
     """(1, 3, H, W) in [-1, 1] -> (H, W, 3) uint8, clamped and rounded."""
-    levels = ((image[0].float() / 2 + 0.5).clamp(0, 1) * 255).round().byte()
-    return np.ascontiguousarray(levels.permute(1, 2, 0).cpu().numpy())
+    return tensor_to_image(image[0].float() / 2 + 0.5)
 
 
 def pack(latent: Tensor) -> Tensor:

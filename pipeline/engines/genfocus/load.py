@@ -6,17 +6,16 @@ from typing import Any
 
 import torch
 
+from pipeline.engines.base import with_weights
 from pipeline.engines.genfocus.checks import check_model, read_config
 from pipeline.engines.genfocus.forward import Blocks, Prompt, compiled_blocks
 from pipeline.engines.genfocus.libraries import diffusers
 from pipeline.engines.genfocus.lora import Lora, check_lora, load_lora
-from pipeline.engines.genfocus.options import TYPES, FluxOptions, MemoryPlan
+from pipeline.engines.genfocus.options import FLUX, TYPES, FluxOptions, MemoryPlan
 from pipeline.engines.genfocus.prompts import cache_folder, embedded_prompt
 from pipeline.engines.info import EngineInfo
 from pipeline.errors import UsageError
-from pipeline.weights import require, weights_folder, weights_named, with_weights
-
-FLUX = "FLUX.1-dev"
+from pipeline.weights import require, weights_folder, weights_named
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,9 +76,15 @@ def _check(files: NetworkFiles) -> None:
     check_model(files.flux / "vae", "AutoencoderKL")
 
 
+def dtype_of(options: FluxOptions) -> torch.dtype:
+    """The type that weights and features have."""
+    found: torch.dtype = getattr(torch, TYPES[options.dtype])
+    return found
+
+
 def read_parts(files: NetworkFiles, prompt: str, options: FluxOptions) -> Parts:
     """Read everything into main memory."""
-    kind = TYPES[options.dtype]
+    kind = dtype_of(options)
     how: dict[str, Any] = {"dtype": kind, "local_files_only": True, "use_safetensors": True}
     library, flux = diffusers(), files.flux
     return Parts(
@@ -109,7 +114,7 @@ def place(parts: Parts, options: FluxOptions, plan: MemoryPlan, device: str) -> 
         net=net,
         vae=vae,
         scheduler=parts.scheduler,
-        lora=parts.lora.to(device, TYPES[options.dtype]),
+        lora=parts.lora.to(device, dtype_of(options)),
         prompt=Prompt(parts.prompt.tokens.to(device), parts.prompt.pooled.to(device)),
         blocks=compiled_blocks() if compiles else Blocks(),
         offload=plan.offload,

@@ -25,8 +25,8 @@ from pipeline.engines.genfocus.latents import (
     picture_to_unit,
     unit_to_picture,
 )
-from pipeline.engines.genfocus.load import Parts, Placed, place
-from pipeline.engines.genfocus.options import TYPES, FluxOptions, MemoryPlan
+from pipeline.engines.genfocus.load import Parts, Placed, dtype_of, place
+from pipeline.engines.genfocus.options import FluxOptions, MemoryPlan
 from pipeline.engines.genfocus.sampler import Field, denoise
 from pipeline.engines.genfocus.tiles import is_tiled
 from pipeline.media.images import Picture
@@ -90,7 +90,7 @@ class FluxNetwork:
         # Two rows and columns of the latent are a token; the noise comes first, then a sample per condition.
         grid = (height // PX_PER_TOKEN, width // PX_PER_TOKEN)
         shape = (1, parts.vae.config.latent_channels, 2 * grid[0], 2 * grid[1])
-        noise = pack(sampling.noise.draw(shape, self._device, TYPES[self._options.dtype]))
+        noise = pack(sampling.noise.draw(shape, self._device, dtype_of(self._options)))
         conditions = [encode(parts.vae, image, sampling.posterior_noise) for image in sampling.images]
         safe_point()
         self._take_turns(parts, parts.net)

@@ -3,11 +3,10 @@
 import logging
 from dataclasses import dataclass
 
-import torch
+from pipeline.engines.info import option, unrecorded
 
-from pipeline.engines.info import unrecorded
-
-TYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+TYPES = {"bf16": "bfloat16", "fp32": "float32"}  # by PyTorch's names
+FLUX = "FLUX.1-dev"  # as the weights table names it
 OFFLOADS = ("none", "model", "sequential")
 
 _log = logging.getLogger(__name__)
@@ -17,28 +16,21 @@ _log = logging.getLogger(__name__)
 class FluxOptions:
     """Common to deblurring and bokeh; the defaults of `steps` differ.
 
-    Args:
-        steps: denoising steps.
-        tiling: "auto" denoises pictures whose sides are both 512 px or more in tiles, as published; "off" never does, which
-            the authors warn of near and above 1000 px.
-        dtype: "bf16", as published on GPUs, or "fp32".
-        author_seeds: draw the published code's noise (seeds 42 and 1234, on the device) instead of the scene's.
-        weights: folder to look for weights in.
-        prompt_cache: folder of embedded prompts.
-        tile_batch: tiles per call of the network.
-        compile: torch.compile the transformer's blocks.
-        offload: "model" keeps only the network at work on the GPU, "sequential" only the layer at work.
+    Without tiles the authors warn of sizes near and above 1000 px. `author_seeds` draws the published code's noise (seeds 42
+    and 1234, on the device) instead of the scene's.
     """
 
-    steps: int = 8
-    tiling: str = "auto"
-    dtype: str = "bf16"
-    author_seeds: bool = False
-    weights: str = unrecorded("")
-    prompt_cache: str = unrecorded("")
-    tile_batch: int = unrecorded(1)
-    compile: bool = unrecorded(False)
-    offload: str = unrecorded("none")
+    steps: int = option(8, "denoising steps", flag="steps")
+    tiling: str = option("auto", "auto: in tiles where both sides are 512 px or more, as published; or off")
+    dtype: str = option("bf16", "bf16, as published on GPUs, or fp32")
+    author_seeds: bool = option(False, "the published code's noise instead of the scene's")
+    weights: str = unrecorded("", "folder to look for weights in")
+    prompt_cache: str = unrecorded("", "folder of embedded prompts")
+    tile_batch: int = unrecorded(1, "tiles per call of the network")
+    compile: bool = unrecorded(False, "torch.compile the transformer's blocks")
+    offload: str = unrecorded(
+        "none", "model: only the network at work is on the GPU; sequential: only the layer; or none"
+    )
 
     def __post_init__(self) -> None:
         if not 1 <= self.steps <= 1000:
@@ -58,7 +50,7 @@ class MemoryPlan:
     """
 
     def __init__(self, options: FluxOptions, device: str) -> None:
-        self._gpu = torch.device(device).type != "cpu"
+        self._gpu = not device.startswith("cpu")
         self.tile_batch = options.tile_batch
         self.offload = options.offload if self._gpu else "none"
         self.tiling = options.tiling == "auto"

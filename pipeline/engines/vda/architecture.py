@@ -7,12 +7,14 @@ tapped.
 
 import re
 from dataclasses import dataclass
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from pipeline.weights import DamagedWeightsError
 
-PATCH_PX = 14
+if TYPE_CHECKING:
+    from torch import Tensor
+
+PATCH_PX = 14  # sides that the network sees are multiples of it
 ENCODER_HEAD_DIM = 64
 _TAPS = {12: (2, 5, 8, 11), 24: (4, 11, 17, 23)}
 
@@ -59,7 +61,7 @@ PUBLISHED = {
 }
 
 
-def infer(state: dict[str, Tensor]) -> Architecture:
+def infer(state: "dict[str, Tensor]") -> Architecture:
     """The architecture whose state dict this is, from a few of its shapes; the strict load compares all of them.
 
     Raises:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from pipeline.errors import UsageError
-from pipeline.storage.scene import SceneEntry, SceneIndex
+from pipeline.storage.scene import SceneEntry, SceneIndex, index_path
 
 OnStale = Literal["stop", "redo", "keep"]
 
@@ -20,10 +20,15 @@ class RunSettings:
     scenes: tuple[str, ...] = ()
     dry_run: bool = False
     on_stale: OnStale = "stop"
+    redo: bool = False  # make the named scenes again although they count as done
+
+    def __post_init__(self) -> None:
+        if self.redo and not self.scenes:
+            raise UsageError("--redo makes finished scenes again and needs --scene NAME; got no --scene")
 
     @property
     def index_path(self) -> Path:
-        return self.out_root / "scene_index.json"
+        return index_path(self.out_root)
 
     def chosen(self, index: SceneIndex) -> list[SceneEntry]:
         """The accepted scenes asked for, sorted; all of them when none was named.

@@ -1,0 +1,127 @@
+"""What can be set about a run that trains BokehFlow, beside what the trainer has: its network, its data, its losses."""
+
+import typing
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+from model.bokehflow.config import BokehFlowConfig, BokehFlowError, variant
+from model.bokehflow.losses import LossWeights
+from model.data.sampling import ClipSettings
+from model.evaluation.metrics import SSIM_WINDOW
+from model.training.settings import RunSettings, TrainSettings, typed_value, unrecorded
+from pipeline.errors import UsageError
+from pipeline.storage.completion import Fields
+
+DataKind = Literal["scenes", "realbokeh"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSettings:
+    """Where samples come from and what they are.
+
+    Args:
+        kind: "scenes" of the pipeline, or "realbokeh" photographs (which need model.coc_model = "thin_lens").
+        root: the output folder of the pipeline, or RealBokeh's root.
+        train_split, val_split: names of splits.
+        clip_frames, crop_width, crop_height, flip: see `model.data.sampling.ClipSettings`.
+        workers: threads that read ahead.
+    """
+
+    kind: str = "scenes"
+    root: str = unrecorded("output")
+    train_split: str = "train"
+    val_split: str = unrecorded("val")
+    clip_frames: int = 4
+    crop_width: int = 256
+    crop_height: int = 256
+    flip: bool = True
+    workers: int = unrecorded(2)
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(DataKind):
+            raise UsageError(f"data.kind must be one of {', '.join(get_args(DataKind))}, got {self.kind!r}")
+        if self.workers < 1:
+            raise UsageError(f"data.workers must be at least 1, got {self.workers}")
+        self.clip(0)
+
+    def clip(self, seed: int) -> ClipSettings:
+        """What a sample is, for a run's seed."""
+        return ClipSettings(
+            clip_frames=self.clip_frames,
+            crop_width=self.crop_width,
+            crop_height=self.crop_height,
+            flip=self.flip,
+            seed=seed,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BokehFlowRunSettings(RunSettings):
+    """The trainer's settings of a run, and those of a network that carries a state.
+
+    Args:
+        backprop_frames: T of the truncated backpropagation; the state goes on, detached, to the clip's end. 0: the clip.
+        val_clips, val_frames: lens sets and frames of each that a validation looks at.
+    """
+
+    backprop_frames: int = 0
+    val_clips: int = unrecorded(8)
+    val_frames: int = unrecorded(8)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("backprop_frames", "val_clips", "val_frames"):
+            if getattr(self, name) < 0:
+                raise UsageError(f"run.{name} must be >= 0, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BokehFlowSettings(TrainSettings):
+    """One run: the network, its data, its losses, its optimiser and its schedule."""
+
+    model: BokehFlowConfig = field(default_factory=BokehFlowConfig)
+    data: DataSettings = field(default_factory=DataSettings)
+    loss: LossWeights = field(default_factory=LossWeights)
+    run: BokehFlowRunSettings = field(default_factory=BokehFlowRunSettings)
+
+    def __post_init__(self) -> None:
+        if self.data.kind == "realbokeh" and self.model.coc_model != "thin_lens":
+            raise UsageError(
+                'RealBokeh photographs follow the thin lens: set model.coc_model = "thin_lens" (and use scenes rendered '
+                "with it, if any); never mix the two lens models"
+            )
+        width, height = self.data.crop_width, self.data.crop_height
+        if min(width or SSIM_WINDOW, height or SSIM_WINDOW) < SSIM_WINDOW:
+            raise UsageError(
+                f"crops must be at least {SSIM_WINDOW}x{SSIM_WINDOW} px, the window of SSIM, got {width}x{height}"
+            )
+
+    @property
+    def backprop_frames(self) -> int:
+        return min(self.run.backprop_frames or self.data.clip_frames, self.data.clip_frames)
+
+    @classmethod
+    def build_section(cls, name: str, values: Any) -> Any:
+        """[model] is a variant's name, and fields of BokehFlowConfig that differ from it."""
+        if name != "model":
+            return super().build_section(name, values)
+        if not isinstance(values, dict):
+            raise UsageError(f"model must be a section, [model], with variant = ..., got {values!r}")
+        given = dict(values)
+        try:
+            base = variant(given.pop("variant", "small"))
+            known = typing.get_type_hints(BokehFlowConfig)
+            for key, value in given.items():
+                if key in known:
+                    given[key] = typed_value(f"model.{key}", known[key], value)
+            return BokehFlowConfig.from_dict({**base.to_dict(), **given})
+        except BokehFlowError as error:
+            raise UsageError(f"[model]: {error}") from None
+
+    def fields(self) -> Fields:
+        """As the trainer has them, without what changes the speed and nothing else."""
+        found = super().fields()
+        del found["model"]["backend"]
+        # where the weights lie; whether there are any is in the weight of the term
+        del found["loss"]["perceptual_weights"]
+        return found

@@ -1,0 +1,145 @@
+"""Scores of methods over clips: how figures of single frames are pooled, and what an evaluation consists of.
+
+PSNR is pooled: the mean squared error over all frames first, decibels last. A lens that blurs nothing leaves frames whose
+photograph *is* the frame; their PSNR is infinite, and a mean of decibels would be infinite with it. `psnr_frame_db`, the mean
+over frames that papers print, therefore counts each frame as 60 dB at most (rounding to 8 bits alone is 58.9 dB).
+"""
+
+import math
+from argparse import Namespace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import Tensor
+
+from model.evaluation import metrics
+from model.evaluation.perceptual import Lpips
+from pipeline.measures import psnr_of_mse
+from pipeline.media.images import Picture
+from pipeline.reporter import Reporter
+
+FRAME_CAP_DB = 60.0
+_ORDER = ("ssim", "lpips", "temporal", "abs_rel", "delta1", "depth_temporal")  # of the usual figures; others follow
+
+
+@dataclass
+class Tally:
+    """Sums over frames of what one method scored; NaN (a depth figure without a valid pixel) is not counted."""
+
+    sums: dict[str, float] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def add(self, name: str, value: float) -> None:
+        if not math.isnan(value):
+            self.sums[name] = self.sums.get(name, 0.0) + value
+            self.counts[name] = self.counts.get(name, 0) + 1
+
+    def add_image(self, image: Tensor, truth: Tensor, lpips: Lpips | None = None) -> None:
+        """MSE, capped PSNR, SSIM and LPIPS of one (1, 3, H, W) image in [0, 1]."""
+        error = float(metrics.mse(image, truth))
+        self.add("mse", error)
+        self.add("psnr_frame_db", min(FRAME_CAP_DB, psnr_of_mse(error)))
+        self.add("ssim", float(metrics.ssim(image, truth)))
+        if lpips is not None:
+            self.add("lpips", float(lpips(image, truth)))
+
+    def merge(self, other: "Tally") -> None:
+        for name, value in other.sums.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+            self.counts[name] = self.counts.get(name, 0) + other.counts[name]
+
+    def mean(self, name: str) -> float | None:
+        return self.sums[name] / self.counts[name] if self.counts.get(name) else None
+
+    def scores(self) -> dict[str, float | None]:
+        """For JSON: None where nothing was measured; a pooled PSNR of equal images is None beside an MSE of 0."""
+        pooled = self.mean("mse")
+        found: dict[str, float | None] = {
+            "psnr_db": None if not pooled else psnr_of_mse(pooled),
+            "psnr_frame_db": self.mean("psnr_frame_db"),
+            "mse": pooled,
+        }
+        names = [name for name in _ORDER if name in self.counts]
+        names += [name for name in self.counts if name not in found and name not in _ORDER]
+        return found | {name: self.mean(name) for name in names}
+
+
+@dataclass(kw_only=True)
+class ClipResult:
+    """One clip: a tally per method, and a row of images of its middle frame."""
+
+    name: str
+    num_frames: int
+    tallies: dict[str, Tally]
+    images: list[Picture]
+
+
+def pool(results: Sequence[ClipResult]) -> dict[str, dict[str, float | None]]:
+    """Scores per method over all frames of all clips."""
+    totals: dict[str, Tally] = {}
+    for result in results:
+        for name, tally in result.tallies.items():
+            totals.setdefault(name, Tally()).merge(tally)
+    return {name: tally.scores() for name, tally in totals.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationRequest:
+    """What `python -m model.evaluate` asks of a family.
+
+    Args:
+        split, data_root: of the data.
+        device: where to run.
+        max_frames: of each clip, 0 for all.
+        flags: the parsed command line, for flags that the family added.
+        reporter: for messages and progress.
+        safe_point: to be called between frames.
+    """
+
+    split: str
+    data_root: Path
+    device: str
+    max_frames: int
+    flags: Namespace
+    reporter: Reporter
+    safe_point: Callable[[], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What was measured.
+
+    Args:
+        results: a clip each; the first of them carry images for the sheet.
+        notes: what was left out and why.
+        columns: figures of the printed table, in order.
+        sheet_columns: headings of the sheet of images.
+        summary: a sentence to close with; may be empty.
+    """
+
+    results: Sequence[ClipResult]
+    notes: Sequence[str]
+    columns: Sequence[str]
+    sheet_columns: Sequence[str]
+    summary: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkPage:
+    """A family's words for its part of the report page.
+
+    Args:
+        title, note: what the network is, and what may be read into its figures.
+        curves: name in train.jsonl -> its words.
+        columns: figure of the evaluation -> its words and digits.
+        methods: rows of the table, in order; those that were not measured are left out.
+        strong: the row that stands out.
+    """
+
+    title: str
+    note: str
+    curves: Mapping[str, str]
+    columns: Mapping[str, tuple[str, int]]
+    methods: Sequence[str]
+    strong: str

@@ -1,0 +1,44 @@
+"""Commands that messages tell a person to run, with the roots that this process was given, so that they can be pasted.
+
+Lower rooms know phases by name alone. How a phase is called is registered by `pipeline.phases.registry`; without it the
+operator's command serves, which takes every phase too.
+"""
+
+import shlex
+from collections.abc import Callable
+
+
+def _by_name(phase: str) -> str:
+    return f"python -m pipeline {phase}"
+
+
+_spelled: Callable[[str], str] = _by_name
+_roots: tuple[str, ...] = ()
+
+
+def spell_phases(spelled: Callable[[str], str]) -> None:
+    """Say how a phase is called: name -> "python scripts/03_depth.py"."""
+    global _spelled
+    _spelled = spelled
+
+
+def use_roots(*flags: str) -> None:
+    """Flags such as --raw_root mine that every command of this process repeats; none where the defaults are used."""
+    global _roots
+    _roots = flags
+
+
+def roots_in_use() -> tuple[str, ...]:
+    """What `use_roots` was told, for processes that are started to help this one."""
+    return _roots
+
+
+def phase_command(phase: str, *flags: str) -> str:
+    """The command that runs a phase: phase_command("depth", "--scene", "bear")."""
+    more = shlex.join([*flags, *_roots])
+    return f"{_spelled(phase)} {more}".rstrip()
+
+
+def operator_command(*words: str) -> str:
+    """A command of `python -m pipeline`: operator_command("resume")."""
+    return shlex.join(["python", "-m", "pipeline", *words, *_roots])

@@ -1,0 +1,1 @@
+"""A network family that exists only in the tests."""
