@@ -26,7 +26,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out_roots", type=Path, nargs="+", help="folders of generated scenes with depth")
     args = parser.parse_args(argv)
-    print("| scenes | prior | median set beyond 1 px | largest radius, median set | sets outside mean focus 0.2 to 0.8 |")
+    print(
+        "| scenes | prior | median set beyond 1 px | largest radius, median set | sets outside mean focus 0.2 to 0.8 |"
+    )
     print("|---|---|---|---|---|")
     for out_root in args.out_roots:
         for prior in ("published", "visible"):
@@ -48,10 +50,9 @@ def measure(out_root: Path, prior: LensPrior) -> str:
     radii = [np.asarray(coc_to_radius_px(1.0, per_mm) * coc) for coc, (_, _, per_mm) in zip(cocs, drawn, strict=True)]
     means = np.array([float(focus_map(depth, lens, max_coc_m).mean()) for depth, lens, _ in drawn])
     low, high = MEAN_FOCUS_RANGE
-    return (
-        f"{np.median([(radius > 1).mean() for radius in radii]):.0%} | {np.median([radius.max() for radius in radii]):.1f} px | "
-        f"{int(((means < low) | (means > high)).sum())} of {len(means)}"
-    )
+    beyond = np.median([(radius > 1).mean() for radius in radii])
+    largest_px = np.median([radius.max() for radius in radii])
+    return f"{beyond:.0%} | {largest_px:.1f} px | {int(((means < low) | (means > high)).sum())} of {len(means)}"
 
 
 if __name__ == "__main__":

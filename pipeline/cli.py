@@ -3,40 +3,18 @@
 import argparse
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+from pipeline.arguments import ArgumentParser
+from pipeline.crash import note_crash, use_logs
 from pipeline.device import fix_threads
-from pipeline.errors import ExitCode, PipelineError, StoppedError
+from pipeline.errors import ExitCode, PipelineError, StoppedError, explain_os_error
 from pipeline.extras import missing_extra
 from pipeline.hints import use_roots
 from pipeline.reporter import stdout_is_closed_quietly
 from pipeline.run_settings import RunSettings
-
-
-class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    pass
-
-
-class ArgumentParser(argparse.ArgumentParser):
-    """argparse's, with help that keeps its lines and shows defaults; every flag is taken with hyphens too, as --dry-run."""
-
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**{"formatter_class": _Help, **settings})
-
-    def parse_known_args(  # type: ignore[override]  # its overloads say the same at length
-        self, args: Sequence[str] | None = None, namespace: Any = None
-    ) -> Any:
-        given = sys.argv[1:] if args is None else args
-        return super().parse_known_args([_underscored(text) for text in given], namespace)
-
-
-def _underscored(text: str) -> str:
-    name, equals, value = text.partition("=")
-    if not name.startswith("--") or " " in name:
-        return text
-    return "--" + name[2:].replace("-", "_") + equals + value
+from pipeline.storage.bounded import one_line
 
 
 def parser(description: str | None) -> ArgumentParser:
@@ -51,6 +29,7 @@ def parser(description: str | None) -> ArgumentParser:
         default="stop",
         help="what to do with outputs made with other settings or inputs",
     )
+    made.add_argument("--redo", action="store_true", help="make the scenes named with --scene again, finished or not")
     return made
 
 
@@ -71,7 +50,9 @@ def run_settings(args: argparse.Namespace) -> RunSettings:
         scenes=tuple(getattr(args, "scene", ())),
         dry_run=getattr(args, "dry_run", False),
         on_stale=getattr(args, "on_stale", "stop"),
+        redo=getattr(args, "redo", False),
     )
+    use_logs(settings.logs)
     default = RunSettings()
     given = [name for name in ("raw_root", "out_root", "logs") if getattr(settings, name) != getattr(default, name)]
     use_roots(*(word for name in given for word in (f"--{name}", str(getattr(settings, name)))))
@@ -96,15 +77,23 @@ def main(body: Callable[[], ExitCode], *, computes: bool = False) -> int:
     except ModuleNotFoundError as error:
         missing = missing_extra(error)
         if missing is None:
-            raise
+            return _crashed(error)
         print(f"error: {missing}", file=sys.stderr)
         return missing.exit_code
     except OSError as error:
         if isinstance(error, BrokenPipeError):
             stdout_is_closed_quietly()
             return int(ExitCode.FAILED)
-        print(f"error: {error.filename or 'the file system'}: {error.strerror or error}", file=sys.stderr)
+        print(f"error: {explain_os_error(error)}", file=sys.stderr)
         return int(ExitCode.FAILED)
     except (KeyboardInterrupt, StoppedError):
         print("stopped; run the same command to go on", file=sys.stderr)
         return int(ExitCode.STOPPED)
+    except Exception as error:
+        return _crashed(error)
+
+
+def _crashed(error: Exception) -> int:
+    """The last resort: a person gets one line, whoever mends the program gets the traceback."""
+    print(f"error: {one_line(error)}; this is a fault of the program, {note_crash(error)}", file=sys.stderr)
+    return int(ExitCode.FAILED)

@@ -297,7 +297,9 @@ def one_bear(monkeypatch):
 
 
 def small(scene_id="bear", **changes):
-    return SceneRequest(scene_id=scene_id, name="bear", width=48, height=32, num_frames=2, **({"degrade": True} | changes))
+    return SceneRequest(
+        scene_id=scene_id, name="bear", width=48, height=32, num_frames=2, **({"degrade": True} | changes)
+    )
 
 
 def test_written_scene_is_complete_skipped_and_reproducible(tmp_path, one_bear):

@@ -11,6 +11,7 @@ from pipeline.optics.sampling import DrawnLens, draw_lens
 from pipeline.optics.visible import draw_visible_lens
 from pipeline.phases.calibration import CalibrateSettings
 from pipeline.seeds import stable_seed
+from pipeline.storage.bounded import one_line
 from pipeline.storage.files import read_json
 from pipeline.storage.scene import Scene, SceneEntry
 
@@ -85,5 +86,7 @@ def read_statistics(scene: Scene) -> dict[str, float]:
     try:
         stored = read_json(scene.stats_path, "the depth statistics")
         return {name: float(stored[name]) for name in ("d_min", "d_max", "focus_near", "focus_far")} | stored
-    except (FileNotFoundError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{scene.stats_path} is missing or incomplete ({error!r}); run phase 3 again") from None
+    except Exception as error:
+        raise InputError(
+            f"{scene.stats_path} is missing or incomplete ({one_line(error)}); run phase 3 again"
+        ) from None

@@ -33,7 +33,7 @@ from pipeline.phases.runner import run_scenes
 from pipeline.run_settings import RunSettings
 from pipeline.seeds import stable_seed
 from pipeline.storage.completion import DoneRecord, Fields
-from pipeline.storage.files import dump_json, write_bytes, write_if_changed
+from pipeline.storage.files import dump_json
 from pipeline.storage.scene import (
     RENDER_OUTPUTS,
     LensSet,
@@ -135,7 +135,7 @@ class RenderPhase(ScenePhase):
     def run(self, scene: Scene, entry: SceneEntry, work: Work) -> Result:
         drawn = self._lenses(scene, entry)
         sets = [LensSet(lens=one.lens, max_coc_m=self._calibration.max_coc_m) for one in drawn]
-        self._write_metadata(scene, entry, sets, [one.reason for one in drawn])
+        self._write_metadata(scene, entry, sets, [one.reason for one in drawn], work)
         outputs = self.outputs(scene, entry)
         pairs = self._pairs(entry)
         todo = sorted({number // 2 for number in ordered_missing(outputs) if number < 2 * len(pairs)})
@@ -179,7 +179,9 @@ class RenderPhase(ScenePhase):
         width, _ = multiple_of_16((entry.width, entry.height))
         return px_per_mm(width, self._calibration.settings.sensor_width_mm)
 
-    def _write_metadata(self, scene: Scene, entry: SceneEntry, sets: list[LensSet], reasons: list[str]) -> None:
+    def _write_metadata(
+        self, scene: Scene, entry: SceneEntry, sets: list[LensSet], reasons: list[str], work: Work
+    ) -> None:
         width, height = multiple_of_16((entry.width, entry.height))
         per_mm = self._px_per_mm(entry)
         licences = {"bokeh": self.info.licence}
@@ -209,7 +211,7 @@ class RenderPhase(ScenePhase):
             metadata["lens_prior"] = self._calibration.settings.lens_prior
         if self.settings.own:
             metadata["own_lens"] = self.settings.own
-        write_if_changed(scene.metadata_path, dump_json(metadata).encode())
+        work.write_if_changed(scene.metadata_path, dump_json(metadata).encode())
 
     def _guidance(self, sets: list[LensSet], per_mm: float) -> dict[str, Any]:
         """What 1 - focus_map was multiplied with, for engines that are guided by a map; the lens engine takes radii."""
@@ -262,8 +264,8 @@ class RenderPhase(ScenePhase):
     ) -> None:
         png = encode_png(picture)
         work.journal.add(f"{set_index:02d}/{frame:04d}", {"mean_focus": mean_focus})
-        write_bytes(scene.focus_path(set_index, frame), label)
-        write_bytes(scene.bokeh_path(set_index, frame), png)
+        work.write(scene.focus_path(set_index, frame), label)
+        work.write(scene.bokeh_path(set_index, frame), png)
         work.reporter.advance()
 
     def _result(self, entry: SceneEntry, sets: list[LensSet], work: Work) -> Result:

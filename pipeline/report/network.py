@@ -17,7 +17,9 @@ from typing import Any
 
 from pipeline.errors import InputError
 from pipeline.report.chart import Tick
+from pipeline.storage.bounded import read_bounded
 from pipeline.storage.files import read_json
+from pipeline.storage.ownership import refuse_links
 
 SCHEMA = 1
 WIDTH, HEIGHT = 720.0, 260.0
@@ -74,6 +76,7 @@ def read_network(out_root: Path) -> NetworkFacts | None:
     if not path.exists():
         return None
     try:
+        refuse_links(out_root, [path])
         stored = read_json(path, "the network's summary")
         if stored.get("schema") != SCHEMA:
             raise InputError(f"{path} has schema {stored.get('schema')!r}, needs {SCHEMA}")
@@ -86,9 +89,9 @@ def read_network(out_root: Path) -> NetworkFacts | None:
             columns=tuple(map(str, table.get("columns", ()))),
             rows=tuple(tuple(map(str, row)) for row in table.get("rows", ())),
             strong=int(table.get("strong", -1)),
-            pictures=tuple(_picture(path.parent, picture) for picture in stored.get("pictures", ())),
+            pictures=tuple(_picture(out_root, path.parent, picture) for picture in stored.get("pictures", ())),
         )
-    except (InputError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except Exception as error:  # whatever it holds, it must not cost the operator the page
         return NetworkFacts(problem=f"{path} cannot be shown: {error}")
 
 
@@ -149,12 +152,11 @@ def _log_ticks(low: float, high: float) -> list[float]:
     return [factor * 10.0**power for power in range(math.floor(low), math.ceil(high) + 1) for factor in factors]
 
 
-def _picture(folder: Path, stored: dict[str, str]) -> tuple[str, str]:
+def _picture(out_root: Path, folder: Path, stored: dict[str, str]) -> tuple[str, str]:
     name = stored["file"]
     path = folder / name
     if Path(name).name != name or path.suffix not in _TYPES:
         raise InputError(f"picture {name!r} must be a .jpg or .png beside it")
-    if path.stat().st_size > _MAX_PICTURE_BYTES:
-        raise InputError(f"picture {name!r} is larger than {_MAX_PICTURE_BYTES // 1_000_000} MB")
-    data = base64.b64encode(path.read_bytes()).decode()
+    refuse_links(out_root, [path])
+    data = base64.b64encode(read_bounded(path, _MAX_PICTURE_BYTES)).decode()
     return f"data:{_TYPES[path.suffix]};base64,{data}", stored["caption"]

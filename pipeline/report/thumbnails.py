@@ -22,6 +22,7 @@ from pipeline.errors import InputError
 from pipeline.media.depth_files import read_npz
 from pipeline.media.images import Picture, encode_jpeg, read_sharp
 from pipeline.report.scene_facts import SceneFacts
+from pipeline.storage.ownership import refuse_links
 from pipeline.storage.scene import Scene
 
 THUMB_WIDTH = 320
@@ -85,13 +86,17 @@ class Strip:
 def make_strip(scene: Scene, facts: SceneFacts) -> Strip:
     """Draw what exists of a scene; never raises for what a file holds."""
     frame = _best_frame(scene, facts)
-    sharp, sharp_picture = _drawn(scene.sharp_path(frame), read_sharp, lambda picture: picture)
+    sharp, sharp_picture = _drawn(scene, scene.sharp_path(frame), read_sharp, lambda picture: picture)
     limits: list[float] = []
-    depth, _ = _drawn(scene.depth_path(frame), lambda path: read_npz(path, "depth"), lambda d: _colour(d, limits))
+    depth, _ = _drawn(
+        scene, scene.depth_path(frame), lambda path: read_npz(path, "depth"), lambda d: _colour(d, limits)
+    )
     sets = []
     for shown in facts.sets[:MAX_SETS]:
-        focus, _ = _drawn(scene.focus_path(shown.index, frame), lambda path: read_npz(path, "focus_map"), _peaking)
-        bokeh, picture = _drawn(scene.bokeh_path(shown.index, frame), read_sharp, lambda picture: picture)
+        focus, _ = _drawn(
+            scene, scene.focus_path(shown.index, frame), lambda path: read_npz(path, "focus_map"), _peaking
+        )
+        bokeh, picture = _drawn(scene, scene.bokeh_path(shown.index, frame), read_sharp, lambda picture: picture)
         sets.append(SetStrip(focus=focus, bokeh=bokeh, detail=_detail(sharp_picture, picture)))
     return Strip(
         frame=frame,
@@ -127,8 +132,17 @@ def _best_frame(scene: Scene, facts: SceneFacts) -> int:
     return middle if existing(middle) >= existing(0) else 0
 
 
-def _drawn(path: Path, read: Callable[[Path], Any], draw: Callable[[Any], Picture]) -> tuple[Thumbnail, Picture | None]:
-    """Read, draw at full size, and reduce; the full picture is for the detail."""
+def _drawn(
+    scene: Scene, path: Path, read: Callable[[Path], Any], draw: Callable[[Any], Picture]
+) -> tuple[Thumbnail, Picture | None]:
+    """Read, draw at full size, and reduce; the full picture is for the detail.
+
+    A page is passed on: a link must not bring a picture into it that is none of the data set's.
+    """
+    try:
+        refuse_links(scene.dir.parent, [path])
+    except InputError as error:
+        return Thumbnail(problem=str(error)), None
     if not os.path.exists(path):
         return Thumbnail(problem="not made yet", absent=True), None
     try:
