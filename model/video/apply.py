@@ -28,10 +28,12 @@ from pipeline.device import resolve_device
 from pipeline.media.encoding import BLOCK_FRAMES
 from pipeline.media.images import AnyPicture
 from pipeline.media.video_io import open_timed
-from pipeline.media.video_writer import FolderSink, Sink, VideoSink, check_output, is_video, work_folder
+from pipeline.media.video_writer import FolderSink, Sink, VideoSink, check_output, is_video, lease_path, work_folder
 from pipeline.reporter import Reporter
 from pipeline.signals import StopSignals
 from pipeline.storage.completion import fingerprint
+from pipeline.storage.files import Fence
+from pipeline.storage.lease import Lease
 
 
 def apply_bokeh(input_path: Path, output_path: Path, settings: ApplySettings) -> None:
@@ -57,6 +59,7 @@ class _Run:
         for path in self._outputs:
             check_output(path, input_path, overwrite=settings.overwrite)
         self._output = output_path
+        self._fences: dict[Path, Fence] = {}
         if settings.save_depth is not None:
             check_kept(settings.save_depth)
         self._bits = settings.bits or self._source.bits
@@ -76,6 +79,14 @@ class _Run:
         self._signals.safe_point()
 
     def go(self) -> None:
+        """Do it, as the only one at these outputs."""
+        with ExitStack() as stack:
+            for path in self._outputs:
+                lease = stack.enter_context(Lease(lease_path(path), self._signals.safe_point))
+                self._fences[path] = lease.check
+            self._go()
+
+    def _go(self) -> None:
         settings, say = self._settings, self._reporter.info
         loaded = load_bokehflow(settings.checkpoint, self._device) if settings.checkpoint else None
         network = self._network(loaded) if loaded else None
@@ -223,7 +234,7 @@ class _Run:
     def _sink(self, path: Path, *, first: bool) -> Sink:
         look, settings = self._look, self._settings
         if not is_video(path):
-            return FolderSink(path, list(look.names), keep_work=True)
+            return FolderSink(path, list(look.names), keep_work=True, fence=self._fences[path])
         width, height = look.size
         end_s = look.times_s[-1] + 1 / self._source.rate if look.count == settings.max_frames else None
         sink = VideoSink(
@@ -234,6 +245,7 @@ class _Run:
             sound=first and settings.audio,
             end_s=end_s,
             keep_work=True,
+            fence=self._fences[path],
         )
         if first:
             self._reporter.info(f"output: {path}, {sink.encoding.described()}")
