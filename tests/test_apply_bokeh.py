@@ -25,8 +25,9 @@ from pipeline.errors import InputError, UsageError
 from pipeline.media.convert import image_to_tensor
 from pipeline.media.cuts import CutDetector
 from pipeline.media.images import read_picture
+from pipeline.media.sinks import FolderSink
 from pipeline.media.video_io import TimedFolder, TimedFrame, TimedVideo
-from pipeline.media.video_writer import FolderSink, VideoSink
+from pipeline.media.video_writer import VideoSink
 from pipeline.optics import Lens, px_per_mm
 
 SIZE = (48, 32)

@@ -24,8 +24,9 @@ from model.video.focus import steady
 from model.video.track import PointTracker
 from pipeline.engines.vda import stream as vda
 from pipeline.media.images import read_picture
+from pipeline.media.sinks import FolderSink, work_folder
 from pipeline.media.video_io import TimedFolder, TimedVideo
-from pipeline.media.video_writer import FolderSink, VideoSink, work_folder
+from pipeline.media.video_writer import VideoSink
 from pipeline.optics import Aperture, Lens, defocus_px, px_per_mm, render_lens_blur
 from pipeline.signals import StopSignals
 
@@ -375,6 +376,7 @@ def test_both_beside_each_other_and_the_depth_as_colours(tmp_path: Path):
     pictures, depths, _ = walk(4)
     source = write_film(tmp_path / "in", pictures, depths)
     more = ["--focus", 3, "--side_by_side", "--depth_video", tmp_path / "depth.mp4", "--max_frames", 3]
+    assert run(source, *more, "-o", tmp_path / "depth.mp4") == 2 and not list(tmp_path.glob("*depth.mp4*"))
     assert run(source, *more, "-o", tmp_path / "out.mp4") == 0
     shown = [frame.picture for frame in TimedVideo(tmp_path / "out.mp4").frames()]
     coloured = [frame.picture for frame in TimedVideo(tmp_path / "depth.mp4").frames()]

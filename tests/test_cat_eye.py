@@ -20,7 +20,7 @@ def test_the_opening_is_what_two_discs_share(rim):
     towards = math.atan2(rim[1], rim[0])
     ends = Aperture(rim=rim).outline(torch.tensor([towards, towards + math.pi], dtype=torch.float64))
     assert ends.tolist() == pytest.approx([1, 1 - s])
-    with pytest.raises(OpticsError, match="less than one radius"):
+    with pytest.raises(OpticsError, match=r"within 0.95 radii"):
         Aperture(rim=(0.8, 0.7))
 
 

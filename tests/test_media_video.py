@@ -13,6 +13,7 @@ from pipeline.errors import InputError
 from pipeline.media.color import HLG, PEAK_NITS, PQ, WHITE_NITS, ColorTags, decode_curve, to_srgb, tone_curve
 from pipeline.media.containers import missing_bytes
 from pipeline.media.cuts import CutDetector
+from pipeline.media.encoding import Encoding
 from pipeline.media.geometry import MAX_SIDE_PX, MIN_SIDE_PX, check_frame_size, geometry_of
 from pipeline.media.video_decoder import DecodedFrame, decode_video, read_facts
 from pipeline.storage.scene import SceneIndex
@@ -279,3 +280,14 @@ def test_phase_1_rejects_a_cut_off_video_or_takes_its_whole_frames(project: Proj
     assert "taken up to its last whole frame" in entry.notes[0]
     assert project.run(2, "--engine", "none", "--no_temporal_avg") == 0
     assert len(list((project.out / "clip" / "frames_sharp").glob("*.png"))) == entry.num_frames
+
+
+def test_small_frames_keep_the_encoder_out_of_memory_that_is_not_its_own():
+    """x265 damages memory where frames are a few coding units wide, unless its tree of them is off."""
+    small, usual = (
+        Encoding(suffix=".mp4", bits=10, size=size, rate=Fraction(24), time_base=Fraction(1, 24)).codec[1][
+            "x265-params"
+        ]
+        for size in ((48, 64), (640, 360))
+    )
+    assert "cutree=0" in small and "cutree" not in usual

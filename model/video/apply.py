@@ -25,10 +25,12 @@ from model.video.settings import USUAL_F_NUMBER, USUAL_FOCAL_MM, ApplySettings
 from model.video.trust import describe_training, weakness
 from model.video.work import begin_work, frame_fields
 from pipeline.device import resolve_device
+from pipeline.errors import UsageError
 from pipeline.media.encoding import BLOCK_FRAMES
 from pipeline.media.images import AnyPicture
+from pipeline.media.sinks import FolderSink, Sink, check_output, is_video, lease_path, work_folder
 from pipeline.media.video_io import open_timed
-from pipeline.media.video_writer import FolderSink, Sink, VideoSink, check_output, is_video, lease_path, work_folder
+from pipeline.media.video_writer import VideoSink
 from pipeline.reporter import Reporter
 from pipeline.signals import StopSignals
 from pipeline.storage.completion import fingerprint
@@ -58,6 +60,8 @@ class _Run:
         self._outputs = [output_path] + ([settings.depth_video] if settings.depth_video else [])
         for path in self._outputs:
             check_output(path, input_path, overwrite=settings.overwrite)
+        if len({path.resolve() for path in self._outputs}) < len(self._outputs):
+            raise UsageError(f"--depth_video and -o must be two places, got {output_path} for both")
         self._output = output_path
         self._fences: dict[Path, Fence] = {}
         if settings.save_depth is not None:

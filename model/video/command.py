@@ -4,17 +4,17 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from model.video.apply import apply_bokeh
 from model.video.focus import FocusPull, check_focus_m, parse_anchors, parse_pixel, parse_pull
 from model.video.settings import ApplySettings
 from pipeline import cli
+from pipeline.arguments import ArgumentParser
 from pipeline.errors import ExitCode, UsageError
 from pipeline.optics import Aperture, OpticsError
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
     """All flags; what has no default here is decided by looking at the film, and said."""
-    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made = ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("input", type=Path, help="a video, or a folder of pictures, all in focus")
     made.add_argument("-o", "--output", type=Path, required=True, help="a video (.mp4, .mov, .mkv, .webm) or a folder")
     made.add_argument(
@@ -135,6 +135,8 @@ def main(description: str | None, argv: Sequence[str] | None = None) -> int:
     args = parser(description).parse_args(argv)
 
     def body() -> ExitCode:
+        from model.video.apply import apply_bokeh  # PyTorch and SciPy: --help and a wrong flag need not wait for them
+
         apply_bokeh(args.input, args.output, settings_of(args))
         return ExitCode.DONE
 

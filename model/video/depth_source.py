@@ -219,7 +219,7 @@ def choose_depth(
 
 def _places(source: Path) -> str:
     folder = source if source.is_dir() else source.with_suffix("")
-    return f"{folder}/depth or {folder}/disparity"
+    return f"{folder}/depth, {folder}/disparity or {folder}.depth"
 
 
 def _beside(source: Path, num_frames: Callable[[], int]) -> tuple[DeliveredDepth, Path] | None:

@@ -7,7 +7,6 @@ from fractions import Fraction
 
 import numpy as np
 import numpy.typing as npt
-from scipy.ndimage import median_filter
 
 from pipeline.errors import UsageError
 
@@ -90,6 +89,8 @@ def steady(
             continue
         bridged = np.interp(times[frames], times[seen], values[seen])
         if sigma_s > 0:
+            from scipy.ndimage import median_filter  # half a second that --help need not wait for
+
             bridged = median_filter(bridged, _MEDIAN_FRAMES, mode="nearest")
             bridged = _gaussian(bridged, times[frames], sigma_s)
         steadied[frames] = bridged

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 from model.video.focus import Anchor, FocusPull
 from pipeline.errors import UsageError
 from pipeline.optics import SENSOR_WIDTH_MM, Aperture
-from pipeline.optics.cat_eye import MOST
+from pipeline.optics.aperture import FARTHEST_RIM
 
 EngineName = Literal["auto", "lens", "bokehflow"]
 DISC = Aperture()
@@ -80,7 +80,7 @@ class ApplySettings:
         check_range("--f_number", self.f_number, F_NUMBERS)
         check_range("--focal_mm", self.focal_mm, FOCAL_MM)
         check_range("--strength", self.strength_percent, STRENGTH_PERCENT)
-        check_range("--cat_eye", self.cat_eye, (0, MOST))
+        check_range("--cat_eye", self.cat_eye, (0, FARTHEST_RIM))
         check_range("--sensor_mm", self.sensor_mm, (1, 100))
         check_range("--temporal", self.temporal_s, (0, 10))
         check_range("--max_frames", self.max_frames, (1, 10**9))

@@ -30,6 +30,9 @@ _CODECS: dict[tuple[bool, int], tuple[str, dict[str, str]]] = {
     (True, 10): ("libsvtav1", {"crf": "20", "preset": "7"}),
 }
 
+# x265's tree of coding units writes past its rows in frames a few units wide (seen at 48 px, x265 4.2): memory is damaged.
+_CUTREE_PX = 256
+
 _TITLES = {"libx264": "H.264", "libx265": "HEVC", "libvpx-vp9": "VP9", "libsvtav1": "AV1"}
 
 
@@ -70,7 +73,10 @@ class Encoding:
 
     @property
     def codec(self) -> tuple[str, dict[str, str]]:
-        return _CODECS[self.suffix.lower() == ".webm", self.bits]
+        name, options = _CODECS[self.suffix.lower() == ".webm", self.bits]
+        if name == "libx265" and min(self.even_size) < _CUTREE_PX:
+            options = {**options, "x265-params": f"{options['x265-params']}:cutree=0"}
+        return name, options
 
     def described(self) -> str:
         """For people: size, bits and codec."""

@@ -23,6 +23,7 @@ UNREADABLE_PICTURES = {
     ".dng": "camera raw", ".cr2": "camera raw", ".cr3": "camera raw", ".nef": "camera raw", ".arw": "camera raw",
     ".raf": "camera raw", ".orf": "camera raw", ".rw2": "camera raw",
 }  # fmt: skip
+COMPANION_NAMES = ("camera.json",)  # what the ray tracer tells of its scenes, known and not needed
 DEPTH_NAMES = ("depth", "disparity", "depth.json", "depths.npz", "depth.npz")
 _SHOWN = 3
 
@@ -62,7 +63,8 @@ def look_at(folder: Path) -> FrameFolder:
             f"{folder}: {_listed(broken)} {_are(broken)} without content (a link to nothing); fetch or remove"
         )
     files = [path for path in files if path.is_file()]
-    others = [name for name in names if folder / name not in set(files) and not is_depth_name(name)]
+    frames = set(files)
+    others = [name for name in names if folder / name not in frames and not is_companion(name)]
     if not files:
         raise InputError(_nothing_to_read(folder, others))
     _refuse_twins(folder, files)
@@ -72,6 +74,11 @@ def look_at(folder: Path) -> FrameFolder:
 def is_depth_name(name: str) -> bool:
     """Whether a name beside the frames is that of delivered depth."""
     return name.lower() in DEPTH_NAMES or Path(name).stem.lower() in ("depth", "disparity")
+
+
+def is_companion(name: str) -> bool:
+    """Whether a name beside the frames is known, though no frame."""
+    return is_depth_name(name) or name in COMPANION_NAMES
 
 
 def _are(names: Sequence[str]) -> str:

@@ -107,8 +107,12 @@ def read_facts(path: Path) -> VideoFacts:
     """Look at the header and the first frame.
 
     Raises:
-        InputError: nothing can be decoded, the frames' size is impossible, or their colour cannot be converted.
+        InputError: nothing can be decoded, the file was cut off, the frames' size is impossible, or their colour cannot be
+            converted.
     """
+    lacking = missing_bytes(path)
+    if lacking:
+        raise InputError(f"{path} does not decode to its end: {_cut_off(lacking)}; get it again")
     with open_video(path) as container:
         stream = container.streams.video[0]
         rate = _rate(stream)
@@ -321,6 +325,7 @@ class _Converter:
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
         check_frame_size(width, height, path)
+        self._turned = tuple(self.geometry.notes())
 
     def tags(self, frame: Any) -> ColorTags:
         tags = (frame.color_primaries, frame.color_trc, frame.colorspace, frame.format.is_rgb)
@@ -340,11 +345,8 @@ class _Converter:
         return self.geometry.upright(picture)
 
     def notes(self, frame: Any) -> tuple[str, ...]:
-        said = self.geometry.notes()
         color = self.tags(frame).note()
-        if color:
-            said.append(color)
-        return tuple(said)
+        return (*self._turned, color) if color else self._turned
 
 
 @lru_cache(maxsize=16)

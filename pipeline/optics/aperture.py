@@ -9,6 +9,8 @@ from pipeline.optics.lens import OpticsError
 if TYPE_CHECKING:
     from torch import Tensor
 
+FARTHEST_RIM = 0.95  # radii: its disc still holds the middle of the opening
+
 
 @dataclass(frozen=True, kw_only=True)
 class Aperture:
@@ -34,8 +36,8 @@ class Aperture:
             raise OpticsError(f"roundness must be in [0, 1], got {self.roundness}")
         if not math.isfinite(self.rotation_deg):
             raise OpticsError(f"rotation_deg must be finite, got {self.rotation_deg}")
-        if not math.hypot(*self.rim) < 1:
-            raise OpticsError(f"rim must lie less than one radius from the centre, got {self.rim}")
+        if not math.hypot(*self.rim) <= FARTHEST_RIM:
+            raise OpticsError(f"rim must lie within {FARTHEST_RIM} radii of the centre, got {self.rim}")
 
     def outline(self, angle: "Tensor") -> "Tensor":
         """Distance of the edge from the centre, in units of the full opening's radius.

@@ -15,11 +15,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from pipeline.optics.aperture import Aperture
+from pipeline.optics.aperture import FARTHEST_RIM, Aperture
 from pipeline.optics.lens import OpticsError
 from pipeline.optics.render import DEFAULT_APERTURE, render_lens_blur
 
-MOST = 0.95  # in radii, in the corners: the rim's disc still holds the middle of the opening
 _TILES = 5  # along the longer side: from one to the next an outline moves by a fifth of the radius at most
 _FADE = 0.25  # of a tile, on which neighbours are blended
 
@@ -55,8 +54,8 @@ def render_cat_eye(
     Raises:
         OpticsError: amount is not in [0, 0.95], or as `render_lens_blur`.
     """
-    if not 0 <= amount <= MOST:
-        raise OpticsError(f"amount must be in [0, {MOST}], got {amount}")
+    if not 0 <= amount <= FARTHEST_RIM:
+        raise OpticsError(f"amount must be in [0, {FARTHEST_RIM}], got {amount}")
     if amount == 0:
         return render_lens_blur(image, defocus_px, order=order, aperture=aperture)
     height, width = image.shape[-2:]

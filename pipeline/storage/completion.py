@@ -135,14 +135,22 @@ class DoneRecord:
 
 
 class State(StrEnum):
-    """What a phase's folders hold."""
+    """Where one phase of one scene stands. The order is that of tables and of the report."""
 
-    MISSING = "missing"  # nothing yet
-    PARTIAL = "partial"  # interrupted work with the same fingerprint: resumes
     DONE = "done"
-    INCOMPLETE = "incomplete"  # .done is there, outputs are not: the missing ones are made again
+    RUNNING = "running"  # a worker holds the lease
+    QUEUED = "queued"  # a task of the scheduler has it
+    PARTIAL = "partial"  # interrupted work with the same fingerprint: resumes
     STALE = "stale"  # made with other settings or inputs
+    INCOMPLETE = "incomplete"  # .done is there, outputs are not: the missing ones are made again
+    FAILED = "failed"  # the last attempt left a reason
     FOREIGN = "foreign"  # a .done or files that this pipeline did not write
+    WAITING = "waiting"  # nothing done yet
+
+    @property
+    def needs_a_person(self) -> bool:
+        """Whether running the same command again, or waiting, is not known to help."""
+        return self in (State.FAILED, State.STALE, State.FOREIGN, State.INCOMPLETE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,4 +202,4 @@ def assess(fields: Fields, folders: Iterable[Path], outputs: Iterable[Path], jou
         return Assessment(state=State.FOREIGN, reason=reason, missing=missing)
     if found:
         return Assessment(state=State.PARTIAL, reason=f"{missing} of {missing + found} outputs to do", missing=missing)
-    return Assessment(state=State.MISSING, reason="nothing done yet", missing=missing)
+    return Assessment(state=State.WAITING, reason="nothing done yet", missing=missing)
