@@ -184,7 +184,7 @@ def finished(root: Path) -> dict[Path, tuple[int, int]]:
     """Outputs that are whole: path -> (inode, time). Not a depth map that still awaits its second pass, nor a label without
     its image."""
     scene = Scene(root / "output", NAME)
-    files = [path for name in MODALITIES for path in (scene.dir / name).rglob("*_[0-9][0-9][0-9][0-9].*")]
+    files = [path for name in MODALITIES for path in (scene.dir / name).rglob("[!.]*_[0-9][0-9][0-9][0-9].*")]
     whole = []
     for path in files:
         if path.parent.name == "depth_maps" and _awaits_filling(path):
