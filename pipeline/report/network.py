@@ -5,18 +5,22 @@ network. The format:
 
     {"schema": 1, "title": text, "note": text, "facts": [[label, text], ...],
      "curves": [[name, [[step, value > 0], ...]], ...],
-     "table": {"columns": [text, ...], "rows": [[text, ...], ...], "strong": row number},
+     "table": {"columns": [text, ...], "rows": [[text, ...], ...], "strong": row number,
+               "better": ["higher", "lower" or "" for each column]},
      "pictures": [{"file": name in report/, "caption": text}, ...]}
+
+The best figure of each column is marked, whoever has it; the strong row is only pointed at. Without "better" none is marked.
 """
 
-import base64
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import InputError
 from pipeline.report.chart import Tick
+from pipeline.report.embed import data_uri, require_inside
 from pipeline.storage.files import read_json
 
 SCHEMA = 1
@@ -60,6 +64,7 @@ class NetworkFacts:
     columns: tuple[str, ...] = ()
     rows: tuple[tuple[str, ...], ...] = ()
     strong: int = -1
+    best: frozenset[tuple[int, int]] = frozenset()  # (row, column) of the best figures
     pictures: tuple[tuple[str, str], ...] = ()  # (data URI, caption)
     problem: str = ""
 
@@ -78,18 +83,44 @@ def read_network(out_root: Path) -> NetworkFacts | None:
         if stored.get("schema") != SCHEMA:
             raise InputError(f"{path} has schema {stored.get('schema')!r}, needs {SCHEMA}")
         table = stored.get("table", {})
+        rows = tuple(tuple(map(str, row)) for row in table.get("rows", ()))
         return NetworkFacts(
             title=str(stored["title"]),
             note=str(stored.get("note", "")),
             facts=tuple((str(label), str(text)) for label, text in stored.get("facts", ())),
             chart=loss_chart(stored.get("curves", ())),
             columns=tuple(map(str, table.get("columns", ()))),
-            rows=tuple(tuple(map(str, row)) for row in table.get("rows", ())),
+            rows=rows,
             strong=int(table.get("strong", -1)),
-            pictures=tuple(_picture(path.parent, picture) for picture in stored.get("pictures", ())),
+            best=best_cells(rows, table.get("better", ())),
+            pictures=tuple(_picture(out_root, path.parent, picture) for picture in stored.get("pictures", ())),
         )
     except (InputError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         return NetworkFacts(problem=f"{path} cannot be shown: {error}")
+
+
+def best_cells(rows: Sequence[Sequence[str]], better: Sequence[str]) -> frozenset[tuple[int, int]]:
+    """(row, column) of the best figure of each column, of all that share it; none where fewer than two can be compared.
+
+    Args:
+        rows: cells as text; what is no finite number is not compared.
+        better: "higher", "lower", or anything else where no figure is better, by column.
+    """
+    best: set[tuple[int, int]] = set()
+    for column, direction in enumerate(better):
+        found = {row: value for row, cells in enumerate(rows) if (value := _figure(cells, column)) is not None}
+        if direction in ("higher", "lower") and len(found) > 1:
+            top = (max if direction == "higher" else min)(found.values())
+            best |= {(row, column) for row, value in found.items() if value == top}
+    return frozenset(best)
+
+
+def _figure(cells: Sequence[str], column: int) -> float | None:
+    try:
+        value = float(cells[column])
+    except (IndexError, ValueError):
+        return None
+    return value if math.isfinite(value) else None
 
 
 def loss_chart(stored: list[tuple[str, Any]]) -> LossChart | None:
@@ -149,12 +180,12 @@ def _log_ticks(low: float, high: float) -> list[float]:
     return [factor * 10.0**power for power in range(math.floor(low), math.ceil(high) + 1) for factor in factors]
 
 
-def _picture(folder: Path, stored: dict[str, str]) -> tuple[str, str]:
+def _picture(out_root: Path, folder: Path, stored: dict[str, str]) -> tuple[str, str]:
     name = stored["file"]
     path = folder / name
     if Path(name).name != name or path.suffix not in _TYPES:
         raise InputError(f"picture {name!r} must be a .jpg or .png beside it")
+    require_inside(path, out_root)
     if path.stat().st_size > _MAX_PICTURE_BYTES:
         raise InputError(f"picture {name!r} is larger than {_MAX_PICTURE_BYTES // 1_000_000} MB")
-    data = base64.b64encode(path.read_bytes()).decode()
-    return f"data:{_TYPES[path.suffix]};base64,{data}", stored["caption"]
+    return data_uri(_TYPES[path.suffix], path.read_bytes()), stored["caption"]
