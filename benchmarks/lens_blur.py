@@ -2,6 +2,7 @@
 
     python benchmarks/lens_blur.py --quick              # a minute: small pictures, one lens per scene
     python benchmarks/lens_blur.py --json lens.json     # the numbers of docs/benchmarks.md; about half an hour on two cores
+    python benchmarks/lens_blur.py --only bars          # thin bars before texture; some minutes
 
 Both renderers get the all-in-focus picture in linear light and the unclamped signed defocus, and return linear light. PSNR
 is taken after clipping to [0, 1] and sRGB encoding, as a viewer sees it; for the night scene too, whose bulbs lie far
@@ -25,6 +26,7 @@ from torch import Tensor
 
 from pipeline.optics import defocus_px, linear_to_srgb, px_per_mm, render_lens_blur
 from pipeline.raytrace import SCENES, build_scene, render_frame, render_photograph
+from pipeline.raytrace.scenes.bars import BarsCase, Wall
 
 # Frame, f-number, focus in metres. Wider openings than any real lens: at 35 mm and 512 px, f/1.4 blurs by only 2 to 8 px.
 CASES: dict[str, list[tuple[int, float, float]]] = {
@@ -32,6 +34,8 @@ CASES: dict[str, list[tuple[int, float, float]]] = {
     "fence": [(6, 0.3, 8.0), (6, 0.4, 1.04), (18, 0.7, 3.0)],
     "night": [(6, 0.3, 3.2), (6, 0.3, 8.0), (18, 0.5, 30.0)],
 }
+WALLS: tuple[Wall, ...] = ("letters", "noise", "bricks")
+THIN, CROSSED = (1.0, 2.0, 3.0, 4.0, 5.0), (1.5, 2.0, 2.5, 4.0)
 STEP_PX = 1.0  # neighbouring pixels whose defocus differs by more are a discontinuity
 
 
@@ -90,6 +94,64 @@ def psnr_db(first: Tensor, second: Tensor, band: Tensor | None = None) -> float:
     if band is not None:
         error = error[:, band[0]]
     return float("inf") if not error.numel() else -10 * math.log10(max(float(error.mean()), 1e-12))
+
+
+def bar_cases() -> dict[str, list[BarsCase]]:
+    """Thin bars at angles and through lenses that the renderer was not tuned on, by kind."""
+    cases: dict[str, list[BarsCase]] = {}
+
+    def add(kind: str, angle: float, near: float, far: float, i: int, seed: int, **more: Any) -> None:
+        case = BarsCase(angle_deg=angle, near_px=near, far_px=far, wall=WALLS[i % 3], seed=seed, **more)
+        cases.setdefault(kind, []).append(case)
+
+    for i, angle in enumerate((0, 5, 14, 27, 52, 64, 83, 90, 101, 135, 166)):
+        add("sharp", angle, 0, (5, 9, 15)[i % 3], i, 100 + i, widths_px=THIN)
+        add("blurred", angle, (-4.5, -8, -12)[i % 3], 0, i, 100 + i, widths_px=THIN)
+    for i, angle in enumerate((7, 30, 58)):
+        add("crossing, sharp", angle, 0, 11, i, 120 + i, widths_px=CROSSED, cross_deg=90)
+        add("crossing, blurred", angle, -5.5, 0, i, 120 + i, widths_px=CROSSED, cross_deg=(90, 60)[i % 2])
+    for i, angle in enumerate((3, 25, 97)):
+        add("near stem", angle, -11, 0, i, 130 + i, widths_px=(6.0, 9.0), spacing_px=70)
+        add("near and far blurred", angle, -11, 4, i, 130 + i, widths_px=(3.0, 6.0, 9.0), spacing_px=45)
+        add("both in front of focus", angle, -15, -6, i, 140 + i, widths_px=(3.0, 6.0, 9.0), spacing_px=45)
+    return cases
+
+
+def measure_bars(samples: int, per_kind: int | None) -> list[dict[str, Any]]:
+    """One row per case: PSNR in the band, of ours, plain scatter and the truth itself."""
+    rows = []
+    for kind, cases in bar_cases().items():
+        for case in cases[:per_kind]:
+            scene, lens, width, height = case.scene(), case.lens(), case.width, case.height
+            frame = render_frame(scene, 0, supersample=6, width=width, height=height)
+            first, second = (
+                torch.from_numpy(
+                    render_photograph(scene, 0, lens, width=width, height=height, samples=samples, sample_set=k)
+                )
+                .permute(2, 0, 1)
+                .contiguous()
+                for k in (0, 1)
+            )
+            light = torch.from_numpy(frame.linear).permute(2, 0, 1).contiguous()
+            defocus = defocus_px(torch.from_numpy(frame.depth_m)[None], lens, px_per_mm(case.width))
+            ours = render_lens_blur(light[None], defocus[None], encoding="linear")[0]
+            truth, band = (first + second) / 2, occlusion_band(defocus)
+            row: dict[str, Any] = {"kind": kind, "angle_deg": case.angle_deg, "px": [case.near_px, case.far_px]}
+            row |= {"ours_db": psnr_db(ours, truth, band), "truth_db": psnr_db(first, second, band) + 6.02}
+            rows.append(row | {"scatter_db": psnr_db(plain_scatter(light, defocus), truth, band)})
+    return rows
+
+
+def bars_table(rows: list[dict[str, Any]]) -> Table:
+    """Means over the angles of each kind."""
+    table = Table(title="Thin bars: PSNR in the band, dB, mean over angles")
+    for title in ("kind", "cases", "ours", "plain scatter", "truth"):
+        table.add_column(title, justify="left" if title == "kind" else "right")
+    for kind in dict.fromkeys(row["kind"] for row in rows):
+        mine = [row for row in rows if row["kind"] == kind]
+        means = (sum(row[f"{who}_db"] for row in mine) / len(mine) for who in ("ours", "scatter", "truth"))
+        table.add_row(kind, str(len(mine)), *(f"{mean:.2f}" for mean in means))
+    return table
 
 
 def measure_quality(width: int, height: int, samples: int, cases_per_scene: int) -> list[dict[str, Any]]:
@@ -201,12 +263,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="small pictures, few rays, one lens per scene")
     parser.add_argument("--json", type=Path, help="write all numbers to this file")
-    parser.add_argument("--only", choices=("quality", "speed"), help="run one half")
+    parser.add_argument("--only", choices=("quality", "bars", "speed"), help="run one part")
     parser.add_argument("--samples", type=int, help="rays per pixel and photograph (256; 48 with --quick)")
     args = parser.parse_args()
     console = Console(width=140)
     result: dict[str, Any] = {"quick": args.quick}
-    if args.only != "speed":
+    if args.only in (None, "quality"):
         size = (256, 144) if args.quick else (512, 288)
         samples = args.samples or (48 if args.quick else 256)
         rows = measure_quality(*size, samples, cases_per_scene=1 if args.quick else 3)
@@ -216,7 +278,10 @@ def main() -> None:
             console.print(
                 f"{name}: {gain['frame']:+.2f} dB in the frame, {gain['band']:+.2f} dB in the band over plain scatter"
             )
-    if args.only != "quality":
+    if args.only in (None, "bars"):
+        result["bars"] = measure_bars(args.samples or (48 if args.quick else 128), 1 if args.quick else None)
+        console.print(bars_table(result["bars"]))
+    if args.only in (None, "speed"):
         result["speed"] = measure_speed(3 if args.quick else 10, with_scatter=not args.quick)
         table = Table(title="854x480, float32, two threads")
         for title in ("input", "largest radius px", "ours s", "time to 31 px", "plain scatter s", "process peak MB"):

@@ -2,9 +2,15 @@
 
 python docs/make_pictures.py
 python docs/make_pictures.py --run runs/hour --data_root output      # only the network's, from its checkpoint
+python docs/make_pictures.py --bars --before ../older                # thin bars, beside an older state
+python docs/make_pictures.py --film ../shared/data/scenes/breakdance # only that film's, with the disparity beside it
 """
 
 import argparse
+import os
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import cv2
@@ -18,8 +24,16 @@ from model.bokehflow.checkpoint import load_bokehflow
 from model.bokehflow.measure import measure_clip
 from model.data.scene_manifest import find_scenes
 from model.evaluation.eval_clips import scene_clips
+from model.video.depth_source import choose_depth, colour_depth, inverse_ends
+from model.video.engines import LensEngine
+from model.video.film import Film, to_8_bit
+from model.video.focus import Anchor
+from model.video.plan import follow
+from model.video.settings import ApplySettings
+from pipeline.media.video_io import TimedFolder
 from pipeline.optics import Lens, defocus_px, focus_map, px_per_mm, render_lens_blur
 from pipeline.raytrace import build_scene, render_frame, render_photograph, to_srgb8
+from pipeline.raytrace.scenes.bars import BarsCase
 
 IMAGES = Path(__file__).parent / "images"
 WIDTH, HEIGHT, GAP = 640, 384, 8
@@ -73,18 +87,95 @@ def network(run: Path, data_root: Path, clips: tuple[str, ...] = ("fence_03 set 
     sheet(panels, 4, IMAGES / "network.jpg", width=480, height=288)
 
 
+ZOOM = 6
+BARS = (  # rows, columns of the crop; the bars of the first stay sharp, those of the second cross out of focus
+    (BarsCase(angle_deg=14, near_px=0, far_px=9, wall="bricks", seed=111), (38, 30)),
+    (
+        BarsCase(widths_px=(2, 2, 3), angle_deg=7, near_px=-5.5, far_px=0, cross_deg=90, wall="letters", seed=122),
+        (38, 52),
+    ),
+)
+_RENDER = """
+import sys, numpy as np, torch
+from pipeline.optics import render_lens_blur
+light, defocus = (torch.from_numpy(np.load(path)) for path in sys.argv[1:3])
+np.save(sys.argv[3], render_lens_blur(light, defocus, encoding="linear").numpy())
+"""
+
+
+def bars(before: Path | None = None) -> None:
+    """bars.png: thin bars, enlarged. With `before`, a checkout of an older state, its renderer stands beside ours."""
+    panels: list[Panel] = []
+    for case, (top, left) in BARS:
+        scene, lens, size = case.scene(), case.lens(), {"width": case.width, "height": case.height}
+        frame = render_frame(scene, 0, supersample=6, **size)
+        light = torch.from_numpy(frame.linear).permute(2, 0, 1)[None]
+        defocus = defocus_px(torch.from_numpy(frame.depth_m)[None, None], lens, px_per_mm(case.width))
+        pictures = [("all in focus", frame.linear)]
+        if before:
+            pictures.append(("before", _rendered_by(before, light, defocus)))
+        pictures += [
+            ("lens renderer", render_lens_blur(light, defocus, encoding="linear")[0].permute(1, 2, 0).numpy()),
+            ("ray-traced photograph", render_photograph(scene, 0, lens, samples=400, **size)),
+        ]
+        for title, linear in pictures:
+            crop = to_srgb8(linear)[top : top + 44, left : left + 60]
+            panels.append((title, np.kron(crop, np.ones((ZOOM, ZOOM, 1), np.uint8))))
+    sheet(panels, len(panels) // len(BARS), IMAGES / "bars.png", width=60 * ZOOM, height=44 * ZOOM)
+
+
+def _rendered_by(checkout: Path, light: torch.Tensor, defocus: torch.Tensor) -> npt.NDArray[np.float32]:
+    """(H, W, 3) linear light by the renderer of another checkout, in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [str(Path(folder) / f"{name}.npy") for name in ("light", "defocus", "out")]
+        np.save(paths[0], light.numpy())
+        np.save(paths[1], defocus.numpy())
+        command = [sys.executable, "-c", _RENDER, *paths]
+        subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": str(checkout.resolve())}, cwd=checkout)
+        rendered: npt.NDArray[np.float32] = np.load(paths[2])
+    return rendered[0].transpose(1, 2, 0)
+
+
+def film(folder: Path, number: int = 40) -> None:
+    """breakdance.jpg: a frame as apply_bokeh writes it, the dancer followed from the first frame on and the crowd in focus."""
+    source = Film(TimedFolder(folder, 24), number + 1, None, deep=False)
+    look = source.look(find_cuts=True, on_frame=lambda: None)
+    depth = choose_depth("given", folder, lambda: len(source.source.files()), "cpu", None)
+    depth.prepare(source, look, folder, lambda: None)
+    anchor = Anchor(time_s=0, pixel=(363, 330))
+    followed = follow(source, look, depth, (anchor,), ApplySettings().temporal_s, lambda: None).focus_m
+    frame = list(source.frames())[number]
+    panels: list[Panel] = [("all in focus", to_8_bit(frame.picture))]
+    for words, focus_m, f_number in (("the dancer followed", followed, 2.0), ("focus 10 m", [10.0] * look.count, 1.4)):
+        lens = Lens(f_m=0.135, f_number=f_number, focus_m=focus_m[number])
+        engine = LensEngine(ApplySettings(), lens, depth, "cpu")
+        [shot] = engine.photographs([(number, frame)], look, focus_m)
+        panels.append((f"{words}, 135 mm, f/{f_number:g}", to_8_bit(shot.picture)))
+    depth_m = depth.read(number)
+    panels.append(("depth (near is bright)", colour_depth(depth_m, inverse_ends(iter([depth_m])))))
+    sheet(panels, 2, IMAGES / "breakdance.jpg", *look.size)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, help="a training run: draw the network's picture from it, and nothing else")
     parser.add_argument(
         "--data_root", type=Path, default=Path("output"), help="scenes it was trained on (default: output)"
     )
+    parser.add_argument("--bars", action="store_true", help="only bars.png")
+    parser.add_argument("--before", type=Path, help="a checkout whose renderer is shown beside ours in bars.png")
+    parser.add_argument("--film", type=Path, help="a folder of frames with depth: draw its picture, and nothing else")
     args = parser.parse_args()
     IMAGES.mkdir(exist_ok=True)
-    if args.run:
+    if args.bars:
+        bars(args.before)
+    elif args.film:
+        film(args.film)
+    elif args.run:
         network(args.run, args.data_root)
     else:
         physics()
+        bars(args.before)
 
 
 def physics() -> None:

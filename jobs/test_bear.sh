@@ -17,6 +17,6 @@
 # GPU for the embedded engines: sbatch --gpus=0 jobs/test_bear.sh
 set -euo pipefail
 . "${SLURM_SUBMIT_DIR:-$(dirname "$0")/..}/jobs/common.sh"
-case " $* " in *" --scene "*) ;; *) set -- --scene bear "$@" ;; esac
+case " $* " in *" --scene "* | *" --scene="*) ;; *) set -- --scene bear "$@" ;; esac
 # B: signals this shell alone, so Python takes its place.
 exec python -m pipeline.cluster test --local --out_root output/test "$@"

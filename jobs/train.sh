@@ -19,7 +19,7 @@
 # or a node failure it goes on from the newest whole checkpoint.
 set -euo pipefail
 . "${SLURM_SUBMIT_DIR:-$(dirname "$0")/..}/jobs/common.sh"
-case " $* " in *" --config "*) ;; *) set -- --config model/configs/small.toml "$@" ;; esac
+case " $* " in *" --config "* | *" --config="*) ;; *) set -- --config model/configs/small.toml "$@" ;; esac
 
 out_of_time=no
 stop() { # torchrun hands SIGTERM on to its processes, which save and leave; it would die of USR2
@@ -28,12 +28,14 @@ stop() { # torchrun hands SIGTERM on to its processes, which save and leave; it 
 }
 trap stop USR2
 
-# This script runs on the first node. The id differs after a requeue, so that nobody meets the ghost of the last attempt.
+# This script runs on the first node. The meeting place listens to the whole network and asks nobody who he is, so its port and
+# the name of the run are drawn afresh: nobody can guess them, and nobody meets the ghost of the last attempt after a requeue.
 # srun is told the CPUs again: since Slurm 22.05 it does not take them over from the job.
-port=$((20000 + SLURM_JOB_ID % 20000))
+port=$(python -c 'import socket; s = socket.socket(); s.bind(("", 0)); print(s.getsockname()[1])')
+run_id=$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')
 srun --ntasks-per-node=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" --kill-on-bad-exit=0 torchrun --nnodes="$SLURM_JOB_NUM_NODES" \
     --nproc_per_node="${SLURM_GPUS_ON_NODE:-1}" --shutdown-timeout=100 --rdzv_backend=c10d --rdzv_endpoint="$(hostname):$port" \
-    --rdzv_id="$SLURM_JOB_ID.${SLURM_RESTART_COUNT:-0}" -m model.train "$@" &
+    --rdzv_id="$run_id" -m model.train "$@" &
 # In the background, since a shell that waits for a foreground command does not run its trap.
 code=0
 while kill -0 $! 2>/dev/null; do

@@ -7,12 +7,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.crash import note_crash, use_logs
 from pipeline.device import fix_threads
-from pipeline.errors import ExitCode, PipelineError, StoppedError
+from pipeline.errors import ExitCode, PipelineError, StoppedError, explain_os_error
 from pipeline.extras import missing_extra
 from pipeline.hints import use_roots
 from pipeline.reporter import stdout_is_closed_quietly
 from pipeline.run_settings import RunSettings
+from pipeline.storage.bounded import one_line
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -51,6 +53,7 @@ def parser(description: str | None) -> ArgumentParser:
         default="stop",
         help="what to do with outputs made with other settings or inputs",
     )
+    made.add_argument("--redo", action="store_true", help="make the scenes named with --scene again, finished or not")
     return made
 
 
@@ -71,7 +74,9 @@ def run_settings(args: argparse.Namespace) -> RunSettings:
         scenes=tuple(getattr(args, "scene", ())),
         dry_run=getattr(args, "dry_run", False),
         on_stale=getattr(args, "on_stale", "stop"),
+        redo=getattr(args, "redo", False),
     )
+    use_logs(settings.logs)
     default = RunSettings()
     given = [name for name in ("raw_root", "out_root", "logs") if getattr(settings, name) != getattr(default, name)]
     use_roots(*(word for name in given for word in (f"--{name}", str(getattr(settings, name)))))
@@ -96,15 +101,23 @@ def main(body: Callable[[], ExitCode], *, computes: bool = False) -> int:
     except ModuleNotFoundError as error:
         missing = missing_extra(error)
         if missing is None:
-            raise
+            return _crashed(error)
         print(f"error: {missing}", file=sys.stderr)
         return missing.exit_code
     except OSError as error:
         if isinstance(error, BrokenPipeError):
             stdout_is_closed_quietly()
             return int(ExitCode.FAILED)
-        print(f"error: {error.filename or 'the file system'}: {error.strerror or error}", file=sys.stderr)
+        print(f"error: {explain_os_error(error)}", file=sys.stderr)
         return int(ExitCode.FAILED)
     except (KeyboardInterrupt, StoppedError):
         print("stopped; run the same command to go on", file=sys.stderr)
         return int(ExitCode.STOPPED)
+    except Exception as error:
+        return _crashed(error)
+
+
+def _crashed(error: Exception) -> int:
+    """The last resort: a person gets one line, whoever mends the program gets the traceback."""
+    print(f"error: {one_line(error)}; this is a fault of the program, {note_crash(error)}", file=sys.stderr)
+    return int(ExitCode.FAILED)

@@ -3,6 +3,7 @@
 Messages say what was given, what is allowed and what to do.
 """
 
+import errno
 from enum import IntEnum
 
 
@@ -57,3 +58,18 @@ class StoppedError(BaseException):
 
     Not an Exception, so that no handler for failures takes a stop for one.
     """
+
+
+def explain_os_error(error: OSError) -> str:
+    """What the operating system said, with what to do about it, in one line."""
+    where = f"{error.filename}: " if error.filename else ""
+    said = f"{where}{error.strerror or error}"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"the disk is full ({said}); free some space and run the same command, finished frames are kept"
+    if error.errno == errno.EROFS:
+        return f"the disk is read-only ({said}); have it mounted for writing, or give other --out_root and --logs"
+    if isinstance(error, PermissionError):
+        return f"no permission: {said}"
+    if error.errno in (errno.EIO, errno.ESTALE, errno.ENXIO):
+        return f"the disk is in trouble ({said}); run the same command when it is well again"
+    return said

@@ -7,6 +7,7 @@ that fails into one line. A test holds this table against pyproject.toml.
 from pipeline.errors import UsageError
 
 EXTRA_OF = {
+    "OpenEXR": "video",
     "accelerate": "train",  # the published networks ask for diffusers first
     "av": "video",
     "diffusers": "engines",

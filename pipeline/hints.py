@@ -28,6 +28,11 @@ def use_roots(*flags: str) -> None:
     _roots = flags
 
 
+def roots_in_use() -> tuple[str, ...]:
+    """What `use_roots` was told, for processes that are started to help this one."""
+    return _roots
+
+
 def phase_command(phase: str, *flags: str) -> str:
     """The command that runs a phase: phase_command("depth", "--scene", "bear")."""
     more = shlex.join([*flags, *_roots])

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import socket
 import sys
 import time
@@ -11,7 +12,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from pipeline.storage.lease import current_job_id
+from pipeline.storage.holder import current_job_id
 
 _PLAIN_EVERY_S = 15.0  # in a log file, one progress line now and then
 _LOGGERS = (logging.getLogger("pipeline"), logging.getLogger("model"))
@@ -49,7 +50,8 @@ class Reporter:
         self._started = self._printed = time.monotonic()
         if logs is None:
             return
-        job = current_job_id()
+        # Whoever sets SLURM's variables by hand may put anything there; a log stays in its folder.
+        job = re.sub(r"[^A-Za-z0-9._-]", "_", current_job_id() or "")
         path = logs / (f"{name}_{job}.log" if job else f"{name}.log")
         try:
             logs.mkdir(parents=True, exist_ok=True)

@@ -20,6 +20,11 @@ class RunSettings:
     scenes: tuple[str, ...] = ()
     dry_run: bool = False
     on_stale: OnStale = "stop"
+    redo: bool = False  # make the named scenes again although they count as done
+
+    def __post_init__(self) -> None:
+        if self.redo and not self.scenes:
+            raise UsageError("--redo makes finished scenes again and needs --scene NAME; got no --scene")
 
     @property
     def index_path(self) -> Path:

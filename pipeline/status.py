@@ -9,12 +9,10 @@ from pipeline.phases.calibration import confirmed_calibration
 from pipeline.phases.dependencies import record_folder, stale_upstream
 from pipeline.phases.registry import Phase, scene_phases
 from pipeline.run_settings import RunSettings
-from pipeline.storage.completion import DoneRecord, Journal, first_difference, flatten
+from pipeline.storage.completion import DoneRecord, Journal, State, first_difference, flatten
 from pipeline.storage.files import names_in, read_json
 from pipeline.storage.lease import held
-from pipeline.storage.scene import Scene, SceneEntry, SceneIndex, calibration_path
-
-STATES = ("done", "running", "partial", "stale", "incomplete", "failed", "foreign", "waiting")
+from pipeline.storage.scene import MAX_SETS, Scene, SceneEntry, SceneIndex, calibration_path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,19 +20,19 @@ class PhaseStatus:
     """One phase of one scene.
 
     Args:
-        state: one of STATES.
+        state: see `State`; never QUEUED, which only the scheduler knows.
         finished, total: output files; total is 0 where it is not known yet (render before its first run).
         detail: why, or who.
     """
 
-    state: str
+    state: State
     finished: int
     total: int
     detail: str = ""
 
 
 def phase_status(scene: Scene, entry: SceneEntry, phase: Phase, calibration_stale: str | None = None) -> PhaseStatus:
-    """Judge one phase by its files.
+    """The state of one phase, from its files.
 
     Args:
         scene, entry: the scene.
@@ -50,36 +48,43 @@ def phase_status(scene: Scene, entry: SceneEntry, phase: Phase, calibration_stal
     fields = record.fields if record else begun or {}
     made = phase.outputs
     assert made is not None, f"{phase.name} works on all scenes at once"
-    num_sets = int(fields.get("settings", {}).get("num_sets", 0)) if made.per_set else 0
+    num_sets = _num_sets(fields) if made.per_set else 0
     outputs = scene.output_names(made, entry.num_frames, num_sets) if num_sets or not made.per_set else {}
     total = sum(len(names) for names in outputs.values())
     finished = sum(len(names & names_in(folder)) for folder, names in outputs.items())
 
-    def status(state: str, detail: str = "") -> PhaseStatus:
+    def status(state: State, detail: str = "") -> PhaseStatus:
         return PhaseStatus(state=state, finished=finished, total=total, detail=detail)
 
     holder = held(scene.lease_path(phase.name))
     if holder:
-        return status("running", holder)
+        return status(State.RUNNING, holder)
     if error:
-        return status("foreign", error)
+        return status(State.FOREIGN, error)
     if record:
         stale = stale_upstream(scene, entry, record) or (calibration_stale if phase.calibrated else None)
         if stale:
-            return status("stale", stale)
+            return status(State.STALE, stale)
         if finished < total:
-            return status("incomplete", f"{total - finished} outputs are missing behind .done")
-        return status("done", "; ".join(record.warnings))
+            return status(State.INCOMPLETE, f"{total - finished} outputs are missing behind .done")
+        return status(State.DONE, "; ".join(record.warnings))
     try:
         failure = read_json(scene.failure_path(phase.name), "the failure note")
-        return status("failed", f"{failure.get('reason')} (at {failure.get('at')})")
+        return status(State.FAILED, f"{failure.get('reason')} (at {failure.get('at')})")
     except (FileNotFoundError, NotADirectoryError):
         pass
     except (InputError, OSError):
-        return status("failed", f"{scene.failure_path(phase.name)} cannot be read")
+        return status(State.FAILED, f"{scene.failure_path(phase.name)} cannot be read")
     if finished:
-        return status("partial", "interrupted; the same command goes on") if begun else status("foreign")
-    return status("waiting")
+        return status(State.PARTIAL, "interrupted; the same command goes on") if begun else status(State.FOREIGN)
+    return status(State.WAITING)
+
+
+def _num_sets(fields: dict[str, Any]) -> int:
+    """As a record or journal says; 0 when it says nothing that can be."""
+    settings = fields.get("settings")
+    number = settings.get("num_sets") if isinstance(settings, dict) else None
+    return number if type(number) is int and 0 < number <= MAX_SETS else 0
 
 
 def dataset_status(run: RunSettings) -> dict[str, Any]:

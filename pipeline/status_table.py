@@ -9,14 +9,15 @@ from rich.table import Table
 
 from pipeline.cluster import overview
 from pipeline.phases.registry import scene_phases
+from pipeline.storage.completion import State
 
 _COLOURS = {
-    "done": "green",
-    "running": "cyan",
-    "queued": "blue",
-    "partial": "yellow",
-    "stale": "magenta",
-    "failed": "red",
+    State.DONE: "green",
+    State.RUNNING: "cyan",
+    State.QUEUED: "blue",
+    State.PARTIAL: "yellow",
+    State.STALE: "magenta",
+    State.FAILED: "red",
 }
 _FULL_TABLE = 100  # scenes
 
@@ -26,7 +27,7 @@ def show(found: dict[str, Any], console: Console) -> None:
     shown = found["scenes"]
     names = [phase.name for phase in scene_phases()]
     if len(shown) > _FULL_TABLE:
-        shown = {name: row for name, row in shown.items() if any(row[phase]["state"] != "done" for phase in names)}
+        shown = {name: row for name, row in shown.items() if any(row[phase]["state"] != State.DONE for phase in names)}
     table = Table(box=None, pad_edge=False)
     for heading in ("scene", "split", "frames", *names):
         table.add_column(heading)
@@ -35,10 +36,10 @@ def show(found: dict[str, Any], console: Console) -> None:
         cells = []
         for phase in names:
             state, detail = row[phase]["state"], row[phase]["detail"]
-            unfinished = state in ("running", "partial", "incomplete") and row[phase]["total"]
+            unfinished = state in (State.RUNNING, State.PARTIAL, State.INCOMPLETE) and row[phase]["total"]
             count = f" {row[phase]['finished']}/{row[phase]['total']}" if unfinished else ""
             cells.append(f"[{_COLOURS.get(state, 'default')}]{state}{count}[/]")
-            if detail and state not in ("done", "waiting"):
+            if detail and state not in (State.DONE, State.WAITING):
                 notes.append(f"{name} {phase}: {detail}")
         table.add_row(name, row["split"], str(row["frames"]), *cells)
     console.print(table)

@@ -17,7 +17,13 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from pipeline.orphans import die_with_parent  # noqa: E402
 from pipeline.raytrace import RaytraceError, SceneRequest, make_scene, scene_requests  # noqa: E402
+
+
+def begin_worker() -> None:
+    die_with_parent()
+    torch.set_num_threads(1)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -46,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     written, failed = 0, 0
     workers = min(args.workers, len(requests))
-    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=begin_worker) as pool:
         for ok, made, message in pool.map(partial(make_scene, args.raw_root), requests):
             print(message, flush=True)
             written, failed = written + made, failed + (not ok)

@@ -20,9 +20,16 @@ CHROMIUM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
 )
 FLAGS = (
-    "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-component-update "
-    "--disable-sync --disable-dev-shm-usage --hide-scrollbars"
-).split()
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+    "--hide-scrollbars",
+)
 
 
 class Tab:
@@ -55,10 +62,11 @@ class Tab:
         self.command(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
         )
-        features = {"color-scheme": "dark" if dark else "light"}
-        features |= {"prefers-reduced-motion": "reduce"} if reduced_motion else {}
-        wanted = [{"name": f"prefers-{name}".replace("prefers-prefers", "prefers"), "value": value}
-                  for name, value in features.items()]  # fmt: skip
+        features = {
+            "prefers-color-scheme": "dark" if dark else "light",
+            "prefers-reduced-motion": "reduce" if reduced_motion else "no-preference",
+        }
+        wanted = [{"name": name, "value": value} for name, value in features.items()]
         self.command("Emulation.setEmulatedMedia", features=wanted)
         self.url = url
         self.command("Page.navigate", url=url)

@@ -18,12 +18,16 @@ from PIL import Image
 from model.bokehflow import VARIANTS, BokehFlow, LensBatch
 from model.bokehflow.checkpoint import model_bytes
 from model.bokehflow.lens import radius_limit_px
-from model.video.apply import ApplySettings, depth_at, frame_tensor, photographed
-from model.video.focus import FocusPull, parse_pixel, parse_pull
+from model.video.engines import NetworkEngine
+from model.video.film import Film, Look
+from model.video.focus import parse_anchors, parse_pixel, parse_pull
 from pipeline.errors import InputError, UsageError
+from pipeline.media.convert import image_to_tensor
 from pipeline.media.cuts import CutDetector
 from pipeline.media.images import read_picture
-from pipeline.media.video_io import FolderSink, TimedFolder, TimedFrame, TimedVideo, VideoSink, open_sink
+from pipeline.media.sinks import FolderSink
+from pipeline.media.video_io import TimedFolder, TimedFrame, TimedVideo
+from pipeline.media.video_writer import VideoSink
 from pipeline.optics import Lens, px_per_mm
 
 SIZE = (48, 32)
@@ -96,7 +100,7 @@ def test_a_folder_becomes_the_networks_own_pictures(tmp_path: Path, checkpoint: 
     for number in range(4):
         picture = read_picture(source / f"shot{number}.png")[0]
         with torch.no_grad():
-            out, state = net(frame_tensor(picture, "cpu"), lens, state)
+            out, state = net(image_to_tensor(picture)[None], lens, state)
         expected = (out.bokeh[0] * 255).round().byte().permute(1, 2, 0).numpy()
         assert np.array_equal(read_picture(tmp_path / "out" / f"shot{number}.png")[0], expected)
     assert len(list((tmp_path / "out").iterdir())) == 4
@@ -126,8 +130,8 @@ def test_the_state_starts_afresh_at_a_cut(tmp_path: Path, checkpoint: Path, net:
     state, fresh_differs = None, False
     for number, picture in enumerate(two_shots()):
         with torch.no_grad():
-            fresh, fresh_state = net(frame_tensor(picture, "cpu"), lens)
-            out, state = net(frame_tensor(picture, "cpu"), lens, state)
+            fresh, fresh_state = net(image_to_tensor(picture)[None], lens)
+            out, state = net(image_to_tensor(picture)[None], lens, state)
         if number == 3:
             fresh_differs = not torch.equal(fresh.depth_m, out.depth_m)
             if not flags:
@@ -168,22 +172,33 @@ def test_sound_that_does_not_fit_the_container(tmp_path: Path, checkpoint: Path,
 
 
 @pytest.mark.parametrize("size", [(64, 48), (63, 47)])
-def test_colours_survive_the_video(tmp_path: Path, size):
-    """Flat colours through the sink and back, to what 8-bit video can hold; odd sizes too."""
+@pytest.mark.parametrize(("bits", "codec", "form"), [(8, "h264", "yuv420p"), (10, "hevc", "yuv420p10le")])
+def test_colours_survive_the_video(tmp_path: Path, size, bits, codec, form):
+    """Flat colours through the sink and back, to what video can hold; odd sizes lose their last row and column."""
     source = TimedFolder(write_folder(tmp_path / "in", 1, size), 24)
     colours = [(200, 40, 40), (30, 160, 60), (20, 60, 220), (128, 128, 128), (250, 250, 250)]
-    with open_sink(tmp_path / "out.mp4", source, overwrite=False) as sink:
+    scale, kind = (1, np.uint8) if bits == 8 else (257, np.uint16)
+    with VideoSink(tmp_path / "out.mp4", source, size, bits=bits) as sink:
         for number, colour in enumerate(colours):
-            picture = np.full((size[1], size[0], 3), colour, np.uint8)
+            picture = np.full((size[1], size[0], 3), colour, np.uint8).astype(kind) * kind(scale)
             sink.write(TimedFrame(time_s=Fraction(number, 24), name="", picture=picture))
-    for frame, colour in zip(TimedVideo(tmp_path / "out.mp4").frames(), colours, strict=True):
-        assert frame.picture.shape == (size[1], size[0], 3)
-        assert np.abs(frame.picture.reshape(-1, 3).mean(0) - colour).max() < 4, (colour, frame.picture[5, 5])
+    found = TimedVideo(tmp_path / "out.mp4")
+    assert found.bits == bits and (found.primaries, found.transfer) == (1, 1)
+    for frame, colour in zip(found.frames(deep=bits == 10), colours, strict=True):
+        assert frame.picture.shape == (size[1] // 2 * 2, size[0] // 2 * 2, 3)
+        assert frame.picture.dtype == kind
+        error = np.abs(frame.picture.reshape(-1, 3).mean(0) / scale - colour).max()
+        assert error < (4 if bits == 8 else 1.5), (colour, frame.picture[5, 5])
+    with av.open(str(tmp_path / "out.mp4")) as opened:
+        context = opened.streams.video[0].codec_context
+        assert (context.name, context.pix_fmt, context.colorspace, context.color_range) == (codec, form, 1, 1)
+    data = (tmp_path / "out.mp4").read_bytes()
+    assert data.index(b"moov") < data.index(b"mdat"), "the index stands in front"
 
 
 def test_webm_too(tmp_path: Path):
     source = TimedFolder(write_folder(tmp_path / "in", 2, (64, 48)), 12)
-    with VideoSink(tmp_path / "out.webm", source) as sink:
+    with VideoSink(tmp_path / "out.webm", source, (64, 48)) as sink:
         for frame in source.frames():
             sink.write(frame)
     found = TimedVideo(tmp_path / "out.webm")
@@ -207,24 +222,29 @@ def test_malformed_focus_pulls_are_refused(text):
 
 
 def test_pulls_and_pixels_out_of_range():
-    with pytest.raises(UsageError, match=r"the focus at 1 s must be in \[0.1, 100\] m, got 200"):
-        parse_pull("0:2,1:200")
+    with pytest.raises(UsageError, match=r"the focus at 1 s must be in \[0.05, 1000\] m, got 2000"):
+        parse_pull("0:2,1:2000")
     with pytest.raises(UsageError, match="must rise, got 1, 1"):
         parse_pull("1:2,1:3")
     with pytest.raises(UsageError, match="takes X,Y"):
         parse_pixel("4")
     assert parse_pixel("41,22") == (41, 22)
+    assert [(anchor.time_s, anchor.pixel) for anchor in parse_anchors(["4,5", "1.5:6,7"])] == [
+        (0, (4, 5)),
+        (1.5, (6, 7)),
+    ]
+    for texts, message in ((["x:4,5"], r"\[?SECONDS:X,Y"), (["1:4"], "takes X,Y"), (["1:4,5", "1:4,5"], "must rise")):
+        with pytest.raises(UsageError, match=message):
+            parse_anchors(texts)
 
 
 def test_a_clicked_pixel_is_focused_at_its_predicted_depth(tmp_path: Path, checkpoint: Path, net: BokehFlow, capsys):
     source = write_folder(tmp_path / "in")
-    settings = ApplySettings(f_number=1.8, focal_mm=50, focus_px=(30, 20), device="cpu")
     picture = read_picture(source / "shot0.png")[0]
-    wanted = depth_at(net, settings, picture, (30, 20))
-    lens = LensBatch.of(Lens(f_m=0.05, f_number=1.8, focus_m=2.0), px_per_mm(SIZE[0]))
+    lens = LensBatch.of(Lens(f_m=0.05, f_number=2.0, focus_m=2.0), px_per_mm(SIZE[0]))
     with torch.no_grad():
-        depth = net(frame_tensor(picture, "cpu"), lens)[0].depth_m[0, 0]
-    assert wanted == pytest.approx(depth[18:23, 28:33].median().item())
+        depth = net(image_to_tensor(picture)[None], lens)[0].depth_m[0, 0]
+    wanted = depth[18:23, 28:33].median().item()
     assert run(source, *lens_args(checkpoint), "--focus_px", "30,20", "-o", tmp_path / "clicked") == 0
     assert f"is {wanted:.2f} m away" in capsys.readouterr().out
     assert run(source, *lens_args(checkpoint), "--focus", wanted, "-o", tmp_path / "told") == 0
@@ -250,29 +270,27 @@ def test_memory_does_not_grow_with_the_video(net: BokehFlow):
             picture = np.full((16, 16, 3), number % 256, np.uint8)
             yield TimedFrame(time_s=Fraction(number, 24), name=str(number), picture=watched(picture, number))
 
-    settings = ApplySettings(f_number=2, focal_mm=50, focus=FocusPull(keys=((0.0, 2.0),)))
+    engine = NetworkEngine(net, 2.0, 50.0, 36.0)
     for count in (6, 24):
         most = 0
-        for number, frame in enumerate(photographed(net, frames(count), settings, settings.focus)):
-            watched(frame.picture, 1000 + number)
+        look = Look(names=(), times_s=(), shots=(range(count),), size=(16, 16), source_size=(16, 16))
+        for number, shot in enumerate(engine.photographs(enumerate(frames(count)), look, [2.0] * count)):
+            watched(shot.picture, 1000 + number)
             most = max(most, len(alive))
         assert number == count - 1
         assert most <= 4, most  # the frame at hand and its photograph, and the previous ones not yet let go
-        del frame
+        del shot
 
 
-def test_sizes_may_not_change(net: BokehFlow):
-    settings = ApplySettings(f_number=2, focal_mm=50, focus=FocusPull(keys=((0.0, 2.0),)))
-    frames = [
-        TimedFrame(time_s=Fraction(n), name=f"{n}.png", picture=np.zeros((16, 16 + 4 * n, 3), np.uint8))
-        for n in range(2)
-    ]
-    with pytest.raises(InputError, match=r"1.png is 20x16, the frames before are 16x16"):
-        list(photographed(net, frames, settings, settings.focus))
+def test_sizes_may_not_change(tmp_path: Path):
+    folder = write_folder(tmp_path / "in", 1, (24, 24))
+    Image.new("RGB", (28, 24)).save(folder / "shot1.png")
+    with pytest.raises(InputError, match=r"shot1.png is 28x24, the frames before are 24x24"):
+        list(Film(TimedFolder(folder, 24), None, None, False).frames())
 
 
 @pytest.mark.parametrize("target", ["out.mp4", "out"])
-def test_a_signal_leaves_no_half_file_and_exits_75(tmp_path: Path, checkpoint: Path, monkeypatch, target: str):
+def test_a_signal_leaves_no_half_file_and_exits_75(tmp_path: Path, checkpoint: Path, monkeypatch, capsys, target: str):
     source = write_folder(tmp_path / "in", 8)
     for sink in (VideoSink, FolderSink):
         write, seen = sink.write, []
@@ -286,9 +304,17 @@ def test_a_signal_leaves_no_half_file_and_exits_75(tmp_path: Path, checkpoint: P
         monkeypatch.setattr(sink, "write", interrupted)
     code = run(source, *lens_args(checkpoint), "--focus", 2, "-o", tmp_path / target)
     assert code == 75
-    assert not (tmp_path / target).exists() and not list(tmp_path.rglob(".*"))
+    assert not (tmp_path / target).exists()
     monkeypatch.undo()
+    capsys.readouterr()
     assert run(source, *lens_args(checkpoint), "--focus", 2, "-o", tmp_path / target) == 0, "the same command, as told"
+    assert ("so the unfinished output starts over" in capsys.readouterr().out) == (target == "out")
+    assert not list(tmp_path.glob(".*"))
+    assert run(source, *lens_args(checkpoint), "--focus", 2, "-o", tmp_path / f"straight_{target}") == 0
+    if target == "out":
+        for number in range(8):
+            one, other = (tmp_path / name / f"shot{number}.png" for name in ("out", "straight_out"))
+            assert one.read_bytes() == other.read_bytes()
 
 
 def test_overwriting_a_folder_leaves_nothing_of_what_was_there(tmp_path: Path, checkpoint: Path, capsys):
@@ -307,8 +333,7 @@ def test_overwriting_a_folder_leaves_nothing_of_what_was_there(tmp_path: Path, c
 
 def test_radii_are_limited_by_the_frames_width_and_not_by_the_sensor(net: BokehFlow):
     for sensor_mm in (6.0, 24.0, 36.0):
-        settings = ApplySettings(f_number=2, focal_mm=50, focus=FocusPull(keys=((0.0, 2.0),)), sensor_mm=sensor_mm)
-        lens = settings.lens_batch(net, 2.0, 427)
+        lens = NetworkEngine(net, 2.0, 50.0, sensor_mm).lens_batch(2.0, 427)
         assert float(radius_limit_px(lens, net.config)) == pytest.approx(15.5)
 
 
@@ -339,7 +364,8 @@ def test_a_network_whose_depth_is_no_number(tmp_path: Path, net: BokehFlow, caps
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["--f_number", "0.5"], "--f_number must be in [1, 22], got 0.5"),
+        (["--f_number", "0.9"], "--f_number must be in [1, 22], got 0.9"),
+        (["--f_number", "0.1"], "--f_number must be in [0.5, 64], got 0.1"),
         (["--focal_mm", "500"], "--focal_mm must be in [10, 200], got 500"),
         (["--sensor_mm", "0"], "--sensor_mm must be in [1, 100]"),
         (["--device", "cuda"], "sees no CUDA device"),
@@ -359,7 +385,9 @@ def test_flags_out_of_range(tmp_path: Path, checkpoint: Path, capsys, args, mess
 def test_focus_out_of_range_or_outside_the_frame(tmp_path: Path, checkpoint: Path, capsys):
     source = write_folder(tmp_path / "in", 1)
     assert run(source, *lens_args(checkpoint), "--focus", 0.01, "-o", tmp_path / "out") == 2
-    assert "--focus must be in [0.1, 100] m, got 0.01" in capsys.readouterr().err
+    assert "--focus must be in [0.05, 1000] m, got 0.01" in capsys.readouterr().err
+    assert run(source, *lens_args(checkpoint), "--focus", 0.08, "-o", tmp_path / "out") == 2
+    assert "with a network the focus must be in [0.1, 100] m, got 0.08" in capsys.readouterr().err
     assert run(source, *lens_args(checkpoint), "--focus_px", "48,3", "-o", tmp_path / "out") == 2
     assert "--focus_px 48,3 lies outside the 48x32 frame" in capsys.readouterr().err
     with pytest.raises(SystemExit) as caught:

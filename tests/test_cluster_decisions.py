@@ -209,7 +209,7 @@ def test_what_is_done_with_other_settings_is_not_passed_over(
 def test_a_gate_out_of_time_says_what_to_run(
     scene_project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    """It is warned while a stage runs in it: not put back, since the stage would begin again and be no faster."""
+    """It is warned while a stage runs in it: not requeued, since the stage would begin again and be no faster."""
     scene_project.run_upto(3)
     run = replace(run_of(scene_project, "stop"), stages=(Stage.of(phase_named("calibrate"), ()),))
     brake = Brake(scene_project.root / "brake")

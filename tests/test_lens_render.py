@@ -6,14 +6,17 @@ from itertools import pairwise
 import pytest
 import torch
 
-from pipeline.optics import Aperture, Lens, OpticsError, defocus_px, linear_to_srgb, render_lens_blur
+from pipeline.optics import Aperture, Lens, OpticsError, defocus_px, linear_to_srgb, px_per_mm, render_lens_blur
 from pipeline.optics.background import hidden_background
 from pipeline.optics.edges import split_mixed
 from pipeline.optics.layers import radius_grid
 from pipeline.optics.reference import render_reference
+from pipeline.raytrace import render_frame, render_photograph
+from pipeline.raytrace.scenes.bars import BarsCase
 
 STEP = 1 / 255  # one step of an 8-bit picture
 F = torch.nn.functional
+THIN = {"widths_px": (2.0, 3.0), "spacing_px": 24.0, "width": 72, "height": 56, "wall": "letters", "seed": 3}
 
 
 def linear(light, defocus, **options):
@@ -268,6 +271,26 @@ def test_planes_match_an_exact_thin_lens(near, far, wanted_db):
         assert error < 0.5 * float(
             ((blind - photograph) ** 2).mean()
         )  # far ahead of each pixel blurred by its own radius
+
+
+@pytest.mark.parametrize(
+    ("case", "wanted_db"),
+    [
+        (BarsCase(angle_deg=14, near_px=0, far_px=7, **THIN), 33.7),
+        (BarsCase(angle_deg=5, near_px=-5, far_px=0, **THIN), 29.8),
+        (BarsCase(angle_deg=7, near_px=-5, far_px=0, cross_deg=90, **THIN), 28.7),
+    ],
+    ids=["sharp", "blurred", "crossing"],
+)
+def test_thin_bars_match_a_ray_traced_photograph(case, wanted_db):
+    scene, lens = case.scene(), case.lens()
+    size = {"width": case.width, "height": case.height}
+    frame = render_frame(scene, 0, supersample=4, **size)
+    photograph = torch.from_numpy(render_photograph(scene, 0, lens, samples=100, workers=1, **size)).permute(2, 0, 1)
+    defocus = defocus_px(torch.from_numpy(frame.depth_m), lens, px_per_mm(case.width))
+    blurred = linear(torch.from_numpy(frame.linear).permute(2, 0, 1), defocus)
+    error = (linear_to_srgb(blurred.clamp(0, 1)) - linear_to_srgb(photograph.clamp(0, 1)))[:, 8:-8, 8:-8]
+    assert -10 * math.log10(float((error**2).mean())) > wanted_db
 
 
 # 5 apertures

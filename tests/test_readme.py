@@ -8,8 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import av
 import pytest
-from conftest import REPOSITORY, write_scene
+from conftest import REPOSITORY, moving_frames, write_scene
 
 import pipeline
 
@@ -27,9 +28,21 @@ def commands() -> list[str]:
     return [line for line in lines if line.startswith("python ")]
 
 
+def write_clip(path: Path) -> None:
+    """A short video with its depth in a folder of its name."""
+    write_scene(path.parent, path.stem, 3)
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("libx264", rate=24)
+        stream.width, stream.height, stream.pix_fmt = 72, 48, "yuv420p"
+        for picture in moving_frames(3):
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        out.mux(stream.encode(None))
+
+
 def test_readme_commands_run_on_a_users_folder(tmp_path: Path):
     write_scene(tmp_path / "data", "bear", 16)
     write_scene(tmp_path / "data", "street", 16, seed=4)
+    write_clip(tmp_path / "clip.mp4")
     (tmp_path / "scripts").symlink_to(REPOSITORY / "scripts")
     assert len(commands()) >= 10
     for command in commands():

@@ -9,7 +9,7 @@ import pytest
 from conftest import Project
 
 from pipeline.media.cuts import CutDetector
-from pipeline.media.depth_files import find_delivered_depth
+from pipeline.media.delivered_depth import find_delivered_depth
 from pipeline.media.sources import open_source
 from pipeline.storage.scene import Scene, SceneIndex
 

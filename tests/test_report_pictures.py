@@ -14,7 +14,6 @@ from pipeline.media.depth_files import encode_npz
 from pipeline.report import motion
 from pipeline.report.causes import by_cause
 from pipeline.report.colours import SKY, depth_scale
-from pipeline.report.embed import require_inside
 from pipeline.report.facts import gather
 from pipeline.report.hero import make_hero
 from pipeline.report.motion import make_clip
@@ -121,24 +120,18 @@ def test_links_out_of_the_output_are_not_followed(out: Path, tmp_path: Path, whi
     moved.rename(secret)
     moved.symlink_to(secret)
     strip = strip_of(out)
-    assert not strip.sharp.uri and "by a symbolic link" in strip.sharp.problem and not strip.complete
+    assert not strip.sharp.uri and "is a link to" in strip.sharp.problem and not strip.complete
     facts = gather(out)
     hero = make_hero(facts, draw_strips(facts).by_scene)
     assert hero is None or not hero.sharp.uri
-    assert "the page shows only what lies in it" in render_page(out)
+    assert "no link is followed" in render_page(out)
 
 
-def test_links_inside_the_output_and_to_it_are_followed(out: Path, tmp_path: Path):
-    scene = Scene(out, "tiny")
-    path = scene.sharp_path(9)
-    path.rename(path.with_name("other.png"))
-    path.symlink_to("other.png")
+def test_the_output_itself_may_be_a_link(out: Path, tmp_path: Path):
     (tmp_path / "link").symlink_to(out)
-    assert strip_of(tmp_path / "link").sharp.uri
-    path.unlink()
-    path.symlink_to(path.name)
-    with pytest.raises(InputError, match="cannot be reached"):
-        require_inside(path, out)
+    strip = strip_of(tmp_path / "link")
+    assert strip.complete and strip.scale is not None
+    assert make_clip(Scene(tmp_path / "link", "tiny"), 18, 0, strip.scale) is not None
 
 
 def test_equal_findings_of_many_scenes_are_one_line():

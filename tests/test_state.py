@@ -18,8 +18,9 @@ from pipeline.errors import InputError
 from pipeline.media.depth_files import encode_npz, resize_depth
 from pipeline.media.prefetch import WriteBehind, map_ahead, map_processes, prefetch
 from pipeline.reporter import Reporter
+from pipeline.storage.appending import append_line
 from pipeline.storage.completion import DoneRecord, Journal, as_stored, fingerprint, first_difference
-from pipeline.storage.files import append_line, read_json, remove_leftovers, write_bytes, write_json
+from pipeline.storage.files import read_json, remove_leftovers, write_bytes, write_json
 from pipeline.storage.lease import Lease
 from pipeline.storage.scene import Scene
 

@@ -1,6 +1,5 @@
 """The seam of the trainer, with a family that exists only here: see tests/families/duel."""
 
-import ast
 import json
 import os
 import signal
@@ -82,19 +81,6 @@ def test_a_family_is_found_by_its_folder(monkeypatch):
     assert "duel" not in family_names()
     with pytest.raises(UsageError, match=r"there is no network family 'duel'; task.name must be one of: bokehflow"):
         task_class("duel")
-
-
-def test_no_shared_room_of_model_knows_a_network():
-    """Data, then evaluation, then training; families stand on all three, and none of them imports a family."""
-    rooms = ("data", "evaluation", "training")
-    for level, room in enumerate(rooms):
-        allowed = ("model.errors", *(f"model.{name}" for name in rooms[: level + 1]))
-        for path in (REPOSITORY / "model" / room).glob("*.py"):
-            tree = ast.parse(path.read_text())
-            names = [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
-            names += [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
-            wrong = [name for name in names if name.startswith("model.") and not name.startswith(allowed)]
-            assert not wrong, f"{path.relative_to(REPOSITORY)} imports {wrong}"
 
 
 def test_a_config_has_the_sections_of_its_family(tmp_path: Path):

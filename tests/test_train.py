@@ -258,6 +258,7 @@ def test_a_checkpoint_says_what_its_numbers_mean(whole_run: Path):
     assert json.loads(metadata["conventions"]) == CONVENTIONS and "FULL frame" in CONVENTIONS["px_per_mm"]
     loaded = load_model(whole_run / "checkpoints/step_000006")
     assert loaded.step == 6 and loaded.training["optim"]["lr"] == 1e-3 and not loaded.net.training
+    assert loaded.training["trained_on"] == {"kind": "scenes", "scenes": 1}
     average = load_file(whole_run / "checkpoints/step_000006/resume/average.safetensors")
     assert all(torch.equal(parameter, average[name]) for name, parameter in loaded.net.named_parameters())
 

@@ -23,7 +23,7 @@ from pipeline.engines.vda.architecture import PUBLISHED
 from pipeline.engines.vda.network import VideoDepthNetwork, load_network, read_state
 from pipeline.engines.vda.preprocess import network_size, normalise, resize_frame
 from pipeline.engines.vda.temporal import sinusoids
-from pipeline.engines.vda.windows import stream_depth
+from pipeline.engines.vda.windows import fresh_frames, stream_depth
 from pipeline.errors import InputError, UsageError
 from pipeline.storage.scene import Scene
 from pipeline.weights import DamagedWeightsError
@@ -484,3 +484,65 @@ def test_cuda_equals_the_reference(tiny: Path):
         depth = made.estimate(clip_of(frames), lambda: None)
         assert np.abs(depth - expected).max() / expected.max() < tolerance, precision
     assert load_engine("depth", "vda", options, "cuda", DepthEstimator).options.precision == "fp16"
+
+
+# --- any length as one video -------------------------------------------------------------------------------------------
+
+
+def test_a_video_entered_in_the_middle_gives_the_same():
+    for count in (1, 31, 32, 33, 45, 90, 130):
+        inputs = toy_inputs(count)
+        whole, _, _ = toy_stream(inputs)
+        for first in {0, 1, 9, 10, 31, 32, 33, 53, 54, 64, 65, 87, count - 1}:
+            if first >= count:
+                continue
+            asked: list[int] = []
+
+            def encode(new: range, inputs: list = inputs, asked: list = asked) -> list[torch.Tensor]:
+                asked.extend(new)
+                return [torch.from_numpy(np.stack([inputs[index] for index in new]))]
+
+            blocks = stream_depth(encode, lambda x, w: torch.from_numpy(toy_window(x[0].numpy()))[w], count, first)
+            assert np.array_equal(torch.cat(list(blocks)).numpy(), whole[first:]), (count, first)
+            assert asked == [index for new in fresh_frames(count, first) for index in new] == sorted(set(asked))
+            assert first < 76 or len(asked) < count, "what nothing needs is not looked at"
+
+
+def test_the_network_sees_frames_as_they_were_shot(tiny: Path, monkeypatch: pytest.MonkeyPatch):
+    """Phase 2 makes 848x480 of 854x480; the authors' program shows the network 924x518 of both that and 1080p."""
+    assert network_size(848, 480) == (910, 518) and network_size(1920, 1088) == (910, 518)
+    assert network_size(854, 480) == network_size(1920, 1080) == (924, 518)
+    sizes = []
+    really = VideoDepthNetwork.encode
+    monkeypatch.setattr(VideoDepthNetwork, "encode", lambda self, x: sizes.append(x.shape[2:]) or really(self, x))
+    frames = [cv2.resize(texture(40, 72), (848, 480))] * 2
+    clip = Clip(range(2), lambda index: frames[index], None, (854, 480))
+    depth = engine(tiny.parent, input_size="210").estimate(clip, lambda: None)
+    assert depth.shape == (2, 480, 848) and set(sizes) == {(210, 378)}
+    assert network_size(848, 480, 210) == (364, 210), "the size that phase 2's rounding would have given"
+
+
+@pytest.mark.parametrize(
+    "count", [100, pytest.param(300, marks=pytest.mark.slow), pytest.param(600, marks=pytest.mark.slow)]
+)
+def test_a_scene_of_any_length_is_one_video(project: Project, tiny: Path, network: VideoDepthNetwork, count: int):
+    """Phase 3 from files to files against the whole-video scheme with all frames in memory; then resumed in the middle."""
+    small = [texture(32, 48 + 2, seed) for seed in range(7)]
+    frames = [small[number % 7][:, number % 3 : number % 3 + 48] for number in range(count)]
+    write_scene(project.raw, "long", frames, depth=False)
+    assert project.run(1) == 0 and project.run(2, "--engine", "none", "--no_temporal_avg") == 0
+    assert run_vda(project, tiny.parent) == 0, project.text
+    scene = Scene(project.out, "long")
+    with torch.inference_mode():
+        inputs = [prepare(frame, network_size(48, 32, 28)) for frame in frames]
+        maps = reference.whole_video(inputs, lambda window: network(torch.from_numpy(window)).numpy())
+    for number in range(count):
+        expected = reference.bilinear(maps[number][None], (32, 48), True)[0]
+        stored = np.load(scene.depth_path(number))["depth"].astype(np.float64)
+        assert np.abs(stored / expected - 1).max() < 2e-3, f"frame {number}: float16 and float32 rounding"
+    before = tree(scene.dir)
+    for number in (count // 2, count // 2 + 1):
+        scene.depth_path(number).unlink()
+    assert run_vda(project, tiny.parent) == 0 and tree(scene.dir) == before, "resumed is as never interrupted"
+    record = json.loads((scene.depth_dir / ".done").read_text())
+    assert record["fields"]["settings"] == {"chunk": "whole scene"}

@@ -23,12 +23,14 @@ class RunData:
         clips: what validations look at.
         lines: for the log, how much there is and what was skipped.
         digest: changes when the training data do.
+        seen: "kind" and number of "scenes" that the weights learn from, for whoever uses them.
     """
 
     source: SampleSource[Clip]
     clips: list[EvalClip]
     lines: tuple[str, ...]
     digest: str
+    seen: dict[str, str | int]
 
 
 def build_data(
@@ -53,6 +55,7 @@ def build_data(
             clips=pair_clips(val_pairs),
             lines=(f"train: {pairs.describe()}", f"val: {val_pairs.describe()}"),
             digest=fingerprint({"pairs": [pair.name for pair in pairs.pairs]}),
+            seen={"kind": "photographs", "scenes": len(pairs.pairs)},
         )
     train = find_scenes(root, train_split, min_frames=clip.clip_frames, min_size=clip.min_size, coc_model=coc_model)
     val = find_scenes(root, val_split, coc_model=coc_model)
@@ -61,4 +64,5 @@ def build_data(
         clips=scene_clips(val),
         lines=(train.describe(), val.describe()),
         digest=fingerprint({scene.scene_id: scene.fingerprint for scene in train.scenes}),
+        seen={"kind": "scenes", "scenes": len(train.scenes)},
     )

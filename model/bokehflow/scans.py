@@ -102,6 +102,7 @@ class BiGDR(nn.Module):
         """
         together = torch.is_grad_enabled() or x[..., 0].numel() <= TOKENS_TOGETHER
         groups = [[0, 1, 2, 3]] if together else [[0], [1], [2], [3]]
+        # In float32: under autocast four shares that should sum to one would not.
         share = torch.softmax(self.direction_gate(x).float(), dim=-1).to(x.dtype)
         total, finals = None, []
         for group in groups:
@@ -119,15 +120,19 @@ class BiGDR(nn.Module):
         batch, height, width, channels = x.shape
         heads, size = self.config.heads, self.config.head_dim
         part = slice(group[0], group[-1] + 1)
+        # One matrix product for all directions and all of q, k, v, a, b, while the tokens still lie as the image does; the
+        # reordering into scans moves its result once.
         features = F.linear(x, self.project[part].flatten(0, 1)).view(batch, height, width, len(group), self.features)
         q, k, v, gates = torch.split(to_scans(features, group), [heads * size] * 3 + [2 * heads], dim=-1)
+        # to_scans stacks directions before samples, so a direction's bias is repeated for each sample.
         bias = self.gate_bias[part].repeat_interleave(batch, dim=0)[:, None]
+        # Gates near 1 decide how long a state lives: bf16 has 8 bits there, too few to tell 0.998 from 1.
         alpha_logit, beta_logit = (gates.float() if gates.dtype != torch.float64 else gates).add(bias).chunk(2, dim=-1)
         blur = None if mean_blur is None else mean_blur.repeat(len(group))
         q, k, v = (torch.unflatten(x, -1, (heads, size)) for x in (q, k, v))
         out, final = gated_delta_rule(
             q,
-            unit_keys(k),
+            unit_keys(k),  # of length 1, so that a write replaces what its key held and nothing else
             v,
             self.decay(alpha_logit, blur),
             torch.sigmoid(beta_logit),
@@ -135,6 +140,7 @@ class BiGDR(nn.Module):
             chunk_size=self.config.chunk_size,
             backend=self.config.backend,
         )
+        # Back to the image first: the output gate and projection are per pixel, whatever order the scan had.
         y = from_scans(out.flatten(-2), group, height, width)  # (B, h, w, S, inner)
         gate = F.linear(x, self.out_gate[part].flatten(0, 1), self.out_gate_bias[part].flatten())
         y = torch.einsum("bhwsi,sic->bhwsc", y * torch.sigmoid(gate).view_as(y), self.out[part])
@@ -147,6 +153,7 @@ def to_scans(x: Tensor, group: list[int]) -> Tensor:
     """(B, h, w, S, F) -> (S*B, L, F): each direction's features in the order it meets the tokens."""
     sequences = []
     for s, direction in enumerate(group):
+        # 0 and 1 run along rows, 2 and 3 along columns; the odd ones from the end.
         plane = x[..., s, :] if direction < 2 else x[..., s, :].transpose(1, 2)
         tokens = plane.flatten(1, 2)
         sequences.append(tokens.flip(1) if direction % 2 else tokens)

@@ -98,6 +98,9 @@ class BokehFlowTask(Task[ClipBatch]):
             sheet=sheet_png([(result.name, result.images) for result in results], SHEET_COLUMNS),
         )
 
+    def trained_on(self) -> dict[str, str | int]:
+        return self.data.seen
+
     def fields(self) -> Fields:
         """With the weight that the perceptual term really has: it depends on a file being there."""
         found = self.settings.fields()

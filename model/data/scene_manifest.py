@@ -1,7 +1,9 @@
 """Which generated scenes can be learned from, and why the others cannot.
 
 A scene counts when its four `.done` records are there, its files are all there and its metadata makes sense. Everything
-else is skipped with a reason, so that a run that trained on 3 of 90 scenes says so in its first line.
+else is skipped with a reason, so that a run that trained on 3 of 90 scenes says so in its first line. A scene whose images,
+depth and photographs were not made from one another is no matter of skipping: something is wrong with the data set, and the
+command that mends it is named.
 """
 
 import math
@@ -9,7 +11,8 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.errors import InputError, UsageError
+from pipeline.errors import InputError, StaleError, UsageError
+from pipeline.hints import phase_command
 from pipeline.storage.completion import DoneRecord
 from pipeline.storage.files import names_in
 from pipeline.storage.scene import CONTRACT, SPLITS, LensSet, Scene, scene_folders
@@ -86,7 +89,8 @@ def find_scenes(
         only: scene ids to look at; empty means all.
 
     Raises:
-        UsageError: there is no such folder or split, or not one usable scene; the message has the reasons.
+        UsageError: there is no such folder or split, not one usable scene, or a scene with modalities that were not made
+            from one another; the message has the reasons.
     """
     if split not in SPLITS:
         raise UsageError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
@@ -94,6 +98,7 @@ def find_scenes(
         raise UsageError(f"there is no folder of generated scenes {out_root}; run the pipeline first (make demo)")
     scenes: list[TrainingScene] = []
     skipped: dict[str, str] = {}
+    stale: dict[str, str] = {}
     unknown_split = [scene.scene_id for scene in scene_folders(out_root) if scene.read_split() is None]
     skipped |= dict.fromkeys(unknown_split, "split.txt holds no split")
     for scene in scene_folders(out_root):
@@ -103,8 +108,12 @@ def find_scenes(
             found = read_scene(scene)
             _check_use(found, min_frames, min_size, coc_model)
             scenes.append(found)
+        except StaleError as error:
+            stale[scene.scene_id] = str(error)
         except InputError as error:
             skipped[scene.scene_id] = str(error)
+    if stale:
+        raise UsageError(f"{len(stale)} scenes of {out_root} mix what was not made from one another. {_listed(stale)}")
     if not scenes:
         why = f": {_listed(skipped)}" if skipped else f"; no scene folder there has split {split!r}"
         raise UsageError(f"the {split} split of {out_root} has no scene that can be used{why}")
@@ -116,13 +125,17 @@ def read_scene(scene: Scene) -> TrainingScene:
 
     Raises:
         InputError: a phase is unfinished, files are missing, or the metadata cannot be right.
+        StaleError: depth, labels or photographs were made from other images or other depth than are there now.
     """
+    records: dict[str, DoneRecord] = {}
     fingerprint = ""
     for folder in (scene.folder(modality) for made in CONTRACT for modality in made.modalities):
         record = DoneRecord.read(folder)
         if record is None:
             raise InputError(f"{folder.name} is not finished (no .done)")
         fingerprint = record.fingerprint
+        records[record.phase] = _same_phase(folder, records.get(record.phase), record)
+    _check_upstream(scene, records)
     metadata = scene.read_metadata()
     sets = tuple(scene.lens_sets())
     try:
@@ -150,6 +163,32 @@ def read_scene(scene: Scene) -> TrainingScene:
         sets=sets,
         fingerprint=fingerprint,
     )
+
+
+def _check_upstream(scene: Scene, records: dict[str, DoneRecord]) -> None:
+    """StaleError when a record names another upstream fingerprint than the one that is there."""
+    for name, record in records.items():
+        for upstream, recorded in record.upstream.items():
+            if upstream in records and records[upstream].fingerprint != recorded:
+                raise StaleError(
+                    f"{name} was made with another {upstream} than is there ({recorded} -> "
+                    f"{records[upstream].fingerprint}); run: {_redo(scene, name)}"
+                )
+
+
+def _same_phase(folder: Path, before: DoneRecord | None, record: DoneRecord) -> DoneRecord:
+    """Folders that one phase writes together, as labels and photographs, have one fingerprint."""
+    if before is not None and before.fingerprint != record.fingerprint:
+        scene = Scene(folder.parents[1], folder.parent.name)
+        raise StaleError(
+            f"{record.phase} was made with another {record.phase} than is there ({before.fingerprint} -> "
+            f"{record.fingerprint}); run: {_redo(scene, record.phase)}"
+        )
+    return record
+
+
+def _redo(scene: Scene, phase: str) -> str:
+    return phase_command(phase, "--out_root", str(scene.dir.parent), "--scene", scene.scene_id, "--on_stale", "redo")
 
 
 def _check_use(found: TrainingScene, min_frames: int, min_size: tuple[int, int], coc_model: str | None) -> None:

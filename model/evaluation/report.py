@@ -4,7 +4,6 @@ It writes `report/network.json` and images into the output folder; the page itse
 network is called, and which figures matter, its family says.
 """
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 from model.evaluation.scores import NetworkPage
 from pipeline.errors import UsageError
 from pipeline.media.images import PICTURE_SUFFIXES, natural_key
+from pipeline.storage.appending import read_records
 from pipeline.storage.files import read_json, write_bytes, write_json
 
 APPLIED_FRAMES = 3
@@ -33,14 +33,14 @@ def curves(run: Path, shown: Mapping[str, str]) -> list[tuple[str, list[tuple[in
     if not path.is_file():
         raise UsageError(f"there is no {path}; {run} must be the folder of a training run")
     found: dict[str, dict[int, float]] = {name: {} for name in shown}
-    for line in path.read_text().splitlines():
-        try:
-            logged = json.loads(line)
-        except ValueError:
-            continue  # a torn last line
+    for logged in read_records(path):
+        step = logged.get("step")
+        if logged.get("kind") != "train" or not isinstance(step, int):
+            continue
         for name in shown:
-            if logged.get("kind") == "train" and name in logged and math.isfinite(logged[name]):
-                found[name][logged["step"]] = logged[name]
+            value = logged.get(name)
+            if isinstance(value, float | int) and abs(value) < math.inf:  # an integer too long for a float compares too
+                found[name][step] = value
     return [(shown[name], sorted(points.items())) for name, points in found.items() if points]
 
 

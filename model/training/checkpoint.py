@@ -24,6 +24,7 @@ from torch import Tensor, as_tensor
 from model.errors import CheckpointError
 from model.training.families import DEFAULT_FAMILY
 from model.training.network_file import (
+    BEST_NAME,
     FORMAT,
     MODEL_NAME,
     digest_of,
@@ -33,9 +34,19 @@ from model.training.network_file import (
 )
 from model.training.optim import Ema
 from model.training.task import Task
-from pipeline.errors import InputError, UsageError
+from pipeline.errors import UsageError
+from pipeline.storage.bounded import one_line
 from pipeline.storage.completion import Fields, fingerprint, first_difference
-from pipeline.storage.files import dump_json, read_json, sync_folder, write_bytes, write_json
+from pipeline.storage.files import (
+    Fence,
+    dump_json,
+    no_fence,
+    read_json,
+    sync_folder,
+    write_bytes,
+    write_if_changed,
+    write_json,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,11 +70,12 @@ def step_folder(out_dir: Path, step: int) -> Path:
     return out_dir / "checkpoints" / f"step_{step:06d}"
 
 
-def save_checkpoint(out_dir: Path, task: Task[Any], ema: Ema, state: ResumeState) -> Path:
+def save_checkpoint(out_dir: Path, task: Task[Any], ema: Ema, state: ResumeState, fence: Fence = no_fence) -> Path:
     """Write a checkpoint folder, atomically; one of the same step is replaced.
 
     Raises:
         OSError: as the disk says; nothing half-written stays under a checkpoint's name.
+        LeaseLostError: the fence is a lease's, and the lease was lost.
     """
     target = step_folder(out_dir, state.step)
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
@@ -88,9 +100,13 @@ def save_checkpoint(out_dir: Path, task: Task[Any], ema: Ema, state: ResumeState
         write_json(partial / "resume" / "state.json", stored)
         sync_folder(partial / "resume")
         sync_folder(partial)
+        fence()
         shutil.rmtree(target, ignore_errors=True)
         partial.rename(target)
         sync_folder(target.parent)
+    except OSError:
+        fence()  # what a successor swept looks like a failing disk
+        raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return target
@@ -103,9 +119,10 @@ def _files(task: Task[Any], ema: Ema, state: ResumeState) -> dict[str, bytes]:
     averaged = {name: ema.weights.get(name, tensor) for name, tensor in kept.items()}
     assert all(name in ema.weights or name in buffers for name in averaged), "the average holds every parameter"
     published = task.published(averaged)
+    training = state.fields | ({"trained_on": dict(task.trained_on())} if task.trained_on() else {})
     return {
         MODEL_NAME: network_bytes(
-            state.family, task.network_config(), task.conventions, published, state.step, state.fields
+            state.family, task.network_config(), task.conventions, published, state.step, training
         ),
         "resume/weights.safetensors": tensor_bytes(kept),
         "resume/average.safetensors": tensor_bytes(ema.weights),
@@ -146,10 +163,12 @@ def read_state(folder: Path) -> ResumeState:
         if state.fingerprint != stored["fingerprint"]:
             raise CheckpointError(f"{folder}/resume/state.json is damaged: its fields are not its fingerprint's")
         return state
-    except (InputError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{folder} is no whole checkpoint: {error}") from None
+    except CheckpointError:
+        raise
     except OSError as error:
         raise CheckpointError(f"{folder} is no whole checkpoint: {error.filename}: {error.strerror}") from None
+    except Exception as error:
+        raise CheckpointError(f"{folder} is no whole checkpoint: {one_line(error)}") from None
 
 
 def find_resume(
@@ -222,5 +241,21 @@ def prune(out_dir: Path, keep_last: int, step: int, best_step: int | None) -> No
     for found, folder in folders:
         if found not in kept:
             shutil.rmtree(folder, ignore_errors=True)
+    sweep_partials(out_dir)
+
+
+def sweep_partials(out_dir: Path) -> None:
+    """Remove what killed or superseded writers left; from then on none of them can finish a checkpoint. Only the holder of
+    the run's lease may call this."""
     for leftover in (out_dir / "checkpoints").glob(".step_*.partial"):
         shutil.rmtree(leftover, ignore_errors=True)
+
+
+def note_best(out_dir: Path, score_name: str, state: ResumeState, fence: Fence = no_fence) -> None:
+    """best.json, from what the newest checkpoint knows. Also after a resume: a kill may have come between the two."""
+    path = out_dir / BEST_NAME
+    if state.best_step is None:
+        fence()
+        path.unlink(missing_ok=True)
+        return
+    write_if_changed(path, dump_json({"step": state.best_step, score_name: state.best_score}).encode(), fence)

@@ -9,7 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from pipeline.storage.files import append_line, write_bytes
+from pipeline.storage.appending import OwnAppender, read_records
+from pipeline.storage.files import Fence, no_fence, write_bytes
 
 
 class TrainLog:
@@ -18,15 +19,17 @@ class TrainLog:
     Args:
         out_dir: of the run; exists.
         first_step: the step that comes next: what was logged from there on is dropped.
+        fence: raises when this process may not write there any more.
     """
 
-    def __init__(self, out_dir: Path, first_step: int) -> None:
+    def __init__(self, out_dir: Path, first_step: int, fence: Fence = no_fence) -> None:
         from torch.utils.tensorboard import SummaryWriter  # slow to import, and only training needs it
 
         self._path = out_dir / "train.jsonl"
         self._images = out_dir / "pictures"
         self._images.mkdir(exist_ok=True)
-        self._drop_from(first_step)
+        self._fence = fence
+        self._file = OwnAppender(self._path, self._lines_before(first_step), fence)
         self._board = SummaryWriter(str(out_dir / "tensorboard"), purge_step=first_step)
 
     def __enter__(self) -> "TrainLog":
@@ -34,12 +37,12 @@ class TrainLog:
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
         self._board.close()
+        self._file.close()
 
-    def _drop_from(self, first_step: int) -> None:
-        if not self._path.exists():
-            return
-        kept = [line for line in self._path.read_text().splitlines() if _step_of(line) < first_step]
-        write_bytes(self._path, "".join(f"{line}\n" for line in kept).encode())
+    def _lines_before(self, first_step: int) -> list[str]:
+        """Of earlier attempts; lines that a kill tore are left behind."""
+        whole = read_records(self._path)
+        return [json.dumps(line) for line in whole if isinstance(line.get("step"), int) and line["step"] < first_step]
 
     def add(self, kind: str, step: int, values: dict[str, Any]) -> None:
         """One line, and one point per number for TensorBoard.
@@ -49,7 +52,7 @@ class TrainLog:
             step: optimiser steps taken before this one.
             values: numbers, or None for what was not measured.
         """
-        append_line(self._path, json.dumps({"kind": kind, "step": step, **values}, allow_nan=False))
+        self._file.append(json.dumps({"kind": kind, "step": step, **values}, allow_nan=False))
         for name, value in values.items():
             if isinstance(value, (int, float)):
                 self._board.add_scalar(f"{kind}/{name}", value, step)
@@ -57,12 +60,5 @@ class TrainLog:
     def sheet(self, step: int, png: bytes) -> Path:
         """A validation sheet; returns its path."""
         path = self._images / f"step_{step:06d}.png"
-        write_bytes(path, png)
+        write_bytes(path, png, self._fence)
         return path
-
-
-def _step_of(line: str) -> float:
-    try:
-        return json.loads(line)["step"]
-    except (json.JSONDecodeError, KeyError, TypeError):
-        return float("inf")  # a line torn by a kill

@@ -5,7 +5,7 @@
     config        JSON, what the family builds the network from
     conventions   JSON, what the numbers mean
     step          optimiser steps of the run
-    training      JSON, the settings it was trained with
+    training      JSON, the settings it was trained with, and under "trained_on" what data it saw
 
 Nothing executes on loading.
 """
@@ -25,7 +25,8 @@ from torch import Tensor, nn
 
 from model.errors import CheckpointError
 from model.training.families import DEFAULT_FAMILY, task_class
-from pipeline.errors import UsageError
+from pipeline.errors import InputError, UsageError
+from pipeline.storage.bounded import one_line, open_regular
 from pipeline.storage.files import read_json
 
 FORMAT = "bokehflow-1"  # this project's, whichever the family
@@ -54,8 +55,16 @@ def digest_of(data: bytes) -> str:
 
 
 def tensor_bytes(tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> bytes:
-    """A safetensors file."""
-    return to_bytes({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata)
+    """A safetensors file; equal tensors and metadata give equal bytes.
+
+    The library writes the metadata in the order of a hash that differs from process to process, so the header is written
+    again, sorted. It is JSON behind eight bytes of length, padded with spaces to a multiple of eight.
+    """
+    data = to_bytes({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata)
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8:end]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + data[end:]
 
 
 def network_bytes(
@@ -98,7 +107,7 @@ def find_model(path: Path) -> Path:
     folders = dict(step_folders(path))
     if (path / BEST_NAME).is_file():
         best = read_json(path / BEST_NAME, "the record of the best checkpoint").get("step")
-        if best in folders:
+        if isinstance(best, int) and best in folders:
             return folders[best] / MODEL_NAME
     for step in sorted(folders, reverse=True):
         if (folders[step] / MODEL_NAME).is_file():
@@ -115,10 +124,13 @@ def family_of(path: Path) -> str:
     """
     file = find_model(path)
     try:
+        open_regular(file).close()
         with safe_open(file, "pt") as opened:
             return _family(file, opened.metadata() or {})
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{file} cannot be read, it is truncated or damaged: {error}") from None
+    except (CheckpointError, UsageError):
+        raise
+    except Exception as error:
+        raise CheckpointError(f"{file} cannot be read, it is truncated or damaged: {one_line(error)}") from None
 
 
 def _family(file: Path, metadata: Mapping[str, str]) -> str:
@@ -138,6 +150,7 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> Loaded[nn.Modu
     """
     file = find_model(path)
     try:
+        open_regular(file).close()
         with safe_open(file, "pt") as opened:
             metadata = opened.metadata() or {}
             weights = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  safe_open is no dict
@@ -146,14 +159,18 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> Loaded[nn.Modu
         net = task_class(family).load_network(config, weights)
         training = json.loads(metadata["training"])
         step = int(metadata["step"])
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{file} cannot be read, it is truncated or damaged: {error}") from None
+    except CheckpointError:
+        raise
+    except (SafetensorError, OSError, InputError) as error:
+        raise CheckpointError(f"{file} cannot be read, it is truncated or damaged: {one_line(error)}") from None
     except UsageError as error:  # a family that this version does not have
         raise CheckpointError(f"{file}: {error}") from None
-    except (KeyError, ValueError, TypeError) as error:
-        raise CheckpointError(f"{file}: the metadata does not describe a network: {error!r}") from None
+    except RecursionError as error:
+        raise CheckpointError(f"{file}: the metadata does not describe a network: {one_line(error)}") from None
     except RuntimeError as error:  # load_state_dict: names or shapes
         raise CheckpointError(f"{file}: the weights are not those of its config: {error}") from None
+    except Exception as error:  # a config that is none, or one of a network that fits into no memory
+        raise CheckpointError(f"{file}: the metadata does not describe a network: {error!r}"[:1000]) from None
     return Loaded(
         net=net.to(device).eval(),
         family=family,

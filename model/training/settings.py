@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
 from model.training.families import DEFAULT_FAMILY, task_class
-from pipeline.errors import UsageError
+from pipeline.errors import InputError, UsageError
+from pipeline.storage.bounded import MIB, one_line, read_bounded
 from pipeline.storage.completion import Fields
 
 Precision = Literal["auto", "float32", "bf16"]
@@ -162,12 +163,13 @@ def load_settings(path: Path, overrides: Sequence[str] = ()) -> TrainSettings:
         UsageError: no such file, no TOML, an unknown family, section or key, or a value that is not allowed.
     """
     try:
-        with path.open("rb") as file:
-            values = tomllib.load(file)
+        values = tomllib.loads(read_bounded(path, MIB).decode())
     except OSError as error:
         raise UsageError(f"the config {path} cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"the config {path} is not TOML, in UTF-8: {error}") from None
+    except InputError as error:
+        raise UsageError(f"the config cannot be read: {error}") from None
+    except Exception as error:  # TOML's own, and what nesting and numbers without end do to its parser
+        raise UsageError(f"the config {path} is not TOML, in UTF-8: {one_line(error)}") from None
     for text in overrides:
         key, equals, value = text.partition("=")
         section, dot, name = key.strip().partition(".")

@@ -7,10 +7,12 @@ parameters only from the second frame on, and several losses share one step.
 What is trained and measured is a `Task`'s to say; nothing here knows a network.
 """
 
+import contextlib
 import math
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +21,19 @@ from accelerate import Accelerator
 
 from model.data.loaders import BatchPlan
 from model.errors import ADVICE, TrainingDivergedError
-from model.training.checkpoint import ResumeState, find_resume, load_resume, prune, save_checkpoint
+from model.training.checkpoint import (
+    ResumeState,
+    find_resume,
+    load_resume,
+    note_best,
+    prune,
+    save_checkpoint,
+    sweep_partials,
+)
 from model.training.families import task_class
 from model.training.gradients import Measured, average_over_processes, backpropagate, clip, parameters_of
 from model.training.log import TrainLog
-from model.training.network_file import BEST_NAME, load_model
+from model.training.network_file import load_model
 from model.training.optim import Ema
 from model.training.settings import TrainSettings
 from model.training.task import Batch, Task
@@ -33,11 +43,13 @@ from pipeline.reporter import Reporter
 from pipeline.seeds import stable_seed
 from pipeline.signals import StopSignals
 from pipeline.storage.completion import Fields
-from pipeline.storage.files import write_json
+from pipeline.storage.files import Fence, no_fence, write_json
+from pipeline.storage.lease import Lease
 
 # A run that was told to stop leaves this file until it goes on: torchrun turns every exit code into 1, and whoever started it
 # may want to know that it can be resumed.
 STOPPED_NAME = "stopped.json"
+WAIT_LIMIT = timedelta(days=1)
 
 
 class Trainer:
@@ -62,6 +74,11 @@ class Trainer:
         torch.set_num_threads(settings.run.threads)
         bf16 = settings.run.precision == "bf16" or (settings.run.precision == "auto" and device == "cuda")
         self._accelerator = Accelerator(cpu=device == "cpu", mixed_precision="bf16" if bf16 else "no")
+        # A group of its own for waiting: collectives of training fail after minutes, so that a dead process is noticed, and
+        # a validation or a slow disk may take hours. A process that dies breaks this one's connections at once.
+        several = self._accelerator.num_processes > 1
+        self._waiting = torch.distributed.new_group(backend="gloo", timeout=WAIT_LIMIT) if several else None
+        self._fence: Fence = no_fence
         self.device, self.is_main = self._accelerator.device, self._accelerator.is_main_process
         self._autocast = bf16
         self._plan = BatchPlan(
@@ -72,8 +89,10 @@ class Trainer:
         )
         torch.manual_seed(stable_seed("weights", settings.run.seed))
         self.task: Task[Any] = task_class(settings.task)(settings, self.device)
-        if settings.run.init_from:
-            self.task.start_from(load_model(Path(settings.run.init_from)))
+        start = load_model(Path(settings.run.init_from)) if settings.run.init_from else None
+        if start is not None:
+            self.task.start_from(start)
+        self._start_digest = "" if start is None else start.digest
         self.net = self.task.net
         self._parameters = parameters_of(self.net, self.task.optimizers)
         self.ema = Ema(self.net, settings.optim.ema_decay, self.task.keeps)
@@ -86,6 +105,11 @@ class Trainer:
         """The task's settings, with what the precision came to: that decides the losses too."""
         found = self.task.fields()
         found["run"]["precision"] = "bf16" if self._autocast else "float32"
+        if self._start_digest:  # the weights, wherever they lie
+            found["run"]["init_from"] = self._start_digest
+        if any(isinstance(module, torch.nn.Dropout) and module.p > 0 for module in self.net.modules()):
+            # What is dropped is drawn for a micro-batch as a whole.
+            found["run"]["micro_batch_size"] = self.settings.run.micro_batch_size
         return found
 
     def run(self) -> ResumeState:
@@ -94,19 +118,38 @@ class Trainer:
         Raises:
             StoppedError: a signal asked for it; everything is saved.
             TrainingDivergedError, InputError: values that are not numbers, see `Task.losses`; data that cannot be read.
+            LeaseHeldError, LeaseLostError: another run is at work in out_dir, or took it over.
         """
+        with contextlib.ExitStack() as stack:
+            if self.is_main:
+                out_dir = self.settings.out_dir
+                (out_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
+                lease = stack.enter_context(Lease(out_dir / "train.lease", self._safe_point))
+                self._fence = lease.check
+                sweep_partials(out_dir)
+                (out_dir / STOPPED_NAME).unlink(missing_ok=True)
+            self._wait()
+            return self._run()
+
+    def _safe_point(self) -> None:
+        if self._signals.received:
+            raise StoppedError(self._signals.received)
+
+    def _wait(self) -> None:
+        """Until all processes are here, however long one of them takes."""
+        if self._waiting is not None:
+            torch.distributed.barrier(group=self._waiting)
+
+    def _run(self) -> ResumeState:
         out_dir = self.settings.out_dir
-        if self.is_main:
-            (out_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
-            (out_dir / STOPPED_NAME).unlink(missing_ok=True)
-        self._accelerator.wait_for_everyone()
         with Reporter("train", out_dir if self.is_main else None) as reporter:
             self._resume(reporter)
             if not self.is_main:
                 self._loop(reporter, None)
                 return self._state
             self._introduce(reporter)
-            with TrainLog(out_dir, self._state.step) as log:
+            note_best(out_dir, self.task.score.name, self._state, self._fence)
+            with TrainLog(out_dir, self._state.step, self._fence) as log:
                 self._loop(reporter, log)
             score = self._state.best_score
             best = "" if score is None else f", best validation {self.task.score.text(score)}"
@@ -141,7 +184,7 @@ class Trainer:
             f"{parameters / 1e6:.2f} M parameters on {self._accelerator.num_processes} x {self.device.type}, "
             f"{'bf16 autocast' if self._autocast else 'float32'}, steps {self._state.step} to {self.settings.run.steps}"
         )
-        write_json(self.settings.out_dir / "settings.json", asdict(self.settings))
+        write_json(self.settings.out_dir / "settings.json", asdict(self.settings), self._fence)
 
     def _loop(self, reporter: Reporter, log: TrainLog | None) -> None:
         run = self.settings.run
@@ -167,7 +210,7 @@ class Trainer:
                 self._save()
             if stop and not last:
                 if self.is_main:
-                    write_json(self.settings.out_dir / STOPPED_NAME, {"step": step + 1, "reason": stop})
+                    write_json(self.settings.out_dir / STOPPED_NAME, {"step": step + 1, "reason": stop}, self._fence)
                 raise StoppedError(stop)
 
     def _step(self, step: int, stream: Iterator[Batch]) -> tuple[Measured, str]:
@@ -245,16 +288,15 @@ class Trainer:
             log.add("validation", step - 1, found.values)
             sheet = f", {log.sheet(step, found.sheet)}" if found.sheet else ""
             reporter.info(f"step {step}: validation {found.summary}{sheet}")
-        self._accelerator.wait_for_everyone()
+        self._wait()
 
     def _save(self) -> None:
         if self.is_main:
             out_dir, state = self.settings.out_dir, self._state
-            save_checkpoint(out_dir, self.task, self.ema, state)
-            if state.best_step == state.step:
-                write_json(out_dir / BEST_NAME, {"step": state.best_step, self.task.score.name: state.best_score})
+            save_checkpoint(out_dir, self.task, self.ema, state, self._fence)
+            note_best(out_dir, self.task.score.name, state, self._fence)
             prune(out_dir, self.settings.run.keep_last, state.step, state.best_step)
-        self._accelerator.wait_for_everyone()
+        self._wait()
 
 
 def _due(step: int, every: int) -> bool:

@@ -1,206 +1,269 @@
-"""Run a trained network over a video: any length in constant memory, with the focus where it was asked for."""
+"""A clip through a lens: any length in constant memory, with the focus where it was asked for.
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+Special: everything is said before the work begins, which engine, which depth and why, where the focus is and how strong the
+lens. What a stopped run has done is kept, and the same command goes on from there, or says that it starts over.
+"""
+
+from contextlib import ExitStack, closing
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from model.bokehflow import BokehFlow, BokehFlowOutput, BokehFlowState, LensBatch
-from model.bokehflow.blocks import F_NUMBERS, FOCAL_M, FOCUS_M
+from model.bokehflow import BokehFlow
+from model.bokehflow.blocks import FOCUS_M as NETWORK_FOCUS_M
 from model.bokehflow.checkpoint import load_bokehflow
-from model.errors import CheckpointError
-from model.video.focus import FocusPull
+from model.training.network_file import Loaded
+from model.video.depth_source import DepthSource, check_kept, choose_depth, colour_depth, discard_kept, inverse_ends
+from model.video.engines import FilmEngine, LensEngine, NetworkDepth, NetworkEngine, Photographed
+from model.video.film import Film, Look, worked_place
+from model.video.focus import FOCUS_M
+from model.video.plan import MIDDLE, check_pixel, depth_at, follow, lens_for, sample_numbers
+from model.video.settings import USUAL_F_NUMBER, USUAL_FOCAL_MM, ApplySettings
+from model.video.trust import describe_training, weakness
+from model.video.work import begin_work, frame_fields
 from pipeline.device import resolve_device
-from pipeline.errors import InputError, UsageError
-from pipeline.media.convert import image_to_tensor, tensor_to_image
-from pipeline.media.cuts import CutDetector
-from pipeline.media.images import Picture
-from pipeline.media.video_io import TimedFolder, TimedFrame, TimedVideo, open_sink, open_timed
-from pipeline.optics import SENSOR_WIDTH_MM, Lens, OpticsError, px_per_mm
+from pipeline.errors import UsageError
+from pipeline.media.encoding import BLOCK_FRAMES
+from pipeline.media.images import AnyPicture
+from pipeline.media.sinks import FolderSink, Sink, check_output, is_video, work_folder
+from pipeline.media.video_io import open_timed
+from pipeline.media.video_writer import VideoSink
 from pipeline.reporter import Reporter
 from pipeline.signals import StopSignals
-
-FOCAL_RANGE_MM = (FOCAL_M[0] * 1000, FOCAL_M[1] * 1000)
-_PROBE_PX = 2  # a clicked pixel means the median of the 5x5 around it
+from pipeline.storage.completion import fingerprint
 
 
-@dataclass(frozen=True, kw_only=True)
-class ApplySettings:
-    """The lens, and how to look through it.
-
-    Args:
-        f_number, focal_mm: of the lens.
-        focus: keyframes; None when a pixel says it.
-        focus_px: (x, y) of a pixel of the first frame; what it shows is focused. Exactly one of the two is given.
-        sensor_mm: width of the sensor along the frame's width; 24 for a full-frame camera held upright.
-        device: auto, cpu, cuda or cuda:N.
-        fps: of folders of pictures.
-        audio: copy the sound.
-        find_cuts: start with a fresh state at every cut of a film.
-        overwrite: replace an existing output.
-    """
-
-    f_number: float
-    focal_mm: float
-    focus: FocusPull | None = None
-    focus_px: tuple[int, int] | None = None
-    sensor_mm: float = SENSOR_WIDTH_MM
-    device: str = "auto"
-    fps: float = 24.0
-    audio: bool = True
-    find_cuts: bool = True
-    overwrite: bool = False
-
-    def __post_init__(self) -> None:
-        for name, (low, high) in (("f_number", F_NUMBERS), ("focal_mm", FOCAL_RANGE_MM)):
-            if not low <= getattr(self, name) <= high:
-                raise UsageError(f"--{name} must be in [{low:g}, {high:g}], got {getattr(self, name):g}")
-        if not 1 <= self.sensor_mm <= 100:
-            raise UsageError(f"--sensor_mm must be in [1, 100], got {self.sensor_mm:g}")
-        if (self.focus is None) == (self.focus_px is None):
-            raise UsageError("give exactly one of --focus, --focus_px and --focus_pull")
-
-    def lens_batch(self, net: BokehFlow, focus_m: float, width: int) -> LensBatch:
-        """The lens for a frame of this width; radii are limited in proportion to it, whatever the sensor.
-
-        Raises:
-            UsageError: this lens cannot focus there.
-        """
-        config = net.config
-        try:
-            lens = Lens(f_m=self.focal_mm / 1000, f_number=self.f_number, focus_m=focus_m, coc_model=config.coc_model)
-        except OpticsError:
-            raise UsageError(
-                f"a lens of {self.focal_mm:g} mm focuses only beyond {self.focal_mm / 1000:g} m (this network learned of "
-                f"real photographs), got a focus at {focus_m:g} m; focus farther away, or take a smaller --focal_mm"
-            ) from None
-        limit_px = config.max_radius_px * width / config.reference_width_px
-        return LensBatch.of(lens, px_per_mm(width, self.sensor_mm), limit_px).to(next(net.parameters()).device)
-
-
-def frame_tensor(picture: Picture, device: torch.device | str) -> Tensor:
-    """(H, W, 3) uint8 -> (1, 3, H, W) in [0, 1]; travels as bytes."""
-    return image_to_tensor(picture, device)[None]
-
-
-def _through(
-    net: BokehFlow, picture: Picture, lens: LensBatch, state: BokehFlowState | None
-) -> tuple[BokehFlowOutput, BokehFlowState]:
-    try:
-        return net(frame_tensor(picture, lens.f_m.device), lens, state)
-    except OpticsError as error:  # the picture is bytes and the lens was checked: the network's own depth
-        raise CheckpointError(
-            f"this network's prediction cannot be rendered ({error}); take another checkpoint"
-        ) from None
-
-
-@torch.inference_mode()
-def depth_at(net: BokehFlow, settings: ApplySettings, picture: Picture, pixel: tuple[int, int]) -> float:
-    """Metres of what a pixel shows, as the network sees it, inside the range a lens can be focused to.
-
-    Raises:
-        UsageError: the pixel lies outside the frame.
-        CheckpointError: the network's depth is not a number.
-    """
-    height, width = picture.shape[:2]
-    x, y = pixel
-    if not (0 <= x < width and 0 <= y < height):
-        raise UsageError(
-            f"--focus_px {x},{y} lies outside the {width}x{height} frame; x is 0 to {width - 1}, from the left"
-        )
-    # Depth hardly depends on the lens it is asked under; the middle of the range is a fair one.
-    lens = settings.lens_batch(net, 2.0, width)
-    out, _ = _through(net, picture, lens, None)
-    around = out.depth_m[0, 0, max(0, y - _PROBE_PX) : y + _PROBE_PX + 1, max(0, x - _PROBE_PX) : x + _PROBE_PX + 1]
-    return float(np.clip(float(around.median()), *FOCUS_M))
-
-
-@torch.inference_mode()
-def photographed(
-    net: BokehFlow,
-    frames: Iterable[TimedFrame],
-    settings: ApplySettings,
-    focus: FocusPull,
-    on_cut: Callable[[TimedFrame], None] = lambda frame: None,
-) -> Iterator[TimedFrame]:
-    """The frames through the lens, one by one; nothing of a frame is kept but the network's state of constant size.
-
-    Args:
-        on_cut: called with the first frame of every shot but the first, where the state starts afresh.
-
-    Raises:
-        InputError: a frame has another size than the first.
-        CheckpointError: the network's depth is not a number.
-    """
-    state: BokehFlowState | None = None
-    size: tuple[int, int] | None = None
-    cuts = CutDetector() if settings.find_cuts else None
-    device = next(net.parameters()).device
-    for frame in frames:
-        height, width = frame.picture.shape[:2]
-        if size is not None and (width, height) != size:
-            raise InputError(f"{frame.name} is {width}x{height}, the frames before are {size[0]}x{size[1]}")
-        size = (width, height)
-        if cuts is not None and cuts.begins_shot(frame.picture):
-            state = None
-            on_cut(frame)
-        lens = settings.lens_batch(net, focus.at(frame.time_s), width)
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            out, state = _through(net, frame.picture, lens, state)
-        yield TimedFrame(time_s=frame.time_s, name=frame.name, picture=tensor_to_image(out.bokeh[0]))
-
-
-def resolve_focus(net: BokehFlow, source: TimedVideo | TimedFolder, settings: ApplySettings) -> FocusPull:
-    """The focus as keyframes; a clicked pixel is looked up in the first frame."""
-    if settings.focus is not None:
-        return settings.focus
-    assert settings.focus_px is not None, "one of the two is given"
-    frames = source.frames()
-    first = next(iter(frames), None)
-    frames.close()  # type: ignore[attr-defined]  # a generator: stop its thread
-    if first is None:
-        raise InputError(f"{source.path} holds no frames")
-    return FocusPull(keys=((0.0, depth_at(net, settings, first.picture, settings.focus_px)),))
-
-
-def apply_bokeh(input_path: Path, output_path: Path, checkpoint: Path, settings: ApplySettings) -> None:
+def apply_bokeh(input_path: Path, output_path: Path, settings: ApplySettings) -> None:
     """Read, render, write, with a progress bar.
 
     Raises:
         UsageError, InputError, CheckpointError: what was given cannot be used.
-        StoppedError: a signal came; nothing is left of a video, and nothing of a folder.
+        StoppedError: a signal came; what is done lies in a hidden folder beside the output, for the same command.
     """
-    source = open_timed(input_path, settings.fps)
-    if not settings.audio:
-        source.has_audio = False
-    sink = open_sink(output_path, source, overwrite=settings.overwrite)
-    loaded = load_bokehflow(checkpoint, resolve_device(settings.device))
-    focus = resolve_focus(loaded.net, source, settings)
-    for _, focus_m in focus.keys:
-        settings.lens_batch(loaded.net, focus_m, 1)  # a lens that cannot focus there is refused before any work
     with StopSignals() as signals, Reporter("apply_bokeh", None) as reporter:
+        _Run(input_path, output_path, settings, reporter, signals).go()
+
+
+class _Run:
+    """One call of `apply_bokeh`, step by step; each step says what it found."""
+
+    def __init__(
+        self, input_path: Path, output_path: Path, settings: ApplySettings, reporter: Reporter, signals: StopSignals
+    ) -> None:
+        self._settings, self._reporter, self._signals = settings, reporter, signals
+        self._source = open_timed(input_path, settings.fps)
+        self._outputs = [output_path] + ([settings.depth_video] if settings.depth_video else [])
+        for path in self._outputs:
+            check_output(path, input_path, overwrite=settings.overwrite)
+        if len({path.resolve() for path in self._outputs}) < len(self._outputs):
+            raise UsageError(f"--depth_video and -o must be two places, got {output_path} for both")
+        self._output = output_path
+        if settings.save_depth is not None:
+            check_kept(settings.save_depth)
+        self._bits = settings.bits or self._source.bits
+        deep = self._bits > 8 and self._source.bits > 8
+        self._film = Film(self._source, settings.max_frames, settings.resize_px, deep)
+        self._device = resolve_device(settings.device)
+
+    @cached_property
+    def _look(self) -> Look:
+        self._reporter.begin_progress("looking", self._film.expected)
+        found = self._film.look(self._settings.find_cuts, self._step)
+        self._reporter.end_progress()
+        return found
+
+    def _step(self) -> None:
+        self._reporter.advance()
+        self._signals.safe_point()
+
+    def go(self) -> None:
+        settings, say = self._settings, self._reporter.info
+        loaded = load_bokehflow(settings.checkpoint, self._device) if settings.checkpoint else None
+        network = self._network(loaded) if loaded else None
+        depth = self._depth(loaded)
+        look = self._look
+        for note in self._source.notes:
+            say(f"{self._source.path.name}: {note}")
+        with ExitStack() as stack:
+            if depth is not None:
+                self._prepare(depth, stack)
+            focus_m = self._focus(depth, network)
+            engine: FilmEngine
+            if network is not None and settings.engine_name == "bokehflow":
+                engine = network
+            else:
+                assert depth is not None, "the lens engine has depth"
+                lens, said = lens_for(settings, look, depth, focus_m)
+                say(said)
+                engine = LensEngine(settings, lens, depth, self._device)
+            self._write(engine, depth, focus_m, loaded.digest if loaded else "")
+        if len(look.shots) > 1:
+            starts = [float(look.times_s[shot.start]) for shot in look.shots[1:]]
+            say(f"started afresh where the film cuts, at {_times(starts)}")
+        say(f"apply_bokeh: {look.count} frames, {self._output}")
+
+    def _network(self, loaded: Loaded[BokehFlow]) -> NetworkEngine:
+        """The network, which says what it learned from; lenses and distances it does not know are refused before any work."""
+        settings = self._settings
+        self._reporter.info(describe_training(loaded))
+        if weakness(loaded):
+            self._reporter.warning(weakness(loaded))
+        if settings.engine_name == "lens":
+            return NetworkEngine(loaded.net, USUAL_F_NUMBER, USUAL_FOCAL_MM, settings.sensor_mm)
+        f_number, focal_mm = settings.f_number or USUAL_F_NUMBER, settings.focal_mm or USUAL_FOCAL_MM
+        network = NetworkEngine(loaded.net, f_number, focal_mm, settings.sensor_mm)
+        for _, focus_m in settings.focus.keys if settings.focus else ():
+            network.lens_batch(focus_m, 1)
+        return network
+
+    def _depth(self, loaded: Loaded[BokehFlow] | None) -> DepthSource | None:
+        """The depth that is needed, if any: for the lens engine, and for a network whose focus follows something."""
+        settings, say = self._settings, self._reporter.info
+        if settings.engine_name == "bokehflow":
+            assert loaded is not None, "the settings ask for a checkpoint"
+            why = "a checkpoint was given" if settings.engine == "auto" else "as --engine asks"
+            say(f"engine: bokehflow, the network of {loaded.path}, since {why}; it sees depth itself")
+            if settings.focus is not None or settings.focus_px is not None:
+                return None
+            return self._network_depth(
+                loaded, "depth: seen by the network, once for the focus and once for the pictures"
+            )
+        why = "no checkpoint was given" if settings.engine == "auto" else "--engine asks for it"
+        say(f"engine: lens, optics on depth, since {why}")
+        depth = choose_depth(
+            settings.depth,
+            self._source.path,
+            lambda: self._source.count if self._source.path.is_dir() else self._whole_count(),
+            self._device,
+            (lambda said: self._network_depth(loaded, said)) if loaded else None,
+        )
+        say(depth.said)
+        return depth
+
+    def _whole_count(self) -> int:
+        """Frames of the whole film: delivered depth has one map for each."""
+        if self._settings.max_frames is None:
+            return self._look.count
+        return sum(1 for _ in self._source.frames())
+
+    def _network_depth(self, loaded: Loaded[BokehFlow], said: str) -> NetworkDepth:
+        network = NetworkEngine(loaded.net, USUAL_F_NUMBER, USUAL_FOCAL_MM, self._settings.sensor_mm)
+        return NetworkDepth(network, loaded.digest, said)
+
+    def _prepare(self, depth: DepthSource, stack: ExitStack) -> None:
+        """Estimate what has to be estimated: once, for this output, or for good with --save_depth."""
+        folder = self._settings.save_depth or work_folder(self._output).with_suffix(".depth")
+        if self._settings.save_depth is None:
+            stack.push(lambda kind, *_: discard_kept(folder, even_complete=kind is None))
+        self._reporter.begin_progress("depth", self._look.count)
+        depth.prepare(self._film, self._look, folder, self._step)
+        self._reporter.end_progress()
+
+    def _focus(self, depth: DepthSource | None, network: NetworkEngine | None) -> list[float]:
+        """The focus distance of every frame."""
+        settings, look, say = self._settings, self._look, self._reporter.info
+        if settings.focus is not None:
+            return [settings.focus.at(time) for time in look.times_s]
         if settings.focus_px is not None:
-            reporter.info(f"what pixel {settings.focus_px} shows is {focus.keys[0][1]:.2f} m away")
-        reporter.begin_progress(output_path.name, source.count)
-        count = 0
-        cuts: list[float] = []
-        with sink:
-            for frame in photographed(
-                loaded.net, source.frames(), settings, focus, on_cut=lambda frame: cuts.append(float(frame.time_s))
-            ):
-                sink.write(frame)
-                count += 1
-                reporter.advance()
-                signals.safe_point()
-            if count == 0:
-                raise InputError(f"{input_path} holds no frames")
-        reporter.end_progress()
-        if cuts:
-            reporter.info(f"started afresh where the film cuts, at {_times(cuts)}")
-        reporter.info(f"apply_bokeh: {count} frames, {output_path}")
+            check_pixel(settings.focus_px, look.source_size, "--focus_px")
+            place = worked_place(settings.focus_px, look)
+            if depth is not None:
+                first = depth.read(0)
+            else:
+                assert network is not None, "without depth there is a network"
+                first = NetworkDepth(network, "", "").first(self._film.first().picture)
+            focus_m = float(np.clip(depth_at(first, place), *self._focus_range()))
+            say(f"focus: what pixel {settings.focus_px} shows is {focus_m:.2f} m away")
+            return [focus_m] * look.count
+        anchors = settings.focus_track or (MIDDLE,)
+        if not settings.focus_track:
+            say("focus: nothing was named, so what the middle of the first frame shows is followed (--focus_track X,Y)")
+        for anchor in settings.focus_track:
+            if anchor.pixel is not None:
+                check_pixel(anchor.pixel, look.source_size, "--focus_track")
+        assert depth is not None, "following needs depth"
+        self._reporter.begin_progress("following", look.count)
+        followed = follow(self._film, look, depth, anchors, settings.temporal_s, self._step)
+        self._reporter.end_progress()
+        for line in followed.lines:
+            say(line)
+        return [float(np.clip(focus_m, *self._focus_range())) for focus_m in followed.focus_m]
+
+    def _focus_range(self) -> tuple[float, float]:
+        """What a measured focus is clipped to: the network knows less than the lens."""
+        return NETWORK_FOCUS_M if self._settings.engine_name == "bokehflow" else FOCUS_M
+
+    def _write(self, engine: FilmEngine, depth: DepthSource | None, focus_m: list[float], digest: str) -> None:
+        """Everything through the engine and into the outputs, from where an earlier run stopped."""
+        look, say = self._look, self._reporter.info
+        wanted = frame_fields(self._settings, self._source.path) | {
+            "engine": {"name": self._settings.engine_name, "checkpoint": digest},
+            "depth": depth.fields if depth is not None else {},
+            "focus_m": fingerprint({"focus_m": focus_m}),
+        }
+        sinks = [self._sink(path, first=number == 0) for number, path in enumerate(self._outputs)]
+        for sink in sinks:
+            begin_work(sink.work, wanted, say)
+        with ExitStack() as stack:
+            for sink in sinks:
+                stack.enter_context(sink)
+            start = self._start(sinks, engine)
+            numbered = ((n, frame) for n, frame in enumerate(self._film.frames()) if n >= start)
+            self._reporter.begin_progress(self._output.name, look.count, start)
+            ends = inverse_ends(depth.read(n) for n in sample_numbers(look.count)) if len(sinks) > 1 and depth else None
+            with closing(engine.photographs(numbered, look, focus_m)) as shots:  # type: ignore[type-var]  # a generator
+                for shot in shots:
+                    pictures = [self._composed(shot)]
+                    if len(sinks) > 1:
+                        pictures.append(colour_depth(shot.depth_m, ends))
+                    for sink, picture in zip(sinks, pictures, strict=True):
+                        sink.write(replace(shot.source, picture=picture))
+                    self._step()
+        self._reporter.end_progress()
+
+    def _sink(self, path: Path, *, first: bool) -> Sink:
+        look, settings = self._look, self._settings
+        if not is_video(path):
+            return FolderSink(path, list(look.names), keep_work=True)
+        width, height = look.size
+        end_s = look.times_s[-1] + 1 / self._source.rate if look.count == settings.max_frames else None
+        sink = VideoSink(
+            path,
+            self._source,
+            (2 * width if first and settings.side_by_side else width, height),
+            bits=self._bits if first else 8,
+            sound=first and settings.audio,
+            end_s=end_s,
+            keep_work=True,
+        )
+        if first:
+            self._reporter.info(f"output: {path}, {sink.encoding.described()}")
+        return sink
+
+    def _start(self, sinks: list[Sink], engine: FilmEngine) -> int:
+        """The first frame that is still to be made, in all outputs."""
+        start = min(sink.resume() for sink in sinks)
+        if start < self._look.count and any(isinstance(sink, VideoSink) for sink in sinks):
+            start = start // BLOCK_FRAMES * BLOCK_FRAMES
+        if start and not engine.can_resume:
+            self._reporter.info(
+                "the network carries its state from frame to frame, so the unfinished output starts over"
+            )
+            start = 0
+        elif start:
+            self._reporter.info(f"going on behind the {start} frames that are done")
+        for sink in sinks:
+            sink.go_back(start)
+        return start
+
+    def _composed(self, shot: Photographed) -> AnyPicture:
+        if not self._settings.side_by_side:
+            return shot.picture
+        beside: Any = np.hstack([shot.source.picture, shot.picture])
+        return beside
 
 
 def _times(seconds: list[float], shown: int = 8) -> str:

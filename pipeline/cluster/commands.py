@@ -72,7 +72,7 @@ def submit(request: Request, why: dict[str, str] | None = None) -> ExitCode:
     if settings.dry_run:
         return dry_run(run, first, found, entries, slurm)
     with _submission_lease(settings.logs), StopSignals() as signals:
-        entries = _not_in_work(request, entries, slurm)
+        entries = _without_those_in_progress(request, entries, slurm)
         if not entries:
             return ExitCode.DONE
         run = replace(run, scenes=tuple(entry.scene_id for entry in entries))
@@ -153,7 +153,7 @@ def _submission_lease(logs: Path) -> Iterator[None]:
         lease.__exit__(None, None, None)
 
 
-def _not_in_work(request: Request, entries: list[SceneEntry], slurm: Slurm | None) -> list[SceneEntry]:
+def _without_those_in_progress(request: Request, entries: list[SceneEntry], slurm: Slurm | None) -> list[SceneEntry]:
     """The scenes that no queued or running run has for the same phases; says which are left out."""
     if slurm is None:
         return entries
@@ -163,7 +163,7 @@ def _not_in_work(request: Request, entries: list[SceneEntry], slurm: Slurm | Non
     if left_out:
         runs = sorted({taken[scene] for scene in left_out})
         print(
-            f"{len(left_out)} of {len(entries)} scenes are in work already, by run {', '.join(runs)}; "
+            f"{len(left_out)} of {len(entries)} scenes are in progress already, by run {', '.join(runs)}; "
             f"not submitted again. To start over, cancel that run's jobs first (squeue --me)"
         )
     return [entry for entry in entries if entry.scene_id not in taken]

@@ -11,7 +11,7 @@ from pipeline.storage.scene import SceneEntry
 
 
 def dry_run(run: Run, first: str, found: StageStatus, entries: list[SceneEntry], slurm: Slurm | None) -> ExitCode:
-    """Show what a run would submit for its first array phase, as judged, and name what would follow."""
+    """Show what a run would submit for its first array phase, and name what would follow."""
     plans = make_plans(run, first, found, {entry.scene_id: entry for entry in entries}, None)
     print(f"dry run, profile {run.profile.name}: {len(entries)} scenes, {len(found.done)} of them done in {first}")
     limit = slurm.max_array_size() if slurm is not None else max(1, len(entries))

@@ -95,7 +95,7 @@ class TaskStates:
 
 
 def unfinished(plans: Sequence[Plan], scenes: Iterable[str], states: TaskStates) -> dict[str, Unfinished]:
-    """Judge scenes that are not done by the last plan that held each.
+    """Why scenes are not done, from the last plan that held each.
 
     Args:
         plans: of one stage, in order.

@@ -22,7 +22,7 @@ from pipeline.cluster.submit import GATE_RETRY_S, Submitted, submit_gate, submit
 from pipeline.errors import ExitCode, PipelineError
 from pipeline.phases.registry import phase_named
 from pipeline.signals import StopSignals
-from pipeline.storage.files import append_line
+from pipeline.storage.appending import append_line
 from pipeline.storage.lease import Lease
 from pipeline.storage.scene import SceneEntry, SceneIndex, index_path
 
@@ -63,6 +63,7 @@ def _advance(run: Run, slurm: Slurm | None, signals: StopSignals) -> ExitCode:
             if code:
                 return _stop(run, f"{stage.phase} ended with exit code {code}; see above", code)
             continue
+        # On SLURM this is left after one round: the arrays' own gate looks again. Here it goes on until nothing is retried.
         while True:
             found = stage_status(run, stage.phase, eligible, slurm)
             plans = make_plans(run, stage.phase, found, entries, slurm)
@@ -74,13 +75,16 @@ def _advance(run: Run, slurm: Slurm | None, signals: StopSignals) -> ExitCode:
                 print(f"gate: job {gate}, when they end\n{_then(run, stage.phase)}", flush=True)
                 return ExitCode.DONE
             _wait(submitted, signals)
+        # Scenes that another run has in progress are neither done nor failed; a delayed gate looks again, so that this run
+        # does not stop short of --min_yield for somebody else's sake.
         held = found.of_cause("held", "queued")
         if held and slurm is not None and _may_wait(run):
             gate = submit_gate(run, [], delay_s=GATE_RETRY_S)
             names = ", ".join(one.scene for one in held[:5]) + (", ..." if len(held) > 5 else "")
-            where = f"{len(held)} scenes are in work elsewhere ({names})"
+            where = f"{len(held)} scenes are in progress elsewhere ({names})"
             print(f"{stage.phase}: {where}; gate {gate} looks again in {GATE_RETRY_S} s")
             return ExitCode.DONE
+        # Nothing is queued and nothing will be retried: what is not done now stays undone in this run.
         _tell(run, stage.phase, found, len(eligible))
         failed = failed or bool(found.left)
         if len(found.done) < run.min_yield * len(run.scenes) and phase_named(stage.phase).needs_yield:
@@ -91,7 +95,7 @@ def _advance(run: Run, slurm: Slurm | None, signals: StopSignals) -> ExitCode:
                 f"then: python -m pipeline resume",
                 ExitCode.SOME_SCENES_FAILED,
             )
-        eligible = [entries[scene] for scene in found.done]
+        eligible = [entries[scene] for scene in found.done]  # the next stage reads what this one wrote
     run.finish("finished", "some scenes failed" if failed else "all scenes are done")
     print(f"run {run.run_id} is finished. python -m pipeline status", flush=True)
     return ExitCode.SOME_SCENES_FAILED if failed else ExitCode.DONE

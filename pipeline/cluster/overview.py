@@ -11,9 +11,16 @@ from pipeline.cluster.plan import all_runs, runs_folder
 from pipeline.cluster.queue_view import hours_used, queued_scenes
 from pipeline.cluster.scheduler import QueuedTask, SchedulerError, Slurm
 from pipeline.run_settings import RunSettings
+from pipeline.storage.completion import State
 
 _SHOWN_RUNS = 3
-_QUEUED_OVER = ("waiting", "partial", "failed", "stale", "incomplete")  # states that a queued task will change
+_QUEUED_OVER = (
+    State.WAITING,
+    State.PARTIAL,
+    State.FAILED,
+    State.STALE,
+    State.INCOMPLETE,
+)  # states that a queued task will change
 
 
 def add_cluster(found: dict[str, Any], settings: RunSettings, slurm: Slurm | None = None) -> None:
@@ -37,8 +44,8 @@ def add_cluster(found: dict[str, Any], settings: RunSettings, slurm: Slurm | Non
     for queued in queued_scenes(logs, out_root, queue):
         cell = found["scenes"].get(queued.scene, {}).get(queued.phase)
         if cell is not None and cell["state"] in _QUEUED_OVER:
-            # Also in a task that runs: it has other scenes, and the one in work has a lease and is "running" already.
-            cell["state"] = "queued"
+            # Also in a task that runs: it has other scenes, and the one in progress has a lease and is "running" already.
+            cell["state"] = State.QUEUED
             cell["detail"] = f"task {queued.task} {queued.state.lower()} {queued.reason}"
     live = frozenset(task.job for task in queue)
     found["cluster"] = {

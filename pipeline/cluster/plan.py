@@ -11,7 +11,6 @@ meanwhile would send two of them to one scene and none to another. Tasks get its
 """
 
 import hashlib
-import json
 import os
 import secrets
 import time
@@ -23,7 +22,9 @@ from typing import Any
 from pipeline.cluster.profile import Profile, Resources
 from pipeline.errors import InputError, PipelineError
 from pipeline.phases.registry import Phase
-from pipeline.storage.files import append_line, dump_json, read_json, write_bytes, write_json
+from pipeline.storage.appending import append_record, read_records
+from pipeline.storage.bounded import JSON_LIMIT, parsing, read_bounded
+from pipeline.storage.files import dump_json, parse_json, read_json, write_bytes, write_json
 
 SCHEMA = 2
 
@@ -121,19 +122,21 @@ class Run:
             raise InputError(f"there is no {path}; was the logs folder cleaned while its jobs were queued?") from None
         if stored.pop("schema", None) != SCHEMA:
             raise InputError(f"{path} was written by another version of this pipeline; submit again")
-        stored.pop("created")
-        stages = tuple(
-            Stage(phase=stage["phase"], **{name: tuple(stage[name]) for name in ("args", "command", "folders")})
-            for stage in stored.pop("stages")
-        )
-        paths: dict[str, Any] = {name: Path(stored.pop(name)) for name in ("raw_root", "out_root", "logs")}
-        profile = Profile.from_json(stored.pop("profile"))
-        scenes = tuple(stored.pop("scenes"))
-        return cls(folder=folder, stages=stages, scenes=scenes, profile=profile, **paths, **stored)
+        with parsing("the run", path):
+            stored.pop("created")
+            stages = tuple(
+                Stage(phase=stage["phase"], **{name: tuple(stage[name]) for name in ("args", "command", "folders")})
+                for stage in stored.pop("stages")
+            )
+            paths: dict[str, Any] = {name: Path(stored.pop(name)) for name in ("raw_root", "out_root", "logs")}
+            profile = Profile.from_json(stored.pop("profile"))
+            scenes = tuple(stored.pop("scenes"))
+            return cls(folder=folder, stages=stages, scenes=scenes, profile=profile, **paths, **stored)
 
     def plans(self, phase: str) -> list["Plan"]:
         """The plans of a stage, in the order of their rounds."""
-        found = [int(path.stem.rpartition("_")[2]) for path in self.folder.glob(f"{phase}_*.json")]
+        names = [path.stem.removeprefix(f"{phase}_") for path in self.folder.glob(f"{phase}_*.json")]
+        found = [int(name) for name in names if name.isascii() and name.isdigit()]
         return [Plan.load(self.folder / f"{phase}_{number}.json") for number in sorted(found)]
 
     def outcome(self) -> dict[str, Any] | None:
@@ -172,7 +175,7 @@ class Plan:
         return self.path.with_suffix("")
 
     def job_name(self, first: int) -> str:
-        """The name of the array whose index 0 is element `first`: read back by `in_work.place`."""
+        """The name of the array whose index 0 is element `first`: read back by `queue_view.place`."""
         return f"{self.phase}.{self.round}.{first}.{self.path.parent.name}"
 
     @property
@@ -206,39 +209,37 @@ class Plan:
             StalePlanError: it is gone, of another version, or not the file that was submitted.
         """
         try:
-            data = path.read_bytes()
-            stored = json.loads(data)
-        except (OSError, ValueError) as error:
+            data = read_bounded(path, JSON_LIMIT)
+            stored = parse_json(data, "the plan", path)
+        except (OSError, InputError) as error:
             raise StalePlanError(
                 f"the plan {path} cannot be read ({error}); python -m pipeline resume makes a new one"
             ) from None
         found = hashlib.sha256(data).hexdigest()
-        if stored.get("schema") != SCHEMA or (digest is not None and found != digest):
+        if not isinstance(stored, dict) or stored.get("schema") != SCHEMA or (digest is not None and found != digest):
             raise StalePlanError(
                 f"the plan {path} is not the one that was submitted: it was changed, or is of another version. Nothing "
                 f"was done; python -m pipeline resume makes a new one"
             )
-        return cls(
-            path=path,
-            phase=stored["phase"],
-            round=stored["round"],
-            elements=tuple(tuple(element) for element in stored["elements"]),
-            resources=Resources(**stored["resources"]),
-            memory_factor=stored["memory_factor"],
-            digest=found,
-        )
+        with parsing("the plan", path):
+            return cls(
+                path=path,
+                phase=stored["phase"],
+                round=stored["round"],
+                elements=tuple(tuple(element) for element in stored["elements"]),
+                resources=Resources(**stored["resources"]),
+                memory_factor=stored["memory_factor"],
+                digest=found,
+            )
 
     def note_job(self, job: str, first: int, count: int) -> None:
         """Remember a submitted array, at once, so that a submission that breaks off is known."""
-        append_line(self.path.with_suffix(".jobs"), json.dumps({"job": job, "first": first, "count": count}))
+        append_record(self.path.with_suffix(".jobs"), {"job": job, "first": first, "count": count})
 
     def jobs(self) -> list[dict[str, Any]]:
         """Submitted arrays: {"job": id, "first": element of its index 0, "count": elements}."""
-        try:
-            lines = self.path.with_suffix(".jobs").read_text().splitlines()
-        except FileNotFoundError:
-            return []
-        return [json.loads(line) for line in lines if line.endswith("}")]
+        whole = read_records(self.path.with_suffix(".jobs"))
+        return [job for job in whole if {"job", "first", "count"} <= job.keys()]
 
 
 def runs_folder(logs: Path) -> Path:
@@ -258,7 +259,7 @@ def all_runs(logs: Path) -> Iterator[Run]:
         if (folder / name / "run.json").exists():
             try:
                 yield Run.load(folder / name)
-            except (InputError, KeyError, TypeError):
+            except (InputError, OSError):
                 continue
 
 

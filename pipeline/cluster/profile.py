@@ -12,6 +12,7 @@ from typing import Any
 from pipeline.checkout import checkout
 from pipeline.errors import UsageError
 from pipeline.phases.registry import CPU, phase_named, scene_phases
+from pipeline.storage.bounded import MIB, read_bounded
 
 REPOSITORY = checkout() or Path.cwd()  # where tasks run: scripts are found there, or else what relative paths begin at
 _OWN = Path("jobs") / "profiles"
@@ -139,7 +140,7 @@ def load_profile(name: str) -> Profile:
     """
     path = profile_path(name)
     try:
-        stored = tomllib.loads(path.read_text())
+        stored = tomllib.loads(read_bounded(path, MIB).decode())
         phases = {phase: Resources(**value) for phase, value in stored.pop("phase", {}).items()}
         cluster = stored.pop("cluster", {})
         if stored:
@@ -149,5 +150,7 @@ def load_profile(name: str) -> Profile:
         raise UsageError(
             f"there is no profile {name!r} ({path}); there are: {', '.join(known_profiles())}, or give the path of a .toml file"
         ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, TypeError, ValueError) as error:
+    except UsageError:
+        raise
+    except Exception as error:  # InputError of the file, TOML's own, whatever its values do to the settings
         raise UsageError(f"profile {path}: {str(error).removeprefix('Resources.__init__() ')}") from None

@@ -45,7 +45,7 @@ def _active_runs(logs: Path, out_root: Path, queue: Sequence[QueuedTask]) -> Ite
 
 
 def active_scenes(logs: Path, out_root: Path, queue: Sequence[QueuedTask], phases: Sequence[str]) -> dict[str, str]:
-    """Scenes that runs with a phase of `phases` still have in work: scene -> run id.
+    """Scenes that runs with a phase of `phases` still have in progress: scene -> run id.
 
     A run that goes on has all its scenes; one that stopped, as after a refused submission, only those in its queued tasks.
     """

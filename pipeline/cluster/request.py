@@ -76,7 +76,7 @@ def parse(description: str | None, argv: list[str] | None = None) -> Request:
         parser.add_argument(f"--{phase.name}_args", default="", metavar="FLAGS", help=told)
     args, rest = parser.parse_known_args(argv)
     asked = choices()[args.what]
-    given = {name: tuple(shlex.split(getattr(args, f"{name}_args"))) for name in asked}
+    given = {name: _split(parser, name, getattr(args, f"{name}_args")) for name in asked}
     if rest and len(asked) > 1:
         parser.error(f'{rest[0]} is no flag of all phases; give it to one, as in: --{asked[1]}_args "{" ".join(rest)}"')
     given[asked[0]] = (*given[asked[0]], *rest)
@@ -84,6 +84,13 @@ def parse(description: str | None, argv: list[str] | None = None) -> Request:
         if phase_named(name).confirms:
             given[name] = ("--confirm", "--keep_confirmed", *given[name])
     return Request(phases=asked, args=given, settings=cli.run_settings(args), **cluster_flags(args))
+
+
+def _split(parser: argparse.ArgumentParser, phase: str, text: str) -> tuple[str, ...]:
+    try:
+        return tuple(shlex.split(text))
+    except ValueError as error:  # a quotation that does not end
+        parser.error(f"--{phase}_args takes flags as a shell would, got {text!r}: {error}")
 
 
 def cluster_flags(args: argparse.Namespace) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from pipeline.hints import phase_command
 from pipeline.phases.registry import GROUPS, group
 from pipeline.run_settings import RunSettings
 from pipeline.status import dataset_status
+from pipeline.storage.completion import State
 from pipeline.storage.scene import validation_path
 
 
@@ -38,9 +39,9 @@ def what_is_missing(settings: RunSettings) -> Missing | None:
         for scene, row in found.items():
             for phase in phases:
                 state, detail = row[phase]["state"], row[phase]["detail"]
-                if state != "done":
+                if state != State.DONE:
                     why[scene] = f"{phase} is {state}" + (f": {detail}" if detail else "")
-                    stale = stale or state in ("stale", "foreign")
+                    stale = stale or state in (State.STALE, State.FOREIGN)
                     first = min(first, phases.index(phase))
                     break
         if why:

@@ -178,7 +178,7 @@ class Slurm:
         The bare id of an array would requeue every element.
 
         Raises:
-            SchedulerError: it was not put back; after a preemption because the scheduler has done it already.
+            SchedulerError: it was not requeued; after a preemption because the scheduler has done it already.
         """
         if self.was_cancelled(job):
             return False

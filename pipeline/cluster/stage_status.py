@@ -1,6 +1,6 @@
 """What stands where in one stage of a run, and the plans for what is to be done next.
 
-Done is what the sentinels say. Why the rest is not is read from the tasks' records and the scheduler (causes.py).
+Done is what the sentinels say. Why the rest is not is read from the tasks' records and the scheduler (failures.py).
 """
 
 from collections.abc import Callable, Sequence
@@ -15,6 +15,7 @@ from pipeline.errors import InputError
 from pipeline.phases.registry import Phase, phase_named
 from pipeline.run_settings import RunSettings
 from pipeline.status import calibration_status, phase_status, render_difference
+from pipeline.storage.completion import State
 from pipeline.storage.files import read_json
 from pipeline.storage.scene import Scene, SceneEntry, SceneIndex
 
@@ -57,10 +58,10 @@ def stage_status(run: Run, phase: str, entries: Sequence[SceneEntry], slurm: Slu
             found.waiting.append(name)
             continue
         status = phase_status(scene, entry, kind, why_stale(scene))
-        kept = status.state == "stale" and run.on_stale == "keep"
-        if kept or (status.state == "done" and (run.on_stale != "redo" or name in looked_at)):
+        kept = status.state is State.STALE and run.on_stale == "keep"
+        if kept or (status.state is State.DONE and (run.on_stale != "redo" or name in looked_at)):
             found.done.append(name)
-        elif status.state in ("stale", "foreign") and run.on_stale != "redo":
+        elif status.state in (State.STALE, State.FOREIGN) and run.on_stale != "redo":
             found.left[name] = Unfinished(scene=name, cause="stale", tries=0, more_memory=False, detail=status.detail)
         else:
             (tried if name in planned else found.waiting).append(name)

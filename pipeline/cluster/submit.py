@@ -22,7 +22,7 @@ from pipeline.cluster.profile import CPU, REPOSITORY, Resources
 from pipeline.cluster.scheduler import SchedulerError, Slurm, outside_job, scheduler_error
 from pipeline.cluster.worker import run_element, run_gate
 
-GATE_RETRY_S = 600  # how long a gate waits for scenes that another run has in work
+GATE_RETRY_S = 600  # how long a gate waits for scenes that another run has in progress
 
 
 class _Slurm(submitit.SlurmExecutor):
@@ -145,16 +145,20 @@ def _executor(run: Run, plan: Plan, first: int, after: str | None) -> _Slurm:
     return executor
 
 
-def _parameters(run: Run, resources: Resources, name: str, more: dict[str, Any], record: list[str]) -> dict[str, Any]:
-    profile = run.profile
-    python = shlex.quote(sys.executable)
+def check_python(executable: str, note: str = "") -> str:
+    """A line of shell that ends a task with exit code 127 on a node that does not see this Python, whatever its path."""
+    python = shlex.quote(executable)
     missing = (
-        f'echo "error: there is no {sys.executable} on $(hostname): the environment must be on a file system that all '
+        f'echo "error: there is no "{python}" on $(hostname): the environment must be on a file system that all '
         f'nodes see; make it with: bash scripts/00_setup_env.sh" >&2'
     )
-    note = "note_exit 127; " if record else ""
+    return f"test -x {python} || {{ {missing}; {note}exit 127; }}"
+
+
+def _parameters(run: Run, resources: Resources, name: str, more: dict[str, Any], record: list[str]) -> dict[str, Any]:
+    profile = run.profile
     setup = [*record, f"cd {shlex.quote(str(REPOSITORY))} || exit 1", *profile.setup]
-    setup.append(f"test -x {python} || {{ {missing}; {note}exit 127; }}")
+    setup.append(check_python(sys.executable, "note_exit 127; " if record else ""))
     teardown = ["code=$?", *(["note_exit $code"] if record else []), "exit $code"]
     parameters: dict[str, Any] = {
         "job_name": name,

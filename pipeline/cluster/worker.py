@@ -7,7 +7,6 @@ and requeue in the middle of a frame.
 Light on purpose: nothing here imports PyTorch, so the watcher costs little beside the work.
 """
 
-import json
 import os
 import signal
 import socket
@@ -23,17 +22,18 @@ from pipeline.cluster.profile import REPOSITORY
 from pipeline.cluster.scheduler import SchedulerError, Slurm
 from pipeline.errors import InputError
 from pipeline.hints import phase_command
-from pipeline.storage.files import append_line, names_in, read_json
+from pipeline.storage.appending import append_record, read_records
+from pipeline.storage.files import names_in, read_json
 from pipeline.storage.lease import task_id
 from pipeline.storage.scene import Scene, index_path
 
 STOPPED = 75
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
-MAX_IDLE_RESTARTS = 3  # attempts in a row that finished nothing before a task stops putting itself back
+MAX_IDLE_RESTARTS = 3  # attempts in a row that finished nothing before a task stops requeueing itself
 
 
 def run_element(plan_path: str, digest: str, element: int) -> None:
-    """Run one element of a plan and exit as its script did (0, 1, 2, 3, or 75 when it was stopped and put back)."""
+    """Run one element of a plan and exit as its script did (0, 1, 2, 3, or 75 when it was stopped and requeued)."""
     try:
         plan = Plan.load(Path(plan_path), digest)
         run = Run.load(plan.path.parent)
@@ -76,15 +76,11 @@ class Records:
         self.path = path
 
     def read(self) -> list[dict[str, Any]]:
-        try:
-            lines = self.path.read_text().splitlines()
-        except FileNotFoundError:
-            return []
-        return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
+        return read_records(self.path)
 
     def note(self, event: str, **facts: Any) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        append_line(self.path, json.dumps({"event": event, "at": round(time.time(), 3), **facts}, sort_keys=True))
+        append_record(self.path, {"event": event, "at": round(time.time(), 3), **facts})
 
 
 def progress_of(run: Run, phase: str, scenes: tuple[str, ...]) -> list[int]:
@@ -160,7 +156,7 @@ def _stopped(run: Run, plan: Plan, scenes: tuple[str, ...], records: Records, re
     if idle >= MAX_IDLE_RESTARTS:
         records.note("end", cause="no_progress", exit=STOPPED)
         print(
-            f"error: {idle} attempts in a row finished nothing; not put back. One frame must fit into the time limit "
+            f"error: {idle} attempts in a row finished nothing; not requeued. One frame must fit into the time limit "
             f"and the time between the scheduler's warning and the limit (signal_s of the profile)",
             file=sys.stderr,
             flush=True,
@@ -179,8 +175,8 @@ def requeue(job: str) -> bool:
         back = Slurm().requeue(job)
         print(f"stopped at a safe point; {f'{job} is back in the queue' if back else 'cancelled'}", flush=True)
         return back
-    except SchedulerError as error:  # preempted: the scheduler has put it back already
-        print(f"stopped at a safe point; not put back by this task: {error}", flush=True)
+    except SchedulerError as error:  # preempted: the scheduler has requeued it already
+        print(f"stopped at a safe point; not requeued by this task: {error}", flush=True)
         return True
 
 

@@ -5,7 +5,7 @@ It turns arrays into arrays; it knows no paths, no done records and no scenes. W
 imported where it computes, since every engine of a job is looked at for `--help`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -67,11 +67,13 @@ class Clip:
         indices: which frames.
         frames: reads frame number i of the scene, (H, W, 3) uint8, on demand.
         delivered: reads the depth delivered for frame i at the frames' size, (H, W) metres with NaN; None without any.
+        source_size: (width, height) of the frames as they were shot, where it is known and may differ.
     """
 
     indices: range
     frames: Callable[[int], Picture]
     delivered: Callable[[int], Depth] | None
+    source_size: tuple[int, int] | None = None
 
 
 @runtime_checkable
@@ -82,6 +84,15 @@ class DepthEstimator(Engine, Protocol):
 
     def estimate(self, clip: Clip, safe_point: SafePoint) -> npt.NDArray[np.float32]:
         """(T, H, W) z-depth in metres, NaN where unknown."""
+        ...
+
+
+@runtime_checkable
+class StreamingDepth(DepthEstimator, Protocol):
+    """Phase 3, for a video of any length as one, in memory that does not grow with it."""
+
+    def stream(self, clip: Clip, safe_point: SafePoint, first: int = 0) -> Iterator[npt.NDArray[np.float32]]:
+        """(H, W) metres of each frame from position `first` of the clip on, as a run from its beginning would give them."""
         ...
 
 

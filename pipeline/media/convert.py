@@ -1,14 +1,16 @@
-"""Between images of bytes and tensors of numbers: the one place that divides by 255 and rounds back."""
+"""Between images and tensors of numbers: the one place that divides by 255, or 65535, and rounds back."""
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.media.images import Picture
+from pipeline.media.arrays import AnyPicture, DeepPicture, Picture
 
 
-def image_to_tensor(image: Picture, device: torch.device | str = "cpu") -> Tensor:
-    """(H, W, 3) uint8 -> (3, H, W) float32 in [0, 1]; travels to the device as bytes."""
+def image_to_tensor(image: AnyPicture, device: torch.device | str = "cpu") -> Tensor:
+    """(H, W, 3) uint8 or uint16 -> (3, H, W) float32 in [0, 1]; bytes travel to the device as bytes."""
+    if image.dtype == np.uint16:
+        return torch.from_numpy(image.astype(np.float32)).to(device).permute(2, 0, 1) / 65535
     return torch.from_numpy(image).to(device).permute(2, 0, 1).float() / 255
 
 
@@ -16,3 +18,9 @@ def tensor_to_image(image: Tensor) -> Picture:
     """(3, H, W) in [0, 1], on any device -> (H, W, 3) uint8, rounded; what lies outside is clipped."""
     levels = (image.detach().float().clamp(0, 1) * 255).round().byte()
     return np.ascontiguousarray(levels.permute(1, 2, 0).cpu().numpy())
+
+
+def tensor_to_deep(image: Tensor) -> DeepPicture:
+    """The same over the whole range of 16 bits."""
+    levels = image.detach().float().clamp(0, 1).permute(1, 2, 0).cpu().numpy()
+    return np.rint(np.ascontiguousarray(levels) * 65535).astype(np.uint16)

@@ -24,7 +24,8 @@ class CutDetector:
     def begins_shot(self, picture: Picture) -> bool:
         """(H, W, 3) uint8 RGB, the next frame -> whether it is of another shot than the one before; False for the first."""
         scale = min(1.0, _LONGER_EDGE_PX / max(picture.shape[:2]))
-        small = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        size = [max(1, round(side * scale)) for side in picture.shape[1::-1]]  # of a strip, at least one row
+        small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
         # The rate is not used: the detector compares neighbours, whatever the time between them.
         cuts = self._detector.process_frame(FrameTimecode(self._count, 24.0), cv2.cvtColor(small, cv2.COLOR_RGB2BGR))
         self._count += 1

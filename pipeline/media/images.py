@@ -1,22 +1,28 @@
-"""Images: what a raw frame may be, and how it becomes (H, W, 3) uint8 RGB.
+"""Images: what a raw frame may be, and how it becomes (H, W, 3) uint8 sRGB.
 
-Greyscale, palette, alpha, 16-bit and EXIF-rotated pictures are accepted and converted, and the conversion is noted in the
-scene index. A picture that does not decode to its last byte is refused.
+Greyscale, palette, alpha, 16-bit, EXIF-turned and colour-managed pictures are accepted and converted, and the conversion is
+noted in the scene index. A picture that does not decode to its last byte is refused.
 """
 
 import io
 import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from pipeline.errors import InputError
+from pipeline.media.arrays import AnyPicture, Picture
+from pipeline.media.geometry import MAX_PIXELS
+from pipeline.media.image_color import convert_color
+from pipeline.storage.bounded import one_line, open_regular
 
-Picture = npt.NDArray[np.uint8]  # (H, W, 3) RGB
-PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff")
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".avif")
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # said as an error, with the limit
 # On a photograph at 848x480, level 1 with the average filter took 22 ms and 588 KiB, level 1 with libpng's choice of filters
 # 32 ms and 590 KiB, level 6 105 ms and 561 KiB.
 PNG_SETTINGS = (cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_AVG)
@@ -28,12 +34,17 @@ def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
     return tuple((0, int(piece), piece) if piece.isdecimal() else (1, 0, piece) for piece in pieces if piece)
 
 
-def _to_rgb(image: Image.Image) -> tuple[Picture, list[str]]:
+def _to_rgb(path: Path, image: Image.Image) -> tuple[Picture, list[str]]:
     notes = []
     raw_modes = {str(tile[3]) for tile in getattr(image, "tile", ())}
+    if (
+        image.format != "MPO" and getattr(image, "n_frames", 1) > 1
+    ):  # an MPO's second picture is a preview or a gain map
+        notes.append("only the first of several pictures in the file is read")
     image.load()  # the whole file, not the header
-    if image.getexif().get(0x0112, 1) != 1:
-        notes.append("rotated as EXIF says")
+    orientation = image.getexif().get(0x0112, 1)
+    if orientation != 1:
+        notes.append("mirrored as EXIF says" if orientation in (2, 4, 5, 7) else "rotated as EXIF says")
         image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I") or image.mode == "F":
         grey = np.asarray(image).astype(np.float64)
@@ -48,31 +59,59 @@ def _to_rgb(image: Image.Image) -> tuple[Picture, list[str]]:
         notes.append("greyscale repeated to RGB")
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         notes.append("alpha dropped")
-    return np.array(image.convert("RGB")), notes
+    shown, converted = convert_color(path, image)
+    return np.array(shown), notes + converted
+
+
+@contextmanager
+def _decoding(path: Path) -> Iterator[Image.Image]:
+    """The image behind a path, its header read and its size looked at; whatever goes wrong inside names the file."""
+    try:
+        with open_regular(path) as file, Image.open(file) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise InputError(
+                    f"it is {image.width}x{image.height}, {image.width * image.height / 1e6:.0f} megapixels; at most "
+                    f"{MAX_PIXELS / 1e6:.0f} are decoded"
+                )
+            yield image
+    except InputError as error:
+        raise error if str(path) in str(error) else InputError(f"{path}: {error}") from None
+    except FileNotFoundError:
+        raise InputError(f"{path} does not decode: there is no such file") from None
+    except (
+        Exception
+    ) as error:  # Pillow's plugins raise whatever their parsers do: struct.error, KeyError, zlib.error ...
+        raise InputError(f"{path} does not decode: {one_line(error)}") from None
 
 
 def read_picture(path: Path) -> tuple[Picture, list[str]]:
     """Decode a picture completely.
 
     Returns:
-        (H, W, 3) uint8 RGB, upright, and notes on what was converted.
+        (H, W, 3) uint8 sRGB, upright, and notes on what was converted.
 
     Raises:
-        InputError: it cannot be read or is truncated; the message names the file.
+        InputError: it cannot be read, is truncated or has a colour that cannot be converted; the message names the file.
     """
-    try:
-        with Image.open(path) as image:
-            return _to_rgb(image)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path} does not decode: {error}") from None
+    with _decoding(path) as image:
+        return _to_rgb(path, image)
 
 
-def encode_png(picture: Picture) -> bytes:
-    """Lossless, byte-reproducible PNG."""
+def picture_size(path: Path) -> tuple[int, int]:
+    """(width, height) as shown, from the header alone.
+
+    Raises:
+        InputError: it has none.
+    """
+    with _decoding(path) as image:
+        turned = image.getexif().get(0x0112, 1) >= 5
+        return (image.height, image.width) if turned else (image.width, image.height)
+
+
+def encode_png(picture: AnyPicture) -> bytes:
+    """Lossless, byte-reproducible PNG of 8 or 16 bits a channel."""
     ok, data = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), PNG_SETTINGS)
-    assert ok, "a uint8 RGB array always encodes"
+    assert ok, "an RGB array of 8 or 16 bits always encodes"
     return data.tobytes()
 
 

@@ -13,6 +13,8 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, Thr
 from types import TracebackType
 from typing import Any, TypeVar
 
+from pipeline.orphans import die_with_parent
+
 T = TypeVar("T")
 _END = object()
 
@@ -72,6 +74,7 @@ def map_ahead(function: Callable[[Any], T], items: Iterable[Any], workers: int =
 
 def _one_thread() -> None:
     """Several workers share the cores already; none of what they compute depends on the number of threads."""
+    die_with_parent()
     os.environ["OMP_NUM_THREADS"] = "1"  # what PyTorch goes by when it is imported, if it is
     import cv2
 
@@ -85,7 +88,7 @@ def map_processes(function: Callable[..., T], calls: Sequence[tuple[Any, ...]], 
     """Call `function` with each tuple of arguments in fresh processes, results in order; one call, or one worker, runs here.
 
     Fresh interpreters rather than forks, which would inherit the locks of OpenCV's and PyTorch's threads. Closing the
-    iterator cancels what has not begun.
+    iterator cancels what has not begun. They end with this process, even when it is killed.
     """
     workers = min(workers, len(calls))
     if workers <= 1:

@@ -3,21 +3,19 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import cast
 
-import numpy as np
-
-from pipeline.errors import InputError
-from pipeline.media.images import PICTURE_SUFFIXES, Picture, natural_key, read_picture
+from pipeline.media.arrays import Picture
+from pipeline.media.frame_folder import VIDEO_SUFFIXES, look_at
+from pipeline.media.images import read_picture
 from pipeline.media.prefetch import map_ahead, prefetch
-
-VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm")
 
 
 class RawSource(ABC):
     """The frames of one scene as delivered."""
 
     path: Path
+    notes: tuple[str, ...] = ()  # on the source as a whole
 
     @abstractmethod
     def files(self) -> list[Path]:
@@ -37,14 +35,9 @@ class FolderSource(RawSource):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            names = [entry.name for entry in path.iterdir() if entry.suffix.lower() in PICTURE_SUFFIXES]
-            names = [name for name in names if not name.startswith(".") and (path / name).is_file()]
-        except OSError as error:
-            raise InputError(f"{path} cannot be read: {error.strerror}") from None
-        self._files = [path / name for name in sorted(names, key=natural_key)]
-        if not self._files:
-            raise InputError(f"{path} holds no frames; allowed are {', '.join(PICTURE_SUFFIXES)}")
+        found = look_at(path)
+        self._files = list(found.files)
+        self.notes = found.notes
 
     def files(self) -> list[Path]:
         return self._files
@@ -57,46 +50,37 @@ class FolderSource(RawSource):
 
 
 class VideoSource(RawSource):
-    """One video file. Frames are numbered as decoded, so a variable frame rate needs no care; rotation is honoured."""
+    """One video file. Frames are numbered as decoded, so a variable frame rate needs no care.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: the file.
+        accept_truncated: take a file that was cut off up to its last whole frame; `notes` say so afterwards.
+    """
+
+    def __init__(self, path: Path, *, accept_truncated: bool = False) -> None:
         self.path = path
+        self._accept_truncated = accept_truncated
 
     def files(self) -> list[Path]:
         return [self.path]
 
     def decode(self, wanted: Sequence[int] | None = None) -> Iterator[tuple[int, Picture, list[str]]]:
-        return prefetch(self._decode(None if wanted is None else set(wanted)))
+        from pipeline.media.video_decoder import decode_video  # PyAV is of an extra, and folders of pictures do without
 
-    def _decode(self, wanted: set[int] | None) -> Iterator[tuple[int, Picture, list[str]]]:
-        import av  # of an extra, and folders of pictures do without
+        def note_cut(reason: str) -> None:
+            self.notes = (f"taken up to its last whole frame: {reason}",)
 
-        try:
-            with av.open(str(self.path)) as container:
-                if not container.streams.video:
-                    raise InputError(f"{self.path} holds no video stream")
-                stream = container.streams.video[0]
-                stream.thread_type = "AUTO"
-                last = None if wanted is None else max(wanted, default=-1)
-                for index, frame in enumerate(container.decode(stream)):
-                    if last is not None and index > last:
-                        return
-                    if frame.is_corrupt:
-                        raise InputError(f"{self.path}: frame {index} is damaged")
-                    if wanted is None or index in wanted:
-                        yield self._upright(index, frame)
-        except (av.FFmpegError, OSError) as error:
-            raise InputError(f"{self.path} does not decode: {error}") from None
-
-    @staticmethod
-    def _upright(index: int, frame: Any) -> tuple[int, Picture, list[str]]:
-        picture = frame.to_ndarray(format="rgb24")
-        quarter_turns = round(frame.rotation / 90) % 4
-        if quarter_turns:
-            return index, np.ascontiguousarray(np.rot90(picture, quarter_turns)), ["rotated as the video says"]
-        return index, picture, []
+        frames = decode_video(
+            self.path,
+            None if wanted is None else frozenset(wanted),
+            on_cut=note_cut if self._accept_truncated else None,
+        )
+        # 8 bits, since nothing deeper was asked for
+        return prefetch((frame.index, cast(Picture, frame.picture), list(frame.notes)) for frame in frames)
 
 
-def open_source(path: Path) -> RawSource:
+def open_source(path: Path, *, accept_truncated: bool = False) -> RawSource:
     """The raw source at a path: a folder of pictures or a video file."""
-    return VideoSource(path) if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file() else FolderSource(path)
+    if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file():
+        return VideoSource(path, accept_truncated=accept_truncated)
+    return FolderSource(path)

@@ -9,6 +9,8 @@ from pipeline.optics.lens import OpticsError
 if TYPE_CHECKING:
     from torch import Tensor
 
+FARTHEST_RIM = 0.95  # radii: its disc still holds the middle of the opening
+
 
 @dataclass(frozen=True, kw_only=True)
 class Aperture:
@@ -18,11 +20,14 @@ class Aperture:
         blades: 0 for a disc, otherwise the number of straight sides, >= 3.
         rotation_deg: turns the polygon counter-clockwise as seen in the picture, degrees.
         roundness: 0 has straight blades, 1 is the disc again; between, the outline is interpolated along its radius.
+        rim: centre (right, up) of the front rim of the barrel as seen from a place in the picture, in radii; what lies outside
+            that disc is shaded. (0, 0) is the middle of the picture, where the rim hides nothing (`cat_eye`).
     """
 
     blades: int = 0
     rotation_deg: float = 0.0
     roundness: float = 0.0
+    rim: tuple[float, float] = (0.0, 0.0)
 
     def __post_init__(self) -> None:
         if self.blades != 0 and self.blades < 3:
@@ -31,6 +36,8 @@ class Aperture:
             raise OpticsError(f"roundness must be in [0, 1], got {self.roundness}")
         if not math.isfinite(self.rotation_deg):
             raise OpticsError(f"rotation_deg must be finite, got {self.rotation_deg}")
+        if not math.hypot(*self.rim) <= FARTHEST_RIM:
+            raise OpticsError(f"rim must lie within {FARTHEST_RIM} radii of the centre, got {self.rim}")
 
     def outline(self, angle: "Tensor") -> "Tensor":
         """Distance of the edge from the centre, in units of the full opening's radius.
@@ -39,8 +46,18 @@ class Aperture:
             angle: any shape, radians, counter-clockwise from the picture's +x (with y up).
 
         Returns:
-            The same shape, in (0, 1]; 1 everywhere for a disc, 1 at the corners of a polygon.
+            The same shape, in (0, 1]; 1 everywhere for a disc, 1 at the corners of a polygon that nothing shades.
         """
+        import torch
+
+        if self.rim == (0.0, 0.0):
+            return self._blades(angle)
+        # Where a ray from the centre leaves the disc around the rim's centre c: c.e + sqrt((c.e)^2 + 1 - |c|^2).
+        right, up = self.rim
+        along = right * torch.cos(angle) + up * torch.sin(angle)
+        return torch.minimum(self._blades(angle), along + torch.sqrt(along**2 + 1 - right**2 - up**2))
+
+    def _blades(self, angle: "Tensor") -> "Tensor":
         import torch
 
         if self.blades == 0:

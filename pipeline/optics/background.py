@@ -24,13 +24,14 @@ SLACK_PX = 2.0  # blocks are 2 px wide: the edge may be that much closer than th
 FAR_PX = 1e4  # larger than any distance
 
 
-def hidden_background(light: Tensor, defocus: Tensor, farness: Tensor) -> Surface:
+def hidden_background(light: Tensor, defocus: Tensor, farness: Tensor, bridged: Surface | None = None) -> Surface:
     """Extend the farther surfaces under the nearer ones, as far as the lens can look.
 
     Args:
         light: (3, H, W) linear light.
         defocus: (1, H, W) signed radius, px.
         farness: (1, H, W) the defocus itself, or another measure in px that is larger for farther surfaces.
+        bridged: (H, W) what `bridge_thin` found behind thin things; taken where it is known.
 
     Returns:
         The hidden surface at (ceil(H/2), ceil(W/2)); its weight is 0 where nothing is hidden.
@@ -68,6 +69,10 @@ def hidden_background(light: Tensor, defocus: Tensor, farness: Tensor) -> Surfac
     payload = payload.T.reshape(5, *size)
     weight = weight * (path.reshape(1, *size) < FAR_PX / 2)  # a source may turn out to hide something itself
     fill = payload[:3] / (1 - payload[:3].amax(0, keepdim=True)).clamp(min=1e-3)
+    if bridged is not None:
+        known = _blocks(bridged.weight).sum(1)
+        light_sum = (_blocks(bridged.light) * _blocks(bridged.weight)).sum(1)
+        fill = torch.lerp(fill, light_sum / known.clamp(min=1e-6), known.clamp(max=1))
     return Surface(fill, payload[3:4], weight)
 
 

@@ -45,6 +45,13 @@ class Stack:
         return torch.cat([1 - self.free, self.light])
 
 
+def refine(spread: Tensor | None, bridged: Surface) -> Tensor | None:
+    """Give hidden surfaces in focus the detail that was bridged at full resolution, (4, H, W) each; same coverage."""
+    if spread is None:
+        return None
+    return torch.cat([spread[:1], torch.lerp(spread[1:], spread[:1] * bridged.light, bridged.weight)])
+
+
 def blur_full(tiles: Tiles, knots: list[Knot], sign: int, aperture: Aperture) -> Tensor | None:
     """Blur some layers of one sign on the full grid and sum them.
 

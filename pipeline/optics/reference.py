@@ -11,7 +11,8 @@ from torch import Tensor
 
 from pipeline.optics.aperture import Aperture
 from pipeline.optics.background import hidden_background
-from pipeline.optics.composite import Stack
+from pipeline.optics.bridge import bridge_thin
+from pipeline.optics.composite import Stack, refine
 from pipeline.optics.edges import split_mixed
 from pipeline.optics.kernels import aperture_kernel
 from pipeline.optics.layers import Knot, double, hat, mirror, radius_grid
@@ -32,7 +33,8 @@ def render_reference(light: Tensor, defocus: Tensor, aperture: Aperture) -> Tens
     layers = radius_grid(float(defocus.abs().max()))
     own, other = split_mixed(light, defocus)
     visible = [torch.cat(surface.samples(layers.visible)) for surface in (own, other) if surface is not None]
-    plate = hidden_background(own.light, defocus, defocus)
+    bridged = bridge_thin(own, defocus)
+    plate = hidden_background(own.light, defocus, defocus, bridged)
     hidden = [double(torch.cat(plate.samples(layers.hidden)), height, width)]
 
     stack = Stack(light)
@@ -40,14 +42,16 @@ def render_reference(light: Tensor, defocus: Tensor, aperture: Aperture) -> Tens
         outer = Stack(light)
         for group in layers.half[::sign]:
             outer.add(_blur(visible, hidden, group, sign, aperture))
-        steps = [[_blur(visible, [], group, sign, aperture)] for group in layers.full[::sign]]
+        steps: list[list[Tensor | None]] = [
+            [_blur(visible, [], group, sign, aperture)] for group in layers.full[::sign]
+        ]
         steps.append([_blur([], hidden, layers.coarse[0], sign, aperture)])
         steps.append([outer.spread()])
         if sign < 0:
             steps = [steps[-1], *steps[:-1]]
             steps.append([hat(planes[4:], 0) * planes[:4] for planes in visible])
         else:
-            steps.insert(-2, [hat(planes[4:], 0) * planes[:4] for planes in hidden])
+            steps.insert(-2, [refine(hat(planes[4:], 0) * planes[:4], bridged) for planes in hidden])
         for step in steps:
             for spread in step:
                 stack.add(spread)

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from pipeline.optics.aperture import Aperture
 from pipeline.optics.background import hidden_background
+from pipeline.optics.bridge import bridge_thin
 from pipeline.optics.color import linear_to_srgb, srgb_to_linear
-from pipeline.optics.composite import HalfGrid, Stack, blur_full
+from pipeline.optics.composite import HalfGrid, Stack, blur_full, refine
 from pipeline.optics.edges import split_mixed
 from pipeline.optics.layers import FULL_HALO, FULL_TILE, SHARP_PX, Grid, Tiles, double, hat, radius_grid
 from pipeline.optics.lens import OpticsError
@@ -94,7 +95,8 @@ def _render(light: Tensor, defocus: Tensor, order: Tensor | None, aperture: Aper
         farness = defocus if agrees else order_as_defocus(order, defocus)
 
     own, other = split_mixed(light, defocus)
-    plate = hidden_background(own.light, defocus, farness)
+    bridged = bridge_thin(own, farness)
+    plate = hidden_background(own.light, defocus, farness, bridged)
     surfaces = [torch.cat(one.samples(layers.visible)) for one in (own, other) if one is not None]
     half = HalfGrid(surfaces, plate, layers)
     tiles = Tiles(surfaces, FULL_TILE, FULL_HALO)
@@ -106,7 +108,7 @@ def _render(light: Tensor, defocus: Tensor, order: Tensor | None, aperture: Aper
         if unit.full:
             stack.add(blur_full(tiles, unit.full, unit.sign, aperture))
         if unit.hidden and unit.sign > 0:
-            stack.add(_enlarge(half.hidden_in_focus(), height, width))
+            stack.add(refine(_enlarge(half.hidden_in_focus(), height, width), bridged))
         if unit.half:
             stack.add(_enlarge(half.blur(unit.half, unit.sign, aperture), height, width))
     # A pixel that nothing reached keeps a trace of its own colour, so that the division always has something to divide.

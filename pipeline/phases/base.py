@@ -1,9 +1,9 @@
-"""What a per-scene phase is, and what it gets to do its work with. The loop around it is `pipeline/runner.py`."""
+"""What a per-scene phase is, and what it gets to do its work with. The loop around it is `pipeline/phases/runner.py`."""
 
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -13,8 +13,9 @@ from pipeline.phases.registry import phase_named
 from pipeline.reporter import Reporter
 from pipeline.signals import StopSignals
 from pipeline.storage.completion import Fields, Journal
-from pipeline.storage.files import names_in
+from pipeline.storage.files import names_in, write_bytes, write_if_changed
 from pipeline.storage.lease import Lease
+from pipeline.storage.ownership import OwnFiles
 from pipeline.storage.scene import Outputs, Scene, SceneEntry
 
 T = TypeVar("T")
@@ -33,6 +34,18 @@ class Work:
         """Between frames, and inside engines between steps: stop here when asked to, or when the lease is lost."""
         self.lease.check()
         self.signals.safe_point()
+
+    def write(self, path: Path, data: bytes) -> None:
+        """Put a finished output in place, atomically, unless the lease was lost.
+
+        Raises:
+            LeaseLostError: another worker has the scene now; nothing was written.
+        """
+        write_bytes(path, data, self.lease.check)
+
+    def write_if_changed(self, path: Path, data: bytes) -> None:
+        """`write`, unless the file holds these bytes already."""
+        write_if_changed(path, data, self.lease.check)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +95,11 @@ class ScenePhase(ABC):
     def outputs(self, scene: Scene, entry: SceneEntry) -> list[Path]:
         """Every file that must exist when the scene is done."""
         return scene.outputs(self._made, entry.num_frames, self.num_sets)
+
+    def own_files(self, scene: Scene, entry: SceneEntry) -> OwnFiles:
+        """What of a scene's files this phase may remove: whatever has a name that it writes."""
+        examples = self.outputs(scene, replace(entry, num_frames=1))
+        return OwnFiles(scene.dir, self.folders(scene), examples)
 
     @abstractmethod
     def run(self, scene: Scene, entry: SceneEntry, work: Work) -> Result:

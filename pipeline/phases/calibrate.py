@@ -31,7 +31,8 @@ from pipeline.run_settings import RunSettings
 from pipeline.seeds import stable_seed
 from pipeline.signals import StopSignals
 from pipeline.storage.completion import Fields, as_stored, fingerprint, first_difference
-from pipeline.storage.files import write_json
+from pipeline.storage.files import dump_json, write_shared
+from pipeline.storage.ownership import refuse_links
 from pipeline.storage.scene import Scene, SceneEntry, SceneIndex, calibration_path, histogram_path
 
 VERSION = 1
@@ -51,12 +52,13 @@ def run_calibrate(settings: CalibrateSettings, run: RunSettings, presenter: Pres
     """
     entries = run.chosen(SceneIndex.load(run.index_path))
     path = calibration_path(run.out_root)
+    refuse_links(run.out_root, [path, histogram_path(run.out_root)])
     with StopSignals() as signals, Reporter("calibrate", None if run.dry_run else run.logs) as reporter:
         ready, depths = _finished_depth(entries, run, reporter)
         fields = as_stored(
             {"phase": "calibrate", "version": VERSION, "settings": asdict(settings), "upstream": {"depth": depths}}
         )
-        old = read_calibration(path) if path.exists() and run.on_stale != "redo" else None
+        old = read_calibration(path) if path.exists() and run.on_stale != "redo" and not run.redo else None
         if old is not None and _settled(old, fields, run, reporter, path):
             return ExitCode.DONE
         sampled = _sample_scenes(ready, settings.seed)
@@ -78,7 +80,7 @@ def run_calibrate(settings: CalibrateSettings, run: RunSettings, presenter: Pres
         reporter.end_progress()
         stats = _summarise(np.concatenate(values), summaries, settings, fields, len(ready))
         presenter.draw_histogram(run, stats)
-        write_json(path, stats)
+        write_shared(path, dump_json(stats).encode())
         reporter.info(
             f"calibrate: {len(sampled)} of {len(ready)} scenes sampled, CoC p50 {stats['p50'] * 1e6:.0f} um, "
             f"p95 {stats['p95'] * 1e6:.0f} um, max {stats['max'] * 1e6:.0f} um. Look at {histogram_path(run.out_root)}, "

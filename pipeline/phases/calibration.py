@@ -18,8 +18,10 @@ from pipeline.optics.sampling import draw_lens
 from pipeline.phases.dependencies import require
 from pipeline.reporter import Reporter
 from pipeline.run_settings import RunSettings
+from pipeline.storage.bounded import one_line
 from pipeline.storage.completion import fingerprint
-from pipeline.storage.files import read_json, write_json
+from pipeline.storage.files import dump_json, read_json, write_shared
+from pipeline.storage.ownership import refuse_links
 from pipeline.storage.scene import Scene, SceneIndex, calibration_path, histogram_path
 
 SCHEMA = 1
@@ -82,8 +84,10 @@ def read_statistics(scene: Scene) -> dict[str, float]:
     try:
         stored = read_json(scene.stats_path, "the depth statistics")
         return {name: float(stored[name]) for name in ("d_min", "d_max", "focus_near", "focus_far")} | stored
-    except (FileNotFoundError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{scene.stats_path} is missing or incomplete ({error!r}); run phase 3 again") from None
+    except Exception as error:
+        raise InputError(
+            f"{scene.stats_path} is missing or incomplete ({one_line(error)}); run phase 3 again"
+        ) from None
 
 
 def read_calibration(path: Path) -> dict[str, Any]:
@@ -101,8 +105,10 @@ def read_calibration(path: Path) -> dict[str, Any]:
         if not all(math.isfinite(number) and number > 0 for number in numbers + ([confirmed] if confirmed else [])):
             raise InputError(f"the calibration {path} holds a CoC that is not > 0")
         CalibrateSettings(**stats["fields"]["settings"])
-    except (InputError, KeyError, TypeError) as error:
-        reason = error if isinstance(error, InputError) else f"the calibration {path} lacks or garbles {error}"
+    except Exception as error:
+        reason = (
+            error if isinstance(error, InputError) else f"the calibration {path} lacks or garbles {one_line(error)}"
+        )
         raise PipelineError(
             f"{reason}; make it anew with: {phase_command('calibrate', '--on_stale', 'redo')}"
         ) from None
@@ -122,6 +128,7 @@ def confirm(value_m: float | None, run: RunSettings, keep_confirmed: bool = Fals
         UsageError: the value is not a plausible CoC.
     """
     path = calibration_path(run.out_root)
+    refuse_links(run.out_root, [path])
     if not path.exists():
         raise PipelineError(f"there is no {path} to confirm; run: {phase_command('calibrate')}")
     stats = read_calibration(path)
@@ -145,7 +152,7 @@ def confirm(value_m: float | None, run: RunSettings, keep_confirmed: bool = Fals
             "at": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "took_recommendation": value_m is None,
         }
-        write_json(path, stats)
+        write_shared(path, dump_json(stats).encode())
         reporter.info(f"calibrate: max_coc {value * 1e6:.1f} um confirmed. Next: {phase_command('render')}")
     return ExitCode.DONE
 

@@ -46,7 +46,7 @@ from pipeline.phases.temporal import (
 from pipeline.run_settings import RunSettings
 from pipeline.seeds import stable_seed
 from pipeline.storage.completion import DoneRecord, Fields
-from pipeline.storage.files import write_bytes
+from pipeline.storage.files import write_shared
 from pipeline.storage.scene import SHARP_OUTPUTS, Scene, SceneEntry, scene_folders
 
 VERSION = 1
@@ -133,7 +133,7 @@ class DeblurPhase(ScenePhase):
     def _write(scene: Scene, frame: int, picture: Picture, facts: dict[str, Any], work: Work) -> None:
         data = encode_png(picture)
         work.journal.add(f"{frame:04d}", facts)
-        write_bytes(scene.sharp_path(frame), data)
+        work.write(scene.sharp_path(frame), data)
         work.reporter.advance()
 
     def _result(self, entry: SceneEntry, work: Work) -> Result:
@@ -300,7 +300,7 @@ def merge_psnr(settings: RunSettings) -> None:
         for frame, value in enumerate(record.summary.get("psnr_db_per_frame", []) if record else []):
             table.writerow((scene.scene_id, frame, value))
     settings.logs.mkdir(parents=True, exist_ok=True)
-    write_bytes(settings.logs / "deblur_psnr.csv", text.getvalue().encode())
+    write_shared(settings.logs / "deblur_psnr.csv", text.getvalue().encode())
 
 
 def _add_flags(parser: argparse.ArgumentParser) -> None:

@@ -17,6 +17,11 @@ def record_folder(scene: Scene, phase: str) -> Path:
     return scene.folder(made.modalities[-1])
 
 
+def redo_command(scene: Scene, phase: str) -> str:
+    """What a person types to have a phase of a scene made again although it counts as done."""
+    return phase_command(phase, "--scene", scene.scene_id, "--redo")
+
+
 def stale_upstream(scene: Scene, entry: SceneEntry, record: DoneRecord) -> str | None:
     """The first of a record's upstream links that no longer holds, in words; None when all do."""
     actual = {"source": entry.content_hash, "delivered_depth": entry.depth_hash}
@@ -80,4 +85,5 @@ def check_raw(raw_root: Path, entry: SceneEntry, *, may_be_gone: bool = False) -
 def open_raw(raw_root: Path, entry: SceneEntry) -> RawSource:
     """The scene's raw frames, after `check_raw`."""
     check_raw(raw_root, entry)
-    return open_source(raw_root / entry.source)
+    # Phase 1 has decided how much of a cut-off video counts: entry.num_frames.
+    return open_source(raw_root / entry.source, accept_truncated=True)

@@ -7,28 +7,38 @@ float16 values; a second pass fills the unknown with the scene's median. `.done`
 import argparse
 import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from contextlib import closing
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.engines.base import Clip, DepthEstimator
+from pipeline.engines.base import Clip, DepthEstimator, StreamingDepth
 from pipeline.engines.flags import engine_from
 from pipeline.engines.info import EngineInfo
 from pipeline.errors import ExitCode, InputError, SceneError, UsageError
 from pipeline.hints import phase_command
-from pipeline.media.depth_files import Depth, encode_npz, find_delivered_depth, read_depth, resize_depth
+from pipeline.media.delivered_depth import find_delivered_depth
+from pipeline.media.depth_files import Depth, encode_npz, read_depth, resize_depth
 from pipeline.media.images import multiple_of_16, read_sharp
 from pipeline.media.prefetch import WriteBehind
-from pipeline.phases.base import Result, ScenePhase, Work, engine_fields, ordered_missing, retry_on_oom
+from pipeline.phases.base import (
+    Result,
+    ScenePhase,
+    Work,
+    engine_fields,
+    is_out_of_memory,
+    ordered_missing,
+    retry_on_oom,
+)
 from pipeline.phases.dependencies import check_raw, require
 from pipeline.phases.registry import Phase, Presenter
 from pipeline.phases.runner import run_scenes
 from pipeline.phases.temporal import crossfade_chunks
 from pipeline.run_settings import RunSettings
 from pipeline.storage.completion import Fields
-from pipeline.storage.files import dump_json, write_bytes, write_if_changed
+from pipeline.storage.files import dump_json
 from pipeline.storage.scene import DEPTH_OUTPUTS, Scene, SceneEntry
 
 VERSION = 1
@@ -36,21 +46,31 @@ MIN_DEPTH_M, MAX_DEPTH_M = 0.01, 1000.0  # beyond is sky: as good as infinity fo
 ROBUST_FAR_M = 100.0  # the focus range looks only at what is nearer; see focus_range
 MEDIAN_RANGE_M = (0.5, 50.0)  # a scene median outside is probably a wrong scale
 MEDIAN_JUMP = 0.15
+DEFAULT_CHUNK = 256
 Counts = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
 class DepthSettings:
-    """chunk: frames an engine sees at once; overlap: frames that consecutive chunks share and blend."""
+    """How a scene is cut for engines that look at several frames at once.
 
-    chunk: int = 256
+    Args:
+        chunk: frames an engine sees at once; None is the whole scene for engines that stream, and 256 for others.
+        overlap: frames that consecutive chunks share and blend.
+    """
+
+    chunk: int | None = None
     overlap: int = 32
 
     def __post_init__(self) -> None:
-        if self.chunk < 1:
+        if self.chunk is not None and self.chunk < 1:
             raise UsageError(f"chunk must be at least 1 frame, got {self.chunk}")
-        if not 0 <= self.overlap <= self.chunk // 2:
-            raise UsageError(f"overlap must be in [0, chunk / 2 = {self.chunk // 2}] frames, got {self.overlap}")
+        if not 0 <= self.overlap <= self.chunk_frames // 2:
+            raise UsageError(f"overlap must be in [0, chunk / 2 = {self.chunk_frames // 2}] frames, got {self.overlap}")
+
+    @property
+    def chunk_frames(self) -> int:
+        return DEFAULT_CHUNK if self.chunk is None else self.chunk
 
 
 class DepthPhase(ScenePhase):
@@ -73,9 +93,18 @@ class DepthPhase(ScenePhase):
             "phase": self.name,
             "version": VERSION,
             "engine": engine_fields(self._engine),
-            "settings": asdict(self.settings) if self._engine.temporal else {},
+            "settings": self._settings_fields(),
             "upstream": upstream,
         }
+
+    @property
+    def _streams(self) -> bool:
+        return self.settings.chunk is None and isinstance(self._engine, StreamingDepth)
+
+    def _settings_fields(self) -> Fields:
+        if self._streams:
+            return {"chunk": "whole scene"}
+        return {"chunk": self.settings.chunk_frames, "overlap": self.settings.overlap} if self._engine.temporal else {}
 
     def ready(self, scene: Scene, entry: SceneEntry) -> None:
         if self.info.name == "given":
@@ -96,7 +125,7 @@ class DepthPhase(ScenePhase):
             work.journal.add("statistics", self._statistics(scene, entry, work))
         statistics = work.journal.facts["statistics"]
         filled = self._fill(scene, entry, work, statistics["d_median"])
-        write_if_changed(scene.stats_path, dump_json(statistics).encode())
+        work.write_if_changed(scene.stats_path, dump_json(statistics).encode())
         return Result(
             summary=statistics,
             repairs=filled,
@@ -104,27 +133,59 @@ class DepthPhase(ScenePhase):
         )
 
     def _estimate(self, scene: Scene, entry: SceneEntry, work: Work, missing: set[int]) -> Iterator[tuple[int, Depth]]:
+        if not missing:
+            return
         size = multiple_of_16((entry.width, entry.height))
         delivered = self._delivered(entry, size)
 
-        def estimate(frames: range) -> npt.NDArray[np.float32]:
-            clip = Clip(frames, lambda frame: read_sharp(scene.sharp_path(frame)), delivered)
-            maps = retry_on_oom(
-                self._engine,
-                lambda: self._engine.estimate(clip, work.safe_point),
-                lambda text: work.reporter.warning(f"{scene.scene_id}: {text}"),
+        def clip(frames: range) -> Clip:
+            return Clip(
+                frames, lambda frame: read_sharp(scene.sharp_path(frame)), delivered, (entry.width, entry.height)
             )
-            expected = (len(frames), size[1], size[0])
-            if maps.shape != expected:
-                raise SceneError(f"engine {self.info.name!r} returned depth of shape {maps.shape}, needs {expected}")
+
+        def warn(text: str) -> None:
+            work.reporter.warning(f"{scene.scene_id}: {text}")
+
+        def estimate(frames: range) -> npt.NDArray[np.float32]:
+            engine = self._engine
+            maps = retry_on_oom(engine, lambda: engine.estimate(clip(frames), work.safe_point), warn)
+            self._check_shape(maps.shape, (len(frames), size[1], size[0]))
             return maps
 
-        if not missing:
+        if self._streams:
+            for frame, depth in self._streamed(clip(range(entry.num_frames)), work, warn, min(missing), max(missing)):
+                self._check_shape(depth.shape, (size[1], size[0]))
+                if frame in missing:
+                    yield frame, depth
             return
-        chunk, overlap = (self.settings.chunk, self.settings.overlap) if self._engine.temporal else (1, 0)
+        chunk, overlap = (self.settings.chunk_frames, self.settings.overlap) if self._engine.temporal else (1, 0)
         for frame, depth in crossfade_chunks(entry.num_frames, estimate, chunk=chunk, overlap=overlap, wanted=missing):
             work.safe_point()
             yield frame, depth
+
+    def _check_shape(self, shape: tuple[int, ...], expected: tuple[int, ...]) -> None:
+        if shape != expected:
+            raise SceneError(f"engine {self.info.name!r} returned depth of shape {shape}, needs {expected}")
+
+    def _streamed(
+        self, clip: Clip, work: Work, warn: Callable[[str], None], first: int, last: int
+    ) -> Iterator[tuple[int, Depth]]:
+        """Frames `first` to `last` of the scene as one video; after an out-of-memory error it goes on with less."""
+        engine = self._engine
+        assert isinstance(engine, StreamingDepth), "asked for only where it is"
+        while first <= last:
+            try:
+                with closing(engine.stream(clip, work.safe_point, first)) as maps:  # type: ignore[type-var]  # a generator
+                    for depth in maps:
+                        work.safe_point()
+                        yield first, depth
+                        first += 1
+                        if first > last:
+                            return
+            except Exception as error:
+                if not is_out_of_memory(error) or not engine.shrink():
+                    raise
+                warn(f"out of memory ({error}); trying again with less")
 
     def _delivered(self, entry: SceneEntry, size: tuple[int, int]) -> Callable[[int], Depth] | None:
         """Reads the depth delivered for a frame, resized with it; None where there is none to read."""
@@ -135,12 +196,7 @@ class DepthPhase(ScenePhase):
             return None
 
         def read(frame: int) -> Depth:
-            raw = found.read(frame)
-            if raw.shape != (entry.height, entry.width):
-                raise InputError(
-                    f"{found.files()[frame]} is {raw.shape[1]}x{raw.shape[0]}, its frame is {entry.width}x{entry.height}"
-                )
-            return resize_depth(raw, size)
+            return resize_depth(found.read_fitting(frame, (entry.width, entry.height)), size)
 
         return read
 
@@ -151,7 +207,7 @@ class DepthPhase(ScenePhase):
         median = float(np.median(known.astype(np.float32))) if known.size else None
         data = encode_npz("depth", stored)
         work.journal.add(f"{frame:04d}", {"missing": int(stored.size - known.size), "median": median})
-        write_bytes(scene.depth_path(frame), data)
+        work.write(scene.depth_path(frame), data)
         work.reporter.advance()
 
     @staticmethod
@@ -179,7 +235,7 @@ class DepthPhase(ScenePhase):
             depth = read_depth(scene.depth_path(frame))
             if np.isnan(depth).any():
                 path = scene.depth_path(frame)
-                write_bytes(path, encode_npz("depth", np.where(np.isnan(depth), np.float16(median), depth)))
+                work.write(path, encode_npz("depth", np.where(np.isnan(depth), np.float16(median), depth)))
         return filled
 
     @staticmethod
@@ -202,8 +258,8 @@ class DepthPhase(ScenePhase):
 
 
 def to_stored(depth_m: Depth) -> npt.NDArray[np.float16]:
-    """Clamp to [0.01, 1000] m and narrow to float16; NaN, infinities and values <= 0 become NaN."""
-    known = np.isfinite(depth_m) & (depth_m > 0)
+    """Clamp to [0.01, 1000] m and narrow to float16; +inf is far, so 1000; NaN and values <= 0 become NaN."""
+    known = depth_m > 0
     return np.where(known, np.clip(depth_m, MIN_DEPTH_M, MAX_DEPTH_M), np.nan).astype(np.float16)
 
 
@@ -247,7 +303,12 @@ def statistics_of(counts: Counts) -> dict[str, float]:
 
 def _add_flags(parser: argparse.ArgumentParser) -> None:
     default = DepthSettings()
-    parser.add_argument("--chunk", type=int, default=default.chunk, help="frames that an engine sees at once")
+    parser.add_argument(
+        "--chunk",
+        type=int,
+        default=default.chunk,
+        help="frames that an engine sees at once (default: the whole scene for vda, which streams; 256 for others)",
+    )
     parser.add_argument(
         "--overlap", type=int, default=default.overlap, help="frames that consecutive chunks share and blend"
     )

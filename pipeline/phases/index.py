@@ -5,49 +5,29 @@ the split that is furthest below its share. A test scene never becomes a trainin
 """
 
 import argparse
-import hashlib
-import os
 import random
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from pipeline.checkout import checkout
-from pipeline.errors import ExitCode, InputError, UsageError
+from pipeline.errors import ExitCode, UsageError
 from pipeline.hints import phase_command
-from pipeline.media.depth_files import find_delivered_depth
 from pipeline.media.prefetch import map_processes
-from pipeline.media.sources import VIDEO_SUFFIXES, open_source
 from pipeline.phases.registry import Phase, Presenter
+from pipeline.phases.source_check import IndexSettings, check_source, is_unchanged, look_under
 from pipeline.reporter import Reporter
 from pipeline.run_settings import RunSettings
 from pipeline.seeds import stable_seed
 from pipeline.signals import StopSignals
-from pipeline.storage.files import remove_leftovers, write_if_changed
-from pipeline.storage.scene import SPLITS, Scene, SceneEntry, SceneIndex, Split, unsafe_id_reason
+from pipeline.storage.files import write_shared
+from pipeline.storage.ownership import refuse_links
+from pipeline.storage.scene import SPLITS, Scene, SceneEntry, SceneIndex, Split
 
 SHARES: dict[Split, float] = {"train": 0.8, "val": 0.1, "test": 0.1}
 VERSION = 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class IndexSettings:
-    """What phase 1 checks.
-
-    Args:
-        min_frames: a scene with fewer is rejected.
-        seed: shuffles the scenes into splits.
-        workers: scenes checked at once; changes nothing else.
-    """
-
-    min_frames: int = 16
-    seed: int = 0
-    workers: int = 2
-
-    def __post_init__(self) -> None:
-        if self.min_frames < 1:
-            raise UsageError(f"min_frames must be at least 1, got {self.min_frames}")
-        if self.workers < 1:
-            raise UsageError(f"workers must be at least 1, got {self.workers}")
+_SHOWN, _LISTED = 3, 12
 
 
 def run_index(settings: IndexSettings, run: RunSettings) -> ExitCode:
@@ -58,14 +38,19 @@ def run_index(settings: IndexSettings, run: RunSettings) -> ExitCode:
         PipelineError: the existing index is damaged.
     """
     old = SceneIndex.load(run.index_path) if run.index_path.exists() else None
-    sources = _chosen(find_sources(run.raw_root), run, old)
-    stored = {"min_frames": settings.min_frames, "seed": settings.seed, "version": VERSION}
+    root = look_under(run.raw_root)
+    sources = _chosen(root.sources, run, old)
+    stored: dict[str, Any] = {"min_frames": settings.min_frames, "seed": settings.seed, "version": VERSION}
+    if settings.accept_truncated:
+        stored["accept_truncated"] = True
     known = old.entries if old and old.settings == stored else {}
+    if run.redo:
+        known = {name: entry for name, entry in known.items() if name not in run.scenes}
     with StopSignals() as signals, Reporter("index", None if run.dry_run else run.logs) as reporter:
         found: dict[str, SceneEntry] = {}
         fresh: list[tuple[str, list[str]]] = []
         for scene_id, names in sources.items():
-            if scene_id in known and len(names) == 1 and _unchanged(run.raw_root, known[scene_id], names[0]):
+            if scene_id in known and len(names) == 1 and is_unchanged(run.raw_root, known[scene_id], names[0]):
                 found[scene_id] = known[scene_id]
             else:
                 fresh.append((scene_id, names))
@@ -87,6 +72,8 @@ def run_index(settings: IndexSettings, run: RunSettings) -> ExitCode:
         with_splits = _assign(found, old, run.out_root, settings.seed)
         index = SceneIndex(raw_root=str(run.raw_root), settings=stored, entries=with_splits)
         _write(index, old, run)
+        if root.skipped:
+            reporter.warning(f"not read under {run.raw_root}: {_counted(root.skipped)}")
         return _report(index, old, fresh, run, reporter)
 
 
@@ -104,14 +91,34 @@ def _chosen(sources: dict[str, list[str]], run: RunSettings, old: SceneIndex | N
 
 
 def _write(index: SceneIndex, old: SceneIndex | None, run: RunSettings) -> None:
+    scenes = {entry.scene_id: Scene(run.out_root, entry.scene_id) for entry in index.accepted.values()}
+    refuse_links(run.out_root, [run.index_path, *(scene.split_path for scene in scenes.values())])
     for entry in index.accepted.values():
-        scene = Scene(run.out_root, entry.scene_id)
+        scene = scenes[entry.scene_id]
         scene.dir.mkdir(parents=True, exist_ok=True)
-        write_if_changed(scene.split_path, f"{entry.split}\n".encode())
+        if scene.read_split() != entry.split:
+            write_shared(scene.split_path, f"{entry.split}\n".encode())
     if old != index:
         run.out_root.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(run.out_root)
         index.save(run.index_path)
+
+
+def _counted(names: Sequence[str]) -> str:
+    """ "3 files or folders, .txt (2), .srt (1): a.txt, b.txt, c.srt"."""
+    kinds = Counter(Path(name).suffix.lower() or "no ending" for name in names)
+    shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+    return f"{len(names)} names, {', '.join(f'{kind} ({count})' for kind, count in sorted(kinds.items()))}: {shown}"
+
+
+def _report_depth(index: SceneIndex, reporter: Reporter) -> None:
+    """Which scenes have depth with them, and what phase 3 needs for the others."""
+    without = [entry.source for entry in index.accepted.values() if entry.depth_kind is None]
+    if without:
+        reporter.info(
+            f"index: {len(index.accepted) - len(without)} of {len(index.accepted)} scenes have depth with them; phase 3 has to "
+            f"estimate the others (--engine vda, weights by: python -m pipeline weights vda --download): "
+            f"{', '.join(without[:_LISTED])}{', ...' if len(without) > _LISTED else ''}"
+        )
 
 
 def _report(
@@ -124,6 +131,7 @@ def _report(
         if entry.scene_id in checked:
             for note in entry.notes:
                 reporter.info(f"{entry.scene_id}: {note}")
+    _report_depth(index, reporter)
     gone = sorted(set(old.entries) - set(index.entries)) if old else []
     if gone:
         reporter.warning(f"no longer under {run.raw_root}, so no longer in the index: {', '.join(gone)}")
@@ -135,119 +143,6 @@ def _report(
         + (f"Next: {phase_command('deblur')}" if index.accepted else "Nothing to go on with: see the reasons above")
     )
     return ExitCode.DONE if index.accepted else ExitCode.FAILED
-
-
-def find_sources(raw_root: Path) -> dict[str, list[str]]:
-    """Scene id -> the names under the raw root that claim it, sorted. Hidden names and loose files are passed over.
-
-    Raises:
-        UsageError: there is no such folder, it cannot be read, or holds neither folders nor videos.
-    """
-    try:
-        names = sorted(entry.name for entry in raw_root.iterdir() if not entry.name.startswith("."))
-    except FileNotFoundError:
-        demo = ", or make demo scenes with: python scripts/make_demo_scenes.py" if checkout() else ""
-        raise UsageError(f"there is no folder {raw_root}; give one with --raw_root{demo}") from None
-    except OSError as error:
-        raise UsageError(f"--raw_root {raw_root} cannot be read: {error.strerror}") from None
-    sources: dict[str, list[str]] = {}
-    for name in names:
-        path = raw_root / name
-        if path.suffix.lower() in VIDEO_SUFFIXES and not path.is_dir():
-            sources.setdefault(path.stem, []).append(name)
-        elif path.is_dir() or path.is_symlink():
-            sources.setdefault(name, []).append(name)
-    if not sources:
-        raise UsageError(
-            f"{raw_root} holds no scenes: neither folders of frames nor videos ({', '.join(VIDEO_SUFFIXES)})"
-        )
-    return sources
-
-
-def check_source(raw_root: Path, scene_id: str, names: list[str], settings: IndexSettings) -> SceneEntry:
-    """Decode everything one source has. Never raises for bad data: the reasons are in the entry."""
-    base = SceneEntry(scene_id=scene_id, source=names[0], accepted=False)
-    reason = unsafe_id_reason(scene_id)
-    if reason:
-        return replace(base, reasons=(reason,))
-    if len(names) > 1:
-        return replace(base, reasons=(f"several sources have this id: {', '.join(names)}; keep one",))
-    try:
-        return _check(raw_root, base, settings)
-    except InputError as error:
-        return replace(base, reasons=(str(error),))
-    except OSError as error:
-        return replace(base, reasons=(f"{error.filename or raw_root / names[0]} cannot be read: {error.strerror}",))
-
-
-def _check(raw_root: Path, base: SceneEntry, settings: IndexSettings) -> SceneEntry:
-    source = open_source(raw_root / base.source)
-    digest = hashlib.blake2b(digest_size=16)
-    sizes: dict[tuple[int, int], int] = {}
-    notes: dict[str, int] = {}
-    count = 0
-    for index, picture, converted in source.decode():
-        count += 1
-        sizes.setdefault((picture.shape[1], picture.shape[0]), index)
-        for note in converted:
-            notes[note] = notes.get(note, 0) + 1
-    if len(sizes) > 1:
-        listed = ", ".join(f"{width}x{height} from frame {first}" for (width, height), first in sizes.items())
-        raise InputError(f"frames have different sizes: {listed} ({base.source})")
-    if count < settings.min_frames:
-        raise InputError(f"{base.source} has {count} frames, needs at least {settings.min_frames} (--min_frames)")
-    files = list(source.files())
-    _hash_files(digest, files)
-    depth = find_delivered_depth(source.path, count) if source.path.is_dir() else None
-    depth_hash = ""
-    if depth:
-        depth_digest = hashlib.blake2b(digest_size=16)
-        described = source.path / "depth.json"
-        extra = [described] if depth.kind == "disparity" else []
-        _hash_files(depth_digest, [*depth.files(), *extra])
-        depth_hash = depth_digest.hexdigest()
-        files += [*depth.files(), *extra]
-    ((width, height),) = sizes
-    return replace(
-        base,
-        accepted=True,
-        notes=tuple(f"{text} ({number} of {count} frames)" for text, number in sorted(notes.items())),
-        num_frames=count,
-        width=width,
-        height=height,
-        content_hash=digest.hexdigest(),
-        depth_kind=depth.kind if depth else None,
-        depth_hash=depth_hash,
-        files=tuple(_stamp(raw_root, path) for path in files),
-    )
-
-
-def _hash_files(digest: "hashlib.blake2b", files: list[Path]) -> None:
-    for path in files:  # contents in order; names may change without changing a pixel
-        data = path.read_bytes()
-        digest.update(len(data).to_bytes(8, "big"))
-        digest.update(data)
-
-
-def _stamp(raw_root: Path, path: Path) -> tuple[str, int, int]:
-    found = path.stat()
-    return os.path.relpath(path, raw_root), found.st_size, found.st_mtime_ns
-
-
-def _unchanged(raw_root: Path, entry: SceneEntry, name: str) -> bool:
-    """Whether an accepted source still has the files, sizes and times it was indexed with. Rejected ones are looked at
-    again, since mending them is what people do next."""
-    if not entry.accepted or entry.source != name:
-        return False
-    try:
-        source = open_source(raw_root / name)
-        depth = find_delivered_depth(source.path, entry.num_frames) if source.path.is_dir() else None
-        paths = source.files() + (depth.files() if depth else [])
-        if depth and depth.kind == "disparity":
-            paths.append(source.path / "depth.json")
-        return tuple(_stamp(raw_root, path) for path in paths) == entry.files
-    except (InputError, OSError):
-        return False
 
 
 def _assign(found: dict[str, SceneEntry], old: SceneIndex | None, out_root: Path, seed: int) -> dict[str, SceneEntry]:
@@ -294,10 +189,18 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=default.seed, help="project seed of the split")
     parser.add_argument("--workers", type=int, default=default.workers, help="scenes checked at once")
+    parser.add_argument(
+        "--accept_truncated", action="store_true", help="take cut-off videos up to their last whole frame"
+    )
 
 
 def _settings(args: argparse.Namespace) -> IndexSettings:
-    return IndexSettings(min_frames=args.min_frames, seed=args.seed, workers=args.workers)
+    return IndexSettings(
+        min_frames=args.min_frames,
+        seed=args.seed,
+        workers=args.workers,
+        accept_truncated=args.accept_truncated,
+    )
 
 
 def _run(args: argparse.Namespace, run: RunSettings, presenter: Presenter) -> ExitCode:

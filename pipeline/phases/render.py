@@ -30,7 +30,7 @@ from pipeline.phases.runner import run_scenes
 from pipeline.run_settings import RunSettings
 from pipeline.seeds import stable_seed
 from pipeline.storage.completion import DoneRecord, Fields
-from pipeline.storage.files import dump_json, write_bytes, write_if_changed
+from pipeline.storage.files import dump_json
 from pipeline.storage.scene import (
     RENDER_OUTPUTS,
     LensSet,
@@ -106,7 +106,7 @@ class RenderPhase(ScenePhase):
 
     def run(self, scene: Scene, entry: SceneEntry, work: Work) -> Result:
         sets = self._lens_sets(scene)
-        self._write_metadata(scene, entry, sets)
+        self._write_metadata(scene, entry, sets, work)
         outputs = self.outputs(scene, entry)
         pairs = self._pairs(entry)
         todo = sorted({number // 2 for number in ordered_missing(outputs) if number < 2 * len(pairs)})
@@ -141,7 +141,7 @@ class RenderPhase(ScenePhase):
         width, _ = multiple_of_16((entry.width, entry.height))
         return px_per_mm(width, self._calibration.settings.sensor_width_mm)
 
-    def _write_metadata(self, scene: Scene, entry: SceneEntry, sets: list[LensSet]) -> None:
+    def _write_metadata(self, scene: Scene, entry: SceneEntry, sets: list[LensSet], work: Work) -> None:
         width, height = multiple_of_16((entry.width, entry.height))
         per_mm = self._px_per_mm(entry)
         licences = {"bokeh": self.info.licence}
@@ -164,7 +164,7 @@ class RenderPhase(ScenePhase):
             "seed": self._calibration.settings.seed,
             "licences": licences,
         }
-        write_if_changed(scene.metadata_path, dump_json(metadata).encode())
+        work.write_if_changed(scene.metadata_path, dump_json(metadata).encode())
 
     def _guidance(self, sets: list[LensSet], per_mm: float) -> dict[str, Any]:
         """What 1 - focus_map was multiplied with, for engines that are guided by a map; the lens engine takes radii."""
@@ -217,8 +217,8 @@ class RenderPhase(ScenePhase):
     ) -> None:
         png = encode_png(picture)
         work.journal.add(f"{set_index:02d}/{frame:04d}", {"mean_focus": mean_focus})
-        write_bytes(scene.focus_path(set_index, frame), label)
-        write_bytes(scene.bokeh_path(set_index, frame), png)
+        work.write(scene.focus_path(set_index, frame), label)
+        work.write(scene.bokeh_path(set_index, frame), png)
         work.reporter.advance()
 
     def _result(self, entry: SceneEntry, sets: list[LensSet], work: Work) -> Result:

@@ -5,22 +5,33 @@ A scene that fails is a result, not a crash: its reason is printed, logged with 
 """
 
 import contextlib
-import errno
 import time
 import traceback
 from dataclasses import dataclass, field
 
 from pipeline.device import fix_threads
-from pipeline.errors import ExitCode, LeaseHeldError, SceneError, StaleError, StoppedError
+from pipeline.errors import (
+    ExitCode,
+    InputError,
+    LeaseHeldError,
+    LeaseLostError,
+    SceneError,
+    StaleError,
+    StoppedError,
+    explain_os_error,
+)
 from pipeline.hints import operator_command, phase_command
 from pipeline.phases.base import ScenePhase, Work
 from pipeline.phases.registry import following
 from pipeline.reporter import Reporter
 from pipeline.run_settings import RunSettings
 from pipeline.signals import StopSignals
-from pipeline.storage.completion import Assessment, DoneRecord, Fields, Journal, State, as_stored, assess, fingerprint
+from pipeline.storage.completion import Assessment, DoneRecord, State, as_stored, assess, fingerprint
 from pipeline.storage.files import names_in, remove_leftovers, write_json
-from pipeline.storage.lease import Lease, current_job_id
+from pipeline.storage.holder import current_job_id
+from pipeline.storage.journal import Fields
+from pipeline.storage.lease import Lease, glance
+from pipeline.storage.ownership import OwnFiles, refuse_links
 from pipeline.storage.scene import Scene, SceneEntry, SceneIndex
 
 
@@ -51,6 +62,8 @@ def run_scenes(phase: ScenePhase, settings: RunSettings) -> ExitCode:
     with StopSignals() as signals, Reporter(phase.name, None if settings.dry_run else settings.logs) as reporter:
         stopped = None
         try:
+            for entry in entries:  # a lease that proves silent need not be watched again when its turn comes
+                glance(Scene(settings.out_root, entry.scene_id).lease_path(phase.name))
             for entry in entries:
                 signals.safe_point()
                 _one_scene(phase, settings, Scene(settings.out_root, entry.scene_id), entry, tally, signals, reporter)
@@ -88,6 +101,8 @@ def _one_scene(
 ) -> None:
     name = entry.scene_id
     try:
+        outputs = phase.outputs(scene, entry)
+        folders = {path.parent for path in outputs} | set(phase.folders(scene))
         fields = as_stored(phase.fields(scene, entry))
         found = _assess(phase, scene, entry, fields)
         if _settled(found, settings, name, tally, reporter):
@@ -96,18 +111,16 @@ def _one_scene(
             reporter.info(f"{name}: would run ({found.state}: {found.reason})")
             tally.planned.append(name)
             return
-        with Lease(scene.lease_path(phase.name)) as lease:
-            found = _assess(phase, scene, entry, fields)  # another worker may have finished it in between
-            if _settled(found, settings, name, tally, reporter):
+        single = [path for path in outputs if path.parent == scene.dir]  # not in a folder of the phase's own
+        refuse_links(settings.out_root, [scene.private_dir, *folders, *single])
+        phase.own_files(scene, entry).refuse_links()
+        with Lease(scene.lease_path(phase.name), signals.safe_point) as lease:
+            work = Work(journal=phase.journal(scene), lease=lease, signals=signals, reporter=reporter)
+            if not _under_lease(phase, settings, scene, entry, fields, work, tally):
                 return
-            phase.ready(scene, entry)
-            scene.failure_path(phase.name).unlink(missing_ok=True)
-            journal = _prepare(phase, scene, entry, fields, found, reporter)
-            work = Work(journal=journal, lease=lease, signals=signals, reporter=reporter)
-            fix_threads()
-            _finish(phase, scene, entry, fields, work)
         tally.done.append(name)
-    except LeaseHeldError as held:
+    except (LeaseHeldError, LeaseLostError) as held:
+        reporter.end_progress()
         reporter.info(f"{name}: {held}")
         tally.held.append(name)
     except (
@@ -130,12 +143,48 @@ def _one_scene(
             _remember_failure(scene, phase.name, reason)
 
 
+def _under_lease(
+    phase: ScenePhase,
+    settings: RunSettings,
+    scene: Scene,
+    entry: SceneEntry,
+    fields: Fields,
+    work: Work,
+    tally: Tally,
+) -> bool:
+    """Do a scene whose lease is held; False when another worker finished it in between.
+
+    Temporary files go before anything is looked at: from then on nothing that an earlier holder began can appear.
+    """
+    own = phase.own_files(scene, entry)
+    try:
+        own.sweep()
+        remove_leftovers(scene.private_dir, lambda name: name == work.journal.path.name)
+        work.journal = phase.journal(scene)
+        found = _assess(phase, scene, entry, fields)
+        if _settled(found, settings, scene.scene_id, tally, work.reporter):
+            return False
+        phase.ready(scene, entry)
+        scene.failure_path(phase.name).unlink(missing_ok=True)
+        _prepare(phase, scene, entry, fields, found, settings, own, work)
+        fix_threads()
+        _finish(phase, scene, entry, fields, work)
+    except Exception:
+        work.lease.check()  # files that a successor removed look like a failure of ours
+        raise
+    finally:
+        work.journal.close()
+    return True
+
+
 def _assess(phase: ScenePhase, scene: Scene, entry: SceneEntry, fields: Fields) -> Assessment:
     return assess(fields, phase.folders(scene), phase.outputs(scene, entry), phase.journal(scene))
 
 
 def _settled(found: Assessment, settings: RunSettings, name: str, tally: Tally, reporter: Reporter) -> bool:
     """Whether a scene needs nothing; raises StaleError when the user has to choose."""
+    if settings.redo:
+        return False
     if found.state is State.DONE:
         reporter.log_only(f"{name}: already done")
         tally.skipped.append(name)
@@ -151,36 +200,39 @@ def _settled(found: Assessment, settings: RunSettings, name: str, tally: Tally, 
 
 
 def _prepare(
-    phase: ScenePhase, scene: Scene, entry: SceneEntry, fields: Fields, found: Assessment, reporter: Reporter
-) -> Journal:
-    name = entry.scene_id
-    if found.state in (State.STALE, State.FOREIGN):
-        reporter.info(f"{name}: redoing, since {found.reason}")
-        clear(phase, scene)
+    phase: ScenePhase,
+    scene: Scene,
+    entry: SceneEntry,
+    fields: Fields,
+    found: Assessment,
+    settings: RunSettings,
+    own: OwnFiles,
+    work: Work,
+) -> None:
+    name, reporter, fence = scene.scene_id, work.reporter, work.lease.check
+    if found.state in (State.STALE, State.FOREIGN) or settings.redo:
+        reporter.info(f"{name}: redoing, since {'--redo was given' if settings.redo else found.reason}")
+        fence()
+        work.journal.path.unlink(missing_ok=True)
+        left = own.remove(fence)
+        if left:
+            reporter.warning(
+                f"{name}: {len(left)} files were left alone, which this phase does not write, e.g. {left[0]}"
+            )
+        work.journal = phase.journal(scene)
     elif found.state is State.INCOMPLETE:
         reporter.warning(f"{name}: {found.reason}; making them again")
         for folder in phase.folders(scene):
+            fence()
             (folder / ".done").unlink(missing_ok=True)
     elif found.state is State.PARTIAL:
         reporter.info(f"{name}: resuming, {found.reason}")
     for folder in {path.parent for path in phase.outputs(scene, entry)} | set(phase.folders(scene)):
         folder.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(folder)
-    remove_leftovers(scene.dir)
-    journal = phase.journal(scene)
-    if journal.fields != fields:
-        journal.begin(fields)
-    return journal
-
-
-def clear(phase: ScenePhase, scene: Scene) -> None:
-    """Remove what a phase made of a scene: first the `.done`, so that no reader takes the rest for whole."""
-    for folder in phase.folders(scene):
-        (folder / ".done").unlink(missing_ok=True)
-    phase.journal(scene).path.unlink(missing_ok=True)
-    for folder in phase.folders(scene):
-        for path in sorted(folder.rglob("*"), reverse=True):
-            path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
+    if work.journal.fields == fields:
+        work.journal.go_on(fence)
+    else:
+        work.journal.begin(fields, fence)
 
 
 def _finish(phase: ScenePhase, scene: Scene, entry: SceneEntry, fields: Fields, work: Work) -> None:
@@ -188,12 +240,11 @@ def _finish(phase: ScenePhase, scene: Scene, entry: SceneEntry, fields: Fields, 
     outputs = phase.outputs(scene, entry)
     result = phase.run(scene, entry, work)
     work.reporter.end_progress()
-    work.lease.check()
     folders = {path.parent for path in outputs}
     present = {folder / name for folder in folders for name in names_in(folder)}
     lost = [path for path in outputs if path not in present]
     if lost:
-        raise SceneError(f"{len(lost)} outputs vanished while the scene was in work, the first is {lost[0]}")
+        raise SceneError(f"{len(lost)} outputs vanished while the scene was in progress, the first is {lost[0]}")
     for warning in result.warnings:
         work.reporter.warning(f"{scene.scene_id}: {warning}")
     for folder in phase.folders(scene):
@@ -211,17 +262,15 @@ def _finish(phase: ScenePhase, scene: Scene, entry: SceneEntry, fields: Fields, 
             summary=result.summary,
             wall_s=round(time.monotonic() - started, 3),
             job_id=current_job_id(),
-        ).write(folder)
+        ).write(folder, work.lease.check)
 
 
 def explain_error(error: BaseException) -> str:
     """A reason a person can act on."""
     if isinstance(error, SceneError):
         return str(error)
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"the disk is full ({error}); free some space and run the same command, finished frames are kept"
-    if isinstance(error, PermissionError):
-        return f"no permission: {error}"
+    if isinstance(error, OSError) and error.errno is not None:
+        return explain_os_error(error)
     if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
         return f"out of memory: {error or type(error).__name__}"
     return f"{type(error).__name__}: {error} (the traceback is in the log)"
@@ -229,6 +278,8 @@ def explain_error(error: BaseException) -> str:
 
 def _remember_failure(scene: Scene, phase: str, reason: str) -> None:
     at = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-    with contextlib.suppress(OSError):  # the reason was printed; a full disk must not hide it behind another error
+    # The reason was printed; a full disk, or a link that leads away, must not hide it behind another error.
+    with contextlib.suppress(OSError, InputError):
+        refuse_links(scene.dir.parent, [scene.private_dir])
         scene.private_dir.mkdir(parents=True, exist_ok=True)
         write_json(scene.failure_path(phase), {"phase": phase, "reason": reason, "at": at})

@@ -14,19 +14,22 @@ import numpy as np
 
 from pipeline.device import fix_threads
 from pipeline.errors import ExitCode, InputError, PipelineError, SceneError, UsageError
+from pipeline.hints import roots_in_use, use_roots
 from pipeline.media.depth_files import read_npz
 from pipeline.media.images import multiple_of_16, read_sharp
 from pipeline.media.prefetch import map_processes
 from pipeline.optics.labels import label_of
 from pipeline.optics.lens import OpticsError, coc_to_radius_px, px_per_mm
-from pipeline.phases.dependencies import require
+from pipeline.phases.dependencies import redo_command, require
 from pipeline.phases.depth import MAX_DEPTH_M, MIN_DEPTH_M
 from pipeline.phases.registry import Phase, Presenter, scene_phases
 from pipeline.reporter import Reporter
 from pipeline.run_settings import RunSettings
 from pipeline.signals import StopSignals
+from pipeline.storage.bounded import parsing
 from pipeline.storage.completion import DONE_NAME
-from pipeline.storage.files import names_in, read_json, write_json
+from pipeline.storage.files import dump_json, names_in, read_json, write_shared
+from pipeline.storage.ownership import refuse_links
 from pipeline.storage.scene import (
     SPLITS,
     LensSet,
@@ -80,7 +83,7 @@ def nothing_changed(run: RunSettings, entries: list[SceneEntry]) -> bool:
         stored = read_json(report, "the validation report")["scenes"]
         if any(not stored[entry.scene_id]["passed"] for entry in entries) or len(stored) != len(entries):
             return False
-    except (OSError, InputError, KeyError, TypeError):
+    except Exception:  # whatever is wrong with the report, it is written anew
         return False
     covered = [run.index_path, calibration_path(run.out_root)]
     for entry in entries:
@@ -99,6 +102,7 @@ def run_validate(settings: ValidateSettings, run: RunSettings, presenter: Presen
     """
     index = SceneIndex.load(run.index_path)
     entries = run.chosen(index)
+    refuse_links(run.out_root, [validation_path(run.out_root), page_path(run.out_root)])
     with StopSignals() as signals, Reporter("validate", None if run.dry_run else run.logs) as reporter:
         if settings.if_changed and entries and nothing_changed(run, entries):
             reporter.info(
@@ -113,7 +117,8 @@ def run_validate(settings: ValidateSettings, run: RunSettings, presenter: Presen
         fix_threads()
         reporter.begin_progress("validate", len(entries))
         reports: dict[str, SceneReport] = {}
-        for found in map_processes(check_scene, [(run.out_root, entry) for entry in entries], settings.workers):
+        calls = [(roots_in_use(), run.out_root, entry) for entry in entries]
+        for found in map_processes(_check_elsewhere, calls, settings.workers):
             reports[found.scene_id] = found
             reporter.advance()
             if signals.received:
@@ -139,24 +144,27 @@ def run_validate(settings: ValidateSettings, run: RunSettings, presenter: Presen
 def _write_report(run: RunSettings, index: SceneIndex, reports: dict[str, SceneReport]) -> None:
     rejected = {name: list(entry.reasons) for name, entry in index.entries.items() if not entry.accepted}
     passed = [found for found in reports.values() if found.passed]
-    write_json(
-        validation_path(run.out_root),
-        {
-            "schema": SCHEMA,
-            "scenes": {name: asdict(found) for name, found in sorted(reports.items())},
-            "rejected": rejected,
-            "totals": {
-                "scenes": len(reports),
-                "passed": len(passed),
-                "failed": len(reports) - len(passed),
-                "rejected": len(rejected),
-                "frames": sum(found.num_frames for found in reports.values()),
-                "pairs": sum(found.num_frames * found.num_sets for found in reports.values()),
-                "bytes": sum(found.bytes for found in reports.values()),
-                "splits": {split: sum(index.entries[name].split == split for name in reports) for split in SPLITS},
-            },
+    stored = {
+        "schema": SCHEMA,
+        "scenes": {name: asdict(found) for name, found in sorted(reports.items())},
+        "rejected": rejected,
+        "totals": {
+            "scenes": len(reports),
+            "passed": len(passed),
+            "failed": len(reports) - len(passed),
+            "rejected": len(rejected),
+            "frames": sum(found.num_frames for found in reports.values()),
+            "pairs": sum(found.num_frames * found.num_sets for found in reports.values()),
+            "bytes": sum(found.bytes for found in reports.values()),
+            "splits": {split: sum(index.entries[name].split == split for name in reports) for split in SPLITS},
         },
-    )
+    }
+    write_shared(validation_path(run.out_root), dump_json(stored).encode())
+
+
+def _check_elsewhere(roots: tuple[str, ...], out_root: Path, entry: SceneEntry) -> SceneReport:
+    use_roots(*roots)  # a fresh process, and its reasons name commands
+    return check_scene(out_root, entry)
 
 
 def check_scene(out_root: Path, entry: SceneEntry) -> SceneReport:
@@ -170,6 +178,7 @@ class _SceneCheck:
         self._size = multiple_of_16((entry.width, entry.height))
         self._report = SceneReport(scene_id=scene.scene_id, num_frames=entry.num_frames, size=self._size)
         self._problems: dict[str, list[str]] = {}
+        self._damaged: dict[str, set[str]] = {}  # kind of problem -> phases whose outputs have to be made again
 
     def run(self) -> SceneReport:
         self._check_records()
@@ -184,13 +193,18 @@ class _SceneCheck:
         self._report.mean_focus = [round(total / max(1, self._entry.num_frames), 4) for total in sums]
         for kind, details in self._problems.items():
             more = f" and {len(details) - _MAX_LISTED} more" if len(details) > _MAX_LISTED else ""
-            self._report.reasons.append(f"{kind}: {'; '.join(details[:_MAX_LISTED])}{more}")
+            names = [phase.name for phase in scene_phases() if phase.name in self._damaged.get(kind, ())]
+            redo = [redo_command(self._scene, name) for name in names]
+            advice = f"; run: {' && '.join(redo)}" if redo else ""
+            self._report.reasons.append(f"{kind}: {'; '.join(details[:_MAX_LISTED])}{more}{advice}")
         self._report.bytes = _folder_bytes(self._scene.dir)
         self._report.passed = not self._report.reasons
         return self._report
 
-    def _problem(self, kind: str, detail: str) -> None:
+    def _problem(self, kind: str, detail: str, *damaged: str) -> None:
+        """Note a problem. `damaged` are the phases that have to be done again although they count as done."""
         self._problems.setdefault(kind, []).append(detail)
+        self._damaged.setdefault(kind, set()).update(damaged)
 
     def _check_records(self) -> None:
         for phase in scene_phases():
@@ -217,32 +231,39 @@ class _SceneCheck:
         try:
             metadata = scene.read_metadata()
             sets = scene.lens_sets()
-        except InputError as error:
-            self._problem("metadata", str(error))
+        except (InputError, OSError) as error:
+            self._problem("metadata", str(error), "render")
             return []
         absent = [key for key in _METADATA_KEYS if key not in metadata]
         if absent:
-            self._problem("metadata", f"metadata.json lacks {', '.join(absent)}")
+            self._problem("metadata", f"metadata.json lacks {', '.join(absent)}", "render")
             return sets
         if not sets:
-            self._problem("metadata", "metadata.json has no lens sets")
+            self._problem("metadata", "metadata.json has no lens sets", "render")
             return sets
-        per_mm = px_per_mm(self._size[0], metadata["sensor_width_mm"])
-        radius = coc_to_radius_px(sets[0].max_coc_m, per_mm)
-        for key, expected in (("px_per_mm", per_mm), ("max_radius_px", radius)):
-            if abs(metadata[key] - expected) > 1e-6 * expected:
-                self._problem("metadata", f"{key} is {metadata[key]}, its frames and sets say {expected}")
+        try:
+            numbers = {key: float(metadata[key]) for key in ("sensor_width_mm", "px_per_mm", "max_radius_px")}
+            per_mm = px_per_mm(self._size[0], numbers["sensor_width_mm"])
+            radius = coc_to_radius_px(sets[0].max_coc_m, per_mm)
+        except (TypeError, ValueError, ArithmeticError) as error:
+            self._problem("metadata", f"metadata.json holds sizes that are no sizes ({error})", "render")
+            return sets
+        for key, expected in (("px_per_mm", per_mm), ("max_radius_px", float(radius))):
+            if not abs(numbers[key] - expected) <= 1e-6 * expected:
+                self._problem("metadata", f"{key} is {metadata[key]}, its frames and sets say {expected}", "render")
         return sets
 
     def _check_statistics(self) -> None:
         try:
             stats: dict[str, Any] = _read_stats(self._scene)
         except InputError as error:
-            self._problem("depth statistics", str(error))
+            self._problem("depth statistics", str(error), "depth")
             return
         order = [stats[key] for key in ("d_min", "d_p5", "d_median", "d_p95", "d_max")]
         if not all(np.isfinite(order)) or order != sorted(order) or order[0] <= 0:
-            self._problem("depth statistics", f"d_min <= d_p5 <= d_median <= d_p95 <= d_max and > 0 fails: {order}")
+            self._problem(
+                "depth statistics", f"d_min <= d_p5 <= d_median <= d_p95 <= d_max and > 0 fails: {order}", "depth"
+            )
 
     def _check_names(self, sets: list[LensSet]) -> None:
         """Counts, and nothing between the frames that does not belong there."""
@@ -265,12 +286,12 @@ class _SceneCheck:
 
     def _check_frame(self, frame: int, sets: list[LensSet], sums: list[float]) -> None:
         scene = self._scene
-        self._check_picture(scene.sharp_path(frame))
-        depth = self._check_array(scene.depth_path(frame), "depth", MIN_DEPTH_M * 0.99, MAX_DEPTH_M)
+        self._check_picture(scene.sharp_path(frame), "deblur")
+        depth = self._check_array(scene.depth_path(frame), "depth", "depth", MIN_DEPTH_M * 0.99, MAX_DEPTH_M)
         for number, lens_set in enumerate(sets):
-            self._check_picture(scene.bokeh_path(number, frame))
+            self._check_picture(scene.bokeh_path(number, frame), "render")
             path = scene.focus_path(number, frame)
-            label = self._check_array(path, "focus_map", 0.0, 1.0)
+            label = self._check_array(path, "render", "focus_map", 0.0, 1.0)
             if label is None:
                 continue
             sums[number] += float(label.mean(dtype=np.float64))
@@ -279,44 +300,49 @@ class _SceneCheck:
             try:
                 again = label_of(depth, lens_set.lens, lens_set.max_coc_m)
             except OpticsError as error:
-                self._problem("labels", f"{path.name}: {error}")
+                self._problem("labels", f"{path.name}: {error}", "depth", "render")
                 continue
             # float16 rounding: half a step at 1 is 2.4e-4; the same code gives 0.
             error_of_label = float(np.abs(again.astype(np.float32) - label.astype(np.float32)).max())
             self._report.label_error = max(self._report.label_error, error_of_label)
             if error_of_label > 5e-4:
                 where = path.relative_to(scene.dir)
-                self._problem("labels", f"{where} differs from depth and metadata by up to {error_of_label:.4f}")
+                self._problem(
+                    "labels",
+                    f"{where} differs from depth and metadata by up to {error_of_label:.4f}",
+                    "depth",
+                    "render",
+                )
 
-    def _check_picture(self, path: Path) -> None:
+    def _check_picture(self, path: Path, phase: str) -> None:
         if not path.exists():
             return  # listed as missing
         try:
             picture = read_sharp(path)
         except InputError as error:
-            self._problem("damaged files", str(error))
+            self._problem("damaged files", str(error), phase)
             return
         if picture.shape[1::-1] != self._size:
-            self._problem("sizes", f"{path.name} is {picture.shape[1]}x{picture.shape[0]}, needs {self._size}")
+            self._problem("sizes", f"{path.name} is {picture.shape[1]}x{picture.shape[0]}, needs {self._size}", phase)
 
-    def _check_array(self, path: Path, key: str, low: float, high: float) -> Any:
+    def _check_array(self, path: Path, phase: str, key: str, low: float, high: float) -> Any:
         if not path.exists():
             return None
         try:
-            array = read_npz(path, key)
+            array = read_npz(path, key, 16 * self._size[0] * self._size[1])
         except InputError as error:
-            self._problem("damaged files", str(error))
+            self._problem("damaged files", str(error), phase)
             return None
         where = path.relative_to(self._scene.dir)
         if array.dtype != np.float16:
-            self._problem("dtypes", f"{where} is {array.dtype}, needs float16")
+            self._problem("dtypes", f"{where} is {array.dtype}, needs float16", phase)
             return None
         if array.shape != self._size[::-1]:
-            self._problem("sizes", f"{where} has shape {array.shape}, needs {self._size[::-1]}")
+            self._problem("sizes", f"{where} has shape {array.shape}, needs {self._size[::-1]}", phase)
             return None
         values: Any = array
         if not (np.isfinite(values).all() and values.min() >= low and values.max() <= high):
-            self._problem("ranges", f"{where} holds values outside [{low:g}, {high:g}], or NaN")
+            self._problem("ranges", f"{where} holds values outside [{low:g}, {high:g}], or NaN", phase)
             return None
         return values
 
@@ -329,11 +355,12 @@ def _read_stats(scene: Scene) -> dict[str, Any]:
     absent = [key for key in _STATS_KEYS if not isinstance(stats.get(key), (int, float))]
     if absent:
         raise InputError(f"{scene.stats_path} lacks {', '.join(absent)}")
-    return stats
+    with parsing("the depth statistics", scene.stats_path):  # an integer of a thousand digits is no float
+        return {**stats, **{key: float(stats[key]) for key in _STATS_KEYS}}
 
 
 def _folder_bytes(folder: Path) -> int:
-    return sum(os.stat(os.path.join(root, name)).st_size for root, _, names in os.walk(folder) for name in names)
+    return sum(os.lstat(os.path.join(root, name)).st_size for root, _, names in os.walk(folder) for name in names)
 
 
 def _add_flags(parser: argparse.ArgumentParser) -> None:

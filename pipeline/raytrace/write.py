@@ -181,8 +181,8 @@ def _camera(scene: RayScene, request: SceneRequest, wanted: dict) -> dict:
 
 def _check_existing(target: Path, wanted: dict) -> None:
     try:
-        found = json.loads((target / "camera.json").read_text())["request"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        found = dict(json.loads((target / "camera.json").read_bytes())["request"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise RaytraceError(
             f"{target} exists but was not written by the ray tracer; move it away or choose another raw root"
         ) from error

@@ -14,7 +14,7 @@ from pipeline.report.calibration import CalibrationFacts, read_calibration
 from pipeline.report.formatting import is_free, is_restricted
 from pipeline.report.scene_facts import PhaseFacts, SceneFacts, scene_facts
 from pipeline.run_settings import RunSettings
-from pipeline.status import STATES
+from pipeline.storage.completion import State
 from pipeline.storage.files import read_json
 from pipeline.storage.scene import SPLITS, Scene, SceneEntry, SceneIndex, calibration_path, validation_path
 
@@ -35,7 +35,7 @@ class SplitFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class ProgressFacts:
-    """How many scenes stand where in one phase: (state, scenes) in the order of STATES, no zeros."""
+    """How many scenes stand where in one phase: (state, scenes) in the order of `State`, no zeros."""
 
     phase: str
     states: tuple[tuple[str, int], ...]
@@ -183,7 +183,7 @@ def _current(calibration: CalibrationFacts, out_root: Path, index: SceneIndex) -
 
 def _pairs(scene: SceneFacts) -> int:
     """Pairs that exist: a scene's count only once its renders are finished."""
-    return scene.entry.num_frames * len(scene.sets) if scene.phase("render").state in ("done", "stale") else 0
+    return scene.entry.num_frames * len(scene.sets) if scene.phase("render").state in (State.DONE, State.STALE) else 0
 
 
 def _split(name: str, scenes: list[SceneFacts]) -> SplitFacts:
@@ -202,7 +202,7 @@ def _split(name: str, scenes: list[SceneFacts]) -> SplitFacts:
 
 def _progress(phase: str, scenes: list[SceneFacts]) -> ProgressFacts:
     found = [scene.phase(phase).state for scene in scenes]
-    return ProgressFacts(phase=phase, states=tuple((state, found.count(state)) for state in STATES if state in found))
+    return ProgressFacts(phase=phase, states=tuple((state, found.count(state)) for state in State if state in found))
 
 
 def _engines(phases: Iterable[PhaseFacts]) -> tuple[EngineFacts, ...]:

@@ -5,11 +5,12 @@ from pathlib import Path
 
 from pipeline.errors import InputError
 from pipeline.media.images import read_sharp
-from pipeline.report.embed import Thumbnail, jpeg_thumbnail, require_inside
+from pipeline.report.embed import Thumbnail, jpeg_thumbnail
 from pipeline.report.facts import DatasetFacts
 from pipeline.report.motion import Clip
 from pipeline.report.scene_facts import SceneFacts, SetFacts
 from pipeline.report.thumbnails import THUMB_WIDTH, Strip
+from pipeline.storage.ownership import refuse_links
 from pipeline.storage.scene import Scene
 
 HERO_WIDTH = 960
@@ -79,7 +80,7 @@ def _gallery_picture(facts: DatasetFacts, shown: SceneFacts, strip: Strip) -> Ga
 def _picture(scene: Scene, path: Path, width: int) -> Thumbnail:
     """Read again, for the size that is wanted here; a scene may change while its page is drawn."""
     try:
-        require_inside(path, scene.dir.parent)
+        refuse_links(scene.dir.parent, [path])
         return jpeg_thumbnail(read_sharp(path), width)
     except (InputError, OSError) as error:
         return Thumbnail(problem=str(error))

@@ -7,7 +7,7 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from pipeline.storage.files import write_bytes
+from pipeline.storage.files import write_shared
 
 _INK, _BAR, _MARK = "#1d2530", "#7fa6c9", "#c2562d"
 
@@ -47,4 +47,4 @@ def draw_histogram(path: Path, stats: dict[str, Any]) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=130, metadata={"Software": None})
-    write_bytes(path, buffer.getvalue())
+    write_shared(path, buffer.getvalue())

@@ -14,7 +14,8 @@ from pipeline.errors import InputError
 from pipeline.media.depth_files import read_npz
 from pipeline.media.images import Picture, read_sharp
 from pipeline.report.colours import DepthScale, colour_focus
-from pipeline.report.embed import Thumbnail, data_uri, jpeg_thumbnail, require_inside, shrink
+from pipeline.report.embed import Thumbnail, data_uri, jpeg_thumbnail, shrink
+from pipeline.storage.ownership import refuse_links
 from pipeline.storage.scene import Scene
 
 FRAMES = 12
@@ -71,8 +72,7 @@ def _panels(scene: Scene, frame: int, set_index: int, scale: DepthScale) -> Pict
     sharp, depth = scene.sharp_path(frame), scene.depth_path(frame)
     focus, bokeh = scene.focus_path(set_index, frame), scene.bokeh_path(set_index, frame)
     try:
-        for path in (sharp, depth, focus, bokeh):
-            require_inside(path, scene.dir.parent)
+        refuse_links(scene.dir.parent, [sharp, depth, focus, bokeh])
         pictures = (
             read_sharp(sharp),
             read_sharp(bokeh),

@@ -25,7 +25,8 @@ from pipeline.report.motion import make_clip
 from pipeline.report.network import read_network
 from pipeline.report.scene_facts import SceneFacts
 from pipeline.report.thumbnails import THUMB_WIDTH, Strip, make_strip, with_clip
-from pipeline.storage.files import write_bytes
+from pipeline.storage.files import write_shared
+from pipeline.storage.ownership import refuse_links
 from pipeline.storage.scene import SPLITS, Scene
 
 ALL_STRIPS_UP_TO = 60  # scenes; above, failing ones and the first of each split
@@ -79,10 +80,13 @@ def write_page(out_root: Path, path: Path) -> None:
 
     Raises:
         OSError: the page itself cannot be written.
+        InputError: the report's folder is a link.
     """
+    if path.is_relative_to(out_root):
+        refuse_links(out_root, [path])
     path.parent.mkdir(parents=True, exist_ok=True)
     # A file name that is not UTF-8 comes as lone surrogates, which do not encode.
-    write_bytes(path, render_page(out_root).encode(errors="backslashreplace"))
+    write_shared(path, render_page(out_root).encode(errors="backslashreplace"))
 
 
 def render_page(out_root: Path) -> str:

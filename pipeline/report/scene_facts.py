@@ -13,11 +13,9 @@ from pipeline.phases.dependencies import record_folder
 from pipeline.phases.registry import Phase, scene_phases
 from pipeline.report.formatting import lens_words, number, strings
 from pipeline.status import phase_status
-from pipeline.storage.completion import DoneRecord
+from pipeline.storage.completion import DoneRecord, State
 from pipeline.storage.files import read_json
 from pipeline.storage.scene import LensSet, Scene, SceneEntry
-
-FAILED_STATES = ("failed", "stale", "foreign", "incomplete")  # somebody has to do something
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +28,7 @@ class PhaseFacts:
     """
 
     phase: str
-    state: str
+    state: State
     title: str = ""
     detail: str = ""
     engine: str = ""
@@ -83,7 +81,9 @@ class SceneFacts:
         return self.entry.scene_id
 
     def phase(self, name: str) -> PhaseFacts:
-        return next((facts for facts in self.phases if facts.phase == name), PhaseFacts(phase=name, state="waiting"))
+        return next(
+            (facts for facts in self.phases if facts.phase == name), PhaseFacts(phase=name, state=State.WAITING)
+        )
 
     @property
     def size(self) -> tuple[int, int]:
@@ -121,7 +121,7 @@ def _gather(
 ) -> SceneFacts:
     phases = tuple(_phase(scene, entry, phase, render_stale if phase.calibrated else None) for phase in scene_phases())
     known = {facts.phase: facts for facts in phases}
-    reasons = [f"{facts.phase} {facts.state}: {facts.detail}" for facts in phases if facts.state in FAILED_STATES]
+    reasons = [f"{facts.phase} {facts.state}: {facts.detail}" for facts in phases if facts.state.needs_a_person]
     warnings = [warning for facts in phases for warning in facts.warnings]
     lens_sets, max_radius_px, problem = _metadata(scene, known["render"].state)
     if problem:
@@ -161,11 +161,11 @@ def _phase(scene: Scene, entry: SceneEntry, phase: Phase, render_stale: str | No
     try:
         status = phase_status(scene, entry, phase, render_stale)
         facts = PhaseFacts(phase=phase.name, title=phase.title, state=status.state, detail=status.detail)
-        if status.total and status.state in ("running", "partial"):
+        if status.total and status.state in (State.RUNNING, State.PARTIAL):
             facts = replace(facts, detail=f"{status.finished} of {status.total} files; {status.detail}")
     except Exception as error:  # a record of the right form with nonsense inside
         facts = PhaseFacts(
-            phase=phase.name, title=phase.title, state="foreign", detail=f"{type(error).__name__}: {error}"
+            phase=phase.name, title=phase.title, state=State.FOREIGN, detail=f"{type(error).__name__}: {error}"
         )
     folder = record_folder(scene, phase.name)
     try:
@@ -181,7 +181,7 @@ def _phase(scene: Scene, entry: SceneEntry, phase: Phase, render_stale: str | No
     summary = record.summary if isinstance(record.summary, dict) else {}
     return replace(
         facts,
-        detail="" if facts.state == "done" else facts.detail,  # a finished phase's detail is its warnings
+        detail="" if facts.state is State.DONE else facts.detail,  # a finished phase's detail is its warnings
         engine=str(record.engine),
         version=str(described.get("version", "")),
         options=", ".join(f"{key} {value}" for key, value in options.items()) if isinstance(options, dict) else "",
@@ -193,10 +193,10 @@ def _phase(scene: Scene, entry: SceneEntry, phase: Phase, render_stale: str | No
     )
 
 
-def _metadata(scene: Scene, render_state: str) -> tuple[list[LensSet], float | None, str]:
+def _metadata(scene: Scene, render_state: State) -> tuple[list[LensSet], float | None, str]:
     """The lens sets, the largest blur in pixels, and what is wrong with metadata.json (nothing, before phase 5)."""
     if not scene.metadata_path.exists():
-        lost = render_state in ("done", "incomplete")
+        lost = render_state in (State.DONE, State.INCOMPLETE)
         return [], None, f"metadata: there is no {scene.metadata_path} behind the render's .done" if lost else ""
     try:
         return scene.lens_sets(), number(scene.read_metadata().get("max_radius_px")), ""
@@ -206,7 +206,7 @@ def _metadata(scene: Scene, render_state: str) -> tuple[list[LensSet], float | N
 
 def _depth(scene: Scene, phase: PhaseFacts) -> tuple[dict[str, float], str]:
     """The depth statistics, and what is wrong with stats.json."""
-    if phase.state in ("waiting", "failed", "partial", "running") and not scene.stats_path.exists():
+    if phase.state in (State.WAITING, State.FAILED, State.PARTIAL, State.RUNNING) and not scene.stats_path.exists():
         return {}, ""
     try:
         stored = read_json(scene.stats_path, "the depth statistics")

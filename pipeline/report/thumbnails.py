@@ -19,9 +19,10 @@ from pipeline.media.depth_files import read_npz
 from pipeline.media.images import Picture, read_sharp
 from pipeline.phases.render import MEAN_FOCUS_RANGE
 from pipeline.report.colours import DepthScale, colour_focus, depth_scale
-from pipeline.report.embed import Thumbnail, jpeg_thumbnail, require_inside
+from pipeline.report.embed import Thumbnail, jpeg_thumbnail
 from pipeline.report.motion import Clip
 from pipeline.report.scene_facts import SceneFacts, SetFacts
+from pipeline.storage.ownership import refuse_links
 from pipeline.storage.scene import Scene
 
 THUMB_WIDTH = 320
@@ -148,11 +149,14 @@ def _set_strip(scene: Scene, shown: SetFacts, frame: int, sharp: Picture | None,
 def _drawn(
     scene: Scene, path: Path, read: Callable[[Path], Any], draw: Callable[[Any], Picture], width: int
 ) -> tuple[Thumbnail, Picture | None]:
-    """Read, draw at full size, and reduce; the full picture is for the detail."""
+    """Read, draw at full size, and reduce; the full picture is for the detail.
+
+    A page is passed on: a link must not bring a picture into it that is none of the data set's.
+    """
     if not os.path.lexists(path):
         return Thumbnail(problem="not made yet", absent=True), None
     try:
-        require_inside(path, scene.dir.parent)
+        refuse_links(scene.dir.parent, [path])
         picture = draw(read(path))
         return jpeg_thumbnail(picture, width), picture
     except InputError as error:

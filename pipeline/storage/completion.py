@@ -1,15 +1,15 @@
-"""What "done" means: fingerprints, done records, journals, and the judgement of what a folder holds.
+"""What "done" means: fingerprints, done records, journals, and the assessment of what a folder holds.
 
 A fingerprint hashes what changes the output and nothing else. A phase's `.done` is written last and holds the fingerprint,
-its fields in clear (so that a difference can be named) and what happened. While a scene is in work, its journal holds the
+its fields in clear (so that a difference can be named) and what happened. While a scene is in progress, its journal holds the
 same fingerprint and one line per finished frame; it is what makes an interrupted run resumable and its summary exact.
 """
 
 import hashlib
 import json
+import math
 import platform
 import socket
-import threading
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import InputError
-from pipeline.storage.files import append_line, names_in, read_json, sync_folder, write_json
+from pipeline.storage.bounded import parsing
+from pipeline.storage.files import Fence, names_in, no_fence, read_json, sync_folder, write_json
+from pipeline.storage.journal import Fields, Journal
 
 SCHEMA = 1
 DONE_NAME = ".done"
 _VERSIONED = ("bokehflow", "numpy", "opencv-python-headless", "pillow", "torch")
-
-Fields = dict[str, Any]
 
 
 def as_stored(fields: Fields) -> Fields:
@@ -94,9 +94,10 @@ class DoneRecord:
     versions: dict[str, str] = field(default_factory=software_versions)
     schema: int = SCHEMA
 
-    def write(self, folder: Path) -> None:
+    def write(self, folder: Path, fence: Fence = no_fence) -> None:
+        """Put the record into a modality folder, after everything else in it has reached the disk."""
         sync_folder(folder)
-        write_json(folder / DONE_NAME, asdict(self))
+        write_json(folder / DONE_NAME, asdict(self), fence)
 
     @classmethod
     def read(cls, folder: Path) -> "DoneRecord | None":
@@ -110,88 +111,51 @@ class DoneRecord:
             stored = read_json(path, "the done record")
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except OSError as error:
-            raise InputError(f"the done record {path} cannot be read: {error.strerror}") from None
-        try:
+        with parsing("the done record is not one of this pipeline's:", path):
             record = cls(**{**stored, "warnings": tuple(stored["warnings"])})
-            known = record.schema == SCHEMA and record.fingerprint == fingerprint(record.fields)
-        except (TypeError, KeyError, ValueError) as error:
-            raise InputError(f"the done record {path} is not one of this pipeline's ({error})") from None
+            texts = (
+                record.phase,
+                record.engine,
+                record.licence,
+                record.host,
+                *record.warnings,
+                *record.upstream.values(),
+            )
+            counts = (record.outputs, record.fallbacks, record.repairs)
+            whole = (
+                all(isinstance(part, dict) for part in (record.fields, record.upstream, record.summary))
+                and all(isinstance(text, str) for text in texts)
+                and all(type(count) is int and count >= 0 for count in counts)
+                and math.isfinite(record.wall_s)
+            )
+            known = whole and record.schema == SCHEMA and record.fingerprint == fingerprint(record.fields)
         if not known:
             raise InputError(f"the done record {path} has another schema or a fingerprint that is not its fields'")
         return record
 
 
-class Journal:
-    """`<scene>/.pipeline/<phase>.jsonl`: a head with the fingerprint, then one line per finished frame (key -> facts).
-
-    A frame's line is on disk before the frame's file is renamed into place, so every finished frame has its line. It stays
-    after the phase is done: outputs lost later are made again without losing what was measured on the others.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.fields: Fields | None = None
-        self.facts: dict[str, dict[str, Any]] = {}
-        self._needs_newline = False
-        self._lock = threading.Lock()
-        try:
-            lines = path.read_text().splitlines()
-        except (FileNotFoundError, NotADirectoryError, UnicodeDecodeError):
-            return
-        for number, line in enumerate(lines):
-            try:
-                value = json.loads(line)
-                if number == 0:
-                    self.fields = value["fields"]
-                else:
-                    self.facts[value["key"]] = value["facts"]
-            except (json.JSONDecodeError, KeyError, TypeError):
-                continue  # a line torn by a kill; its frame was not renamed yet
-        # A torn line without its newline would swallow the next one.
-        self._needs_newline = bool(lines) and not path.read_bytes().endswith(b"\n")
-
-    @staticmethod
-    def head(path: Path) -> Fields | None:
-        """The fields alone, without reading what was noted of every frame; None without a readable journal."""
-        try:
-            with path.open() as file:
-                fields: Fields = json.loads(file.readline())["fields"]
-            return fields
-        except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
-            return None
-
-    def begin(self, fields: Fields) -> None:
-        """Start afresh for work with these fields."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.unlink(missing_ok=True)
-        append_line(self.path, json.dumps({"fields": fields}, sort_keys=True))
-        self.fields, self.facts, self._needs_newline = fields, {}, False
-
-    def add(self, key: str, facts: dict[str, Any]) -> None:
-        """Record what is known of one finished output; the last line of a key counts."""
-        line = json.dumps({"key": key, "facts": facts}, sort_keys=True, allow_nan=False)
-        with self._lock:
-            before, self._needs_newline = self._needs_newline, True  # a line that breaks off must not swallow the next
-            append_line(self.path, ("\n" if before else "") + line)
-            self._needs_newline = False
-            self.facts[key] = facts
-
-
 class State(StrEnum):
-    """What a phase's folders hold."""
+    """Where one phase of one scene stands. The order is that of tables and of the report."""
 
-    MISSING = "missing"  # nothing yet
-    PARTIAL = "partial"  # interrupted work with the same fingerprint: resumes
     DONE = "done"
-    INCOMPLETE = "incomplete"  # .done is there, outputs are not: the missing ones are made again
+    RUNNING = "running"  # a worker holds the lease
+    QUEUED = "queued"  # a task of the scheduler has it
+    PARTIAL = "partial"  # interrupted work with the same fingerprint: resumes
     STALE = "stale"  # made with other settings or inputs
+    INCOMPLETE = "incomplete"  # .done is there, outputs are not: the missing ones are made again
+    FAILED = "failed"  # the last attempt left a reason
     FOREIGN = "foreign"  # a .done or files that this pipeline did not write
+    WAITING = "waiting"  # nothing done yet
+
+    @property
+    def needs_a_person(self) -> bool:
+        """Whether running the same command again, or waiting, is not known to help."""
+        return self in (State.FAILED, State.STALE, State.FOREIGN, State.INCOMPLETE)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Assessment:
-    """The judgement of one phase of one scene."""
+    """The state of one phase of one scene, and why."""
 
     state: State
     reason: str
@@ -200,7 +164,7 @@ class Assessment:
 
 
 def assess(fields: Fields, folders: Iterable[Path], outputs: Iterable[Path], journal: Journal) -> Assessment:
-    """Judge what is on disk against what is asked for.
+    """Compare what is on disk with what is asked for.
 
     Args:
         fields: what the output depends on, as asked for now.
@@ -238,4 +202,4 @@ def assess(fields: Fields, folders: Iterable[Path], outputs: Iterable[Path], jou
         return Assessment(state=State.FOREIGN, reason=reason, missing=missing)
     if found:
         return Assessment(state=State.PARTIAL, reason=f"{missing} of {missing + found} outputs to do", missing=missing)
-    return Assessment(state=State.MISSING, reason="nothing done yet", missing=missing)
+    return Assessment(state=State.WAITING, reason="nothing done yet", missing=missing)

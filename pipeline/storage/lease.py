@@ -1,192 +1,273 @@
-"""One worker per scene and phase: a lease file with a heartbeat, taken over when its holder is surely gone.
+"""One worker per scene and phase: a lease file with a heartbeat, taken over when its holder is surely gone or silent.
 
-A lease is taken over at once when its holder was a process of this machine that no longer lives, or the same scheduler job
-on another machine (requeued), otherwise after ten minutes without a heartbeat. Ages are read off the file system's own
-clock, since the nodes' clocks may differ.
+Taken over at once when the holder's process is dead or its job was put back in the queue (`holder`), otherwise after ten
+minutes without a heartbeat. No clock is trusted alone: ages are read off the file system, and before a silent lease is
+taken its heart is watched for two and a half beats of this process's own monotonic clock, so that a clock that jumped, or
+hosts that disagree about the time, rob nobody who is alive. Whoever lost a lease writes nothing more (`fence`).
 """
 
 import contextlib
 import json
 import os
-import socket
 import threading
 import time
 import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from pipeline.errors import LeaseHeldError, LeaseLostError
+from pipeline.errors import LeaseHeldError, LeaseLostError, UsageError
+from pipeline.storage.bounded import MIB, read_bounded
+from pipeline.storage.holder import current_job_id, gone, task_id, this_process, who
 
-HEARTBEAT_S = 30.0
-EXPIRES_S = 600.0
+__all__ = ["Lease", "LeaseTimes", "current_job_id", "glance", "held", "read_lease", "task_id"]
 
-
-def task_id() -> str | None:
-    """`ARRAY_TASK`, or a single job's id, as SLURM's commands take it; the same after a requeue; None outside SLURM."""
-    array = os.environ.get("SLURM_ARRAY_JOB_ID")
-    return f"{array}_{os.environ.get('SLURM_ARRAY_TASK_ID')}" if array else os.environ.get("SLURM_JOB_ID")
-
-
-def current_job_id() -> str | None:
-    """The task, and which of its processes this is."""
-    job = task_id()
-    return f"{job}.{os.environ.get('SLURM_PROCID', '0')}" if job else None
+EXPIRES_VARIABLE = "BOKEHFLOW_LEASE_EXPIRES_S"
+_ASIDE_S = 0.05  # for so long a lease may be away from its name while somebody looks whether it is abandoned
+# When a lease was first seen with the heartbeat it still has: path -> (token and heartbeat, time.monotonic()).
+_sightings: dict[Path, tuple[tuple[Any, int], float]] = {}
 
 
-def _process_start(pid: int) -> str | None:
-    """When a process began, in kernel ticks, so that a recycled pid is not taken for the old process; None if it is gone."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text()
-    except FileNotFoundError:
-        if Path("/proc/self/stat").exists():
-            return None
-        try:  # no /proc (macOS): the pid alone must do
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return None
-        except PermissionError:
-            pass
-        return "unknown"
-    except (PermissionError, ProcessLookupError):
-        return None
-    fields = text.rpartition(")")[2].split()
-    return None if fields[0] == "Z" else fields[19]
+@dataclass(frozen=True, kw_only=True)
+class LeaseTimes:
+    """How long silence must last; the same for all workers on one output root.
+
+    Args:
+        expires_s: seconds without a heartbeat after which a lease may be taken over. The environment variable
+            BOKEHFLOW_LEASE_EXPIRES_S sets it, for tests and for file systems that stall longer than ten minutes.
+    """
+
+    expires_s: float = 600.0
+
+    def __post_init__(self) -> None:
+        if not 0.1 <= self.expires_s <= 86400:
+            raise UsageError(f"{EXPIRES_VARIABLE} must be in [0.1, 86400] seconds, got {self.expires_s:g}")
+
+    @property
+    def heartbeat_s(self) -> float:
+        return self.expires_s / 20
+
+    @property
+    def watch_s(self) -> float:
+        return 2.5 * self.heartbeat_s
+
+    @classmethod
+    def from_environment(cls) -> "LeaseTimes":
+        """Ten minutes, or what the environment says; UsageError when that is no number in the allowed range."""
+        text = os.environ.get(EXPIRES_VARIABLE)
+        if text is None:
+            return cls()
+        try:
+            return cls(expires_s=float(text))
+        except ValueError:
+            raise UsageError(f"{EXPIRES_VARIABLE} must be a number of seconds, got {text!r}") from None
 
 
 class Lease:
     """Hold `path` for as long as the `with` block runs.
 
+    Args:
+        path: of the lease file; its folder is made.
+        safe_point: called while a silent lease is watched; may raise to give up.
+        times: when a lease expires.
+
     Raises on entry:
         LeaseHeldError: someone else holds it; the message says who, since when and what frees it.
+        OSError: its folder cannot be written.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(
+        self, path: Path, safe_point: Callable[[], None] = lambda: None, times: LeaseTimes | None = None
+    ) -> None:
         self.path = path
+        self._safe_point = safe_point
+        self._times = times or LeaseTimes.from_environment()
         self._token = uuid.uuid4().hex
+        self._text = json.dumps(this_process(self._token)).encode()
+        self._draft = path.with_name(f".{path.name}.{self._token}.tmp")
         self._stop = threading.Event()
-        self._lost = False
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> "Lease":
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        while not self._create():
-            self._remove_if_abandoned()
+        try:
+            while not self._place(self._draft, self._text):
+                self._make_way()
+        finally:
+            self._draft.unlink(missing_ok=True)
         self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
         self._thread.start()
+        self._sweep()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
         self._stop.set()
         if self._thread:
             self._thread.join()
-        if (read_lease(self.path) or {}).get("token") == self._token:
-            self.path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a disk in trouble: the lease falls silent and is taken over
+            if self.is_ours():
+                self._take_aside(self._token)
+
+    def is_ours(self) -> bool:
+        """Whether the lease on the disk is this one."""
+        found = read_lease(self.path)
+        if found is None:  # somebody may be looking at it, aside
+            time.sleep(_ASIDE_S)
+            found = read_lease(self.path)
+        return found is not None and found.get("token") == self._token
 
     def check(self) -> None:
-        """Raise LeaseLostError when another worker has taken this lease over."""
-        if self._lost:
-            raise LeaseLostError(
-                f"{self.path} was taken over by {_who(read_lease(self.path) or {})}; leaving the scene to it"
-            )
+        """Look at the disk, and raise LeaseLostError unless the lease there is this one."""
+        if not self.is_ours():
+            holder = read_lease(self.path)
+            by = f"was taken over by {who(holder)}" if holder else "is gone"
+            raise LeaseLostError(f"the lease {self.path} {by}; nothing more is written here, leaving the scene to it")
 
-    def _create(self) -> bool:
-        holder = {
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "process_start": _process_start(os.getpid()),
-            "job_id": current_job_id(),
-            "token": self._token,
-        }
-        # A link is exclusive and whole at once; a lease that is created empty and then filled could be read in between.
-        draft = self.path.with_name(f".{self.path.name}.{self._token}.tmp")
+    def _place(self, draft: Path, text: bytes) -> bool:
+        """Put a lease at `path` unless there is one: a hard link, which is exclusive and whole at once.
+
+        Where a file system has no hard links, exclusive creation and then the text. A reader may find it empty in
+        between, or for good after a kill; such a lease counts as held until it is ten minutes old.
+        """
         try:
-            draft.write_text(json.dumps(holder))
+            if not draft.exists():
+                draft.write_bytes(text)
             os.link(draft, self.path)
+            return True
         except FileExistsError:
             return False
+        except FileNotFoundError:  # the draft was swept: a long pause lies behind us
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            return False
+        except OSError:
+            return self._create(text)
+
+    def _create(self, text: bytes) -> bool:
+        try:
+            descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        except FileExistsError:
+            return False
+        try:
+            os.write(descriptor, text)
+        except OSError:
+            self.path.unlink(missing_ok=True)
+            raise
         finally:
-            draft.unlink(missing_ok=True)
+            os.close(descriptor)
         return True
 
-    def _remove_if_abandoned(self) -> None:
+    def _make_way(self) -> None:
+        """Remove the lease that is in the way when its holder is gone or silent; LeaseHeldError otherwise."""
         holder = read_lease(self.path)
         if holder is None:
             return
-        age_s = _age_s(self.path, _file_system_now_s(self.path.parent))
-        if not abandoned(holder, age_s):
-            raise LeaseHeldError(
-                f"{self.path.stem} is in work by {_who(holder)}, last heartbeat {age_s:.0f} s ago; "
-                f"it is taken over after {EXPIRES_S:.0f} s of silence"
-            )
-        # Only one of several takers can rename this very lease; the winner looks at what it got before it drops it.
-        aside = self.path.with_name(f".{self.path.name}.{self._token}.old.tmp")
+        if not gone(holder):
+            age_s = self._now_s() - _mtime_s(self.path)
+            # A heartbeat from far in the future says as little as one from long ago: some clock jumped.
+            if abs(age_s) <= self._times.expires_s or not self._silent():
+                raise LeaseHeldError(
+                    f"{self.path.stem} is in work by {who(holder)}, last heartbeat {max(0.0, age_s):.0f} s ago; "
+                    f"it is taken over after {self._times.expires_s:g} s of silence"
+                )
+        self._take_aside(holder.get("token"))
+
+    def _silent(self) -> bool:
+        """Watch the lease; whether it showed no heartbeat for `watch_s`, looks before this call (`glance`) included."""
+        first = glance(self.path)
+        while True:
+            seen = glance(self.path)
+            if seen is None or first is None:
+                return True  # released
+            if seen != first:
+                return False
+            left_s = first[1] + self._times.watch_s - time.monotonic()
+            if left_s <= 0:
+                return True
+            time.sleep(min(left_s, 0.2))
+            self._safe_point()
+
+    def _take_aside(self, token: Any) -> None:
+        """Remove the lease with this token. Only one of several takers can rename this very file, and it looks at what it
+        got before it drops it: a fresh lease that came in between is put back."""
+        aside = self.path.with_name(f".{self.path.name}.{uuid.uuid4().hex}.tmp")
         try:
             os.rename(self.path, aside)
         except FileNotFoundError:
             return
-        taken = read_lease(aside)
-        if taken is not None and taken.get("token") != holder.get("token"):
-            with contextlib.suppress(FileExistsError):
-                os.link(aside, self.path)  # somebody's fresh lease: put it back
+        found = read_lease(aside)
+        if found and found.get("token") != token:
+            self._place(aside, json.dumps(found).encode())
         aside.unlink(missing_ok=True)
 
+    def _now_s(self) -> float:
+        """The file system's clock: that of the draft, touched now."""
+        try:
+            os.utime(self._draft)
+            return self._draft.stat().st_mtime
+        except FileNotFoundError:
+            return time.time()
+
+    def _sweep(self) -> None:
+        """Remove drafts that killed workers left beside the lease."""
+        with contextlib.suppress(OSError):
+            for draft in self.path.parent.glob(f".{self.path.name}.*.tmp"):
+                age_s = time.time() - _mtime_s(draft)
+                if gone(read_lease(draft) or {}) or abs(age_s) > self._times.expires_s:
+                    draft.unlink(missing_ok=True)
+
     def _beat(self) -> None:
-        while not self._stop.wait(HEARTBEAT_S):
-            try:
-                holder = read_lease(self.path)
-                if holder is None or holder.get("token", self._token) != self._token:
-                    self._lost = True
-                    return
-                os.utime(self.path)
-            except OSError:
-                continue  # a file system in trouble: the next beat may succeed, and the writer will see the trouble itself
+        while not self._stop.wait(self._times.heartbeat_s):
+            with contextlib.suppress(OSError):  # a file system in trouble: the writer will see it itself
+                if (read_lease(self.path) or {}).get("token") == self._token:
+                    os.utime(self.path)
+
+
+def glance(path: Path) -> tuple[tuple[Any, int], float] | None:
+    """Look at a lease: its token and heartbeat, and since when this process has seen it so; None when there is none.
+
+    A command looks at all leases in its way before it begins, so that by the time it comes to a silent one it need not
+    watch it any more.
+    """
+    holder, beat = read_lease(path), _mtime_ns(path)
+    if holder is None:
+        _sightings.pop(path, None)
+        return None
+    stamp = (holder.get("token"), beat)
+    known = _sightings.get(path)
+    if known is None or known[0] != stamp:
+        known = _sightings[path] = (stamp, time.monotonic())
+    return known
 
 
 def read_lease(path: Path) -> dict[str, Any] | None:
     """The holder's data; None when there is no lease; {} when it cannot be read."""
     try:
-        holder = json.loads(path.read_text())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError):
+        holder = json.loads(read_bounded(path, MIB))
+    except (FileNotFoundError, NotADirectoryError):
+        return {} if os.path.lexists(path) else None  # a link that leads nowhere stands in the way like any other file
+    except Exception:  # torn, foreign, unreadable: nobody knows whose it is
         return {}
     return holder if isinstance(holder, dict) else {}
-
-
-def abandoned(holder: dict[str, Any], age_s: float) -> bool:
-    """Whether a lease's holder is surely gone, by the three rules above."""
-    if age_s > EXPIRES_S:
-        return True
-    if holder.get("host") == socket.gethostname() and isinstance(holder.get("pid"), int):
-        return _process_start(holder["pid"]) != holder.get("process_start")
-    return holder.get("job_id") is not None and holder["job_id"] == current_job_id()
 
 
 def held(path: Path) -> str | None:
     """Who holds the lease at `path`, in words; None when it is free or abandoned. Changes nothing on disk."""
     holder = read_lease(path)
-    if holder is None or abandoned(holder, _age_s(path, time.time())):
+    if holder is None or gone(holder):
         return None
-    return _who(holder)
+    if abs(time.time() - _mtime_s(path)) > LeaseTimes.from_environment().expires_s:
+        return None
+    return who(holder)
 
 
-def _age_s(path: Path, now_s: float) -> float:
+def _mtime_ns(path: Path) -> int:
     try:
-        return max(0.0, now_s - path.stat().st_mtime)
-    except FileNotFoundError:
-        return 0.0  # released in this moment; the next attempt to create it will tell
+        return path.lstat().st_mtime_ns
+    except (FileNotFoundError, NotADirectoryError):
+        return time.time_ns()  # released in this moment; the next attempt to create it will tell
 
 
-def _file_system_now_s(folder: Path) -> float:
-    probe = folder / f".now.{uuid.uuid4().hex}.tmp"
-    try:
-        probe.touch()
-        return probe.stat().st_mtime
-    finally:
-        probe.unlink(missing_ok=True)
-
-
-def _who(holder: dict[str, Any]) -> str:
-    job = f", job {holder['job_id']}" if holder.get("job_id") else ""
-    return f"host {holder.get('host', '?')} pid {holder.get('pid', '?')}{job}"
+def _mtime_s(path: Path) -> float:
+    return _mtime_ns(path) / 1e9

@@ -1,5 +1,6 @@
 """Where everything is: the only module that knows the paths of the output contract (docs/output_contract.md)."""
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -10,11 +11,14 @@ from typing import Any, Literal
 from pipeline.errors import InputError, PipelineError, UsageError
 from pipeline.hints import phase_command
 from pipeline.optics.lens import CocModel, Lens
-from pipeline.storage.files import read_json, write_json
+from pipeline.storage.bounded import one_line, read_bounded
+from pipeline.storage.files import dump_json, read_json, write_shared
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 INDEX_SCHEMA = 1
+MAX_FRAMES = 1_000_000  # of a scene, and pixels of a side: what is larger is no number that this pipeline wrote
+MAX_SETS = 100
 _SAFE_ID = re.compile(r"[A-Za-z0-9._-]+")
 
 
@@ -106,15 +110,13 @@ class SceneIndex:
         return {name: entry for name, entry in self.entries.items() if entry.accepted}
 
     def save(self, path: Path) -> None:
-        write_json(
-            path,
-            {
-                "schema": INDEX_SCHEMA,
-                "raw_root": self.raw_root,
-                "settings": self.settings,
-                "scenes": {name: asdict(entry) for name, entry in sorted(self.entries.items())},
-            },
-        )
+        stored = {
+            "schema": INDEX_SCHEMA,
+            "raw_root": self.raw_root,
+            "settings": self.settings,
+            "scenes": {name: asdict(entry) for name, entry in sorted(self.entries.items())},
+        }
+        write_shared(path, dump_json(stored).encode())
 
     @classmethod
     def load(cls, path: Path) -> "SceneIndex":
@@ -132,9 +134,9 @@ class SceneIndex:
             return cls(raw_root=stored["raw_root"], settings=stored["settings"], entries=entries)
         except FileNotFoundError:
             raise UsageError(f"there is no {path}; run: {phase_command('index')}") from None
-        except (InputError, KeyError, TypeError, AttributeError) as error:
+        except Exception as error:  # InputError from the file, anything from what is in it
             raise PipelineError(
-                f"{error if isinstance(error, InputError) else f'the scene index {path} lacks or garbles {error}'}; "
+                f"{error if isinstance(error, InputError) else f'the scene index {path} lacks or garbles {one_line(error)}'}; "
                 f"remove it and run {phase_command('index')} again "
                 f"(every scene keeps its split, which its split.txt remembers)"
             ) from None
@@ -149,8 +151,10 @@ def _entry(name: str, value: dict[str, Any]) -> SceneEntry:
             "files": tuple((str(path), int(size), int(mtime)) for path, size, mtime in value["files"]),
         }
     )
+    sizes = (entry.num_frames, entry.width, entry.height)
     if (
-        entry.scene_id != name
+        not all(type(size) is int and 0 <= size <= MAX_FRAMES for size in sizes)
+        or entry.scene_id != name
         or (entry.accepted and entry.split not in SPLITS)
         or (unsafe_id_reason(name) and entry.accepted)
     ):
@@ -260,8 +264,8 @@ class Scene:
     def read_split(self) -> Split | None:
         """The scene's split as its own folder remembers it; None when it never had one."""
         try:
-            text = self.split_path.read_text().strip()
-        except (FileNotFoundError, NotADirectoryError, UnicodeDecodeError):
+            text = read_bounded(self.split_path, 100).decode(errors="replace").strip()
+        except (FileNotFoundError, NotADirectoryError, InputError):
             return None
         return next((split for split in SPLITS if split == text), None)
 
@@ -280,9 +284,14 @@ class Scene:
         """
         metadata = self.read_metadata()
         try:
-            return [lens_set_from_json(value, metadata.get("coc_model", "contract")) for value in metadata["sets"]]
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{self.metadata_path}: {error!r} in sets; each needs f, N, S_focus, max_coc") from None
+            sets = metadata["sets"][: MAX_SETS + 1]
+            if len(sets) > MAX_SETS:
+                raise ValueError(f"more than {MAX_SETS}")
+            return [lens_set_from_json(value, metadata.get("coc_model", "contract")) for value in sets]
+        except Exception as error:
+            raise InputError(
+                f"{self.metadata_path}: {one_line(error)} in sets; each needs f, N, S_focus, max_coc"
+            ) from None
 
 
 @cache
@@ -291,8 +300,12 @@ def _names(form: str, count: int) -> frozenset[str]:
 
 
 def lens_set_from_json(value: dict[str, Any], coc_model: CocModel) -> LensSet:
+    """A set of metadata.json. Raises KeyError, TypeError, ValueError or OverflowError for what is none."""
     lens = Lens(f_m=value["f"], f_number=value["N"], focus_m=value["S_focus"], coc_model=coc_model)
-    return LensSet(lens=lens, max_coc_m=float(value["max_coc"]))
+    max_coc_m = float(value["max_coc"])
+    if not (math.isfinite(max_coc_m) and max_coc_m > 0):
+        raise ValueError(f"max_coc must be > 0 and finite, got {max_coc_m}")
+    return LensSet(lens=lens, max_coc_m=max_coc_m)
 
 
 def lens_set_to_json(lens_set: LensSet) -> dict[str, float]:

@@ -5,9 +5,7 @@ BOKEHFLOW_WEIGHTS, else the current folder) under the registry's name, there und
 Hugging Face hub (HF_HUB_CACHE, or hub/ below HF_HOME).
 """
 
-import json
 import os
-import pickle
 import re
 import zipfile
 from collections.abc import Iterable, Iterator
@@ -17,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import UsageError
+from pipeline.storage.bounded import JSON_LIMIT, one_line, open_regular, read_bounded
+from pipeline.storage.files import parse_json
 from pipeline.weights.registry import Weights
 
 if TYPE_CHECKING:
@@ -158,9 +158,10 @@ def _check_folder(weights: Weights, path: Path) -> None:
 
 def _listed(index: Path) -> set[str]:
     try:
-        return set(json.loads(index.read_bytes())["weight_map"].values())
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise DamagedWeightsError(f"{index} is not an index of safetensors files ({error})") from None
+        names = set(parse_json(read_bounded(index, JSON_LIMIT), "the index", index)["weight_map"].values())
+        return {str(name) for name in names}
+    except Exception as error:
+        raise DamagedWeightsError(f"{index} is not an index of safetensors files ({one_line(error)})") from None
 
 
 def safetensors_shapes(path: Path) -> Shapes:
@@ -169,13 +170,14 @@ def safetensors_shapes(path: Path) -> Shapes:
     Raises:
         DamagedWeightsError: it is not a whole safetensors file.
     """
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
     try:
+        open_regular(path).close()
         with safe_open(path, framework="pt") as opened:
             return {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise DamagedWeightsError(f"{path} is not a whole safetensors file ({error}); get it again") from None
+    except Exception as error:
+        raise DamagedWeightsError(f"{path} is not a whole safetensors file ({one_line(error)}); get it again") from None
 
 
 def differences(needed: Shapes, found: Shapes) -> str:
@@ -208,10 +210,8 @@ def read_torch(path: Path) -> "dict[str, Tensor]":
         raise DamagedWeightsError(f"{path} is cut short or is no file of torch.save; get it again")
     try:
         stored = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, ValueError) as error:
-        raise DamagedWeightsError(
-            f"{path} cannot be read without running code in it ({str(error).splitlines()[0]})"
-        ) from None
+    except Exception as error:  # a pickle's own, and what a damaged archive raises
+        raise DamagedWeightsError(f"{path} cannot be read without running code in it ({one_line(error)})") from None
     if not isinstance(stored, dict) or not all(
         isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in stored.items()
     ):

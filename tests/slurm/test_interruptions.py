@@ -88,7 +88,7 @@ def test_a_quota_that_fills_up_after_sbatch_accepted_tells_the_job(tiny: Operato
     tiny.cluster.command("scancel", job, blocker)
 
 
-def test_elements_are_put_back_alone_and_cancelled_ones_are_not(operator: Operator, renderable: Path):
+def test_elements_are_requeued_alone_and_cancelled_ones_are_not(operator: Operator, renderable: Path):
     """Two elements of one array: one is warned and goes back, the other is cancelled and stays away."""
     operator.take_over(renderable / "pair")
     operator.brake.set(PICTURES, 5)
@@ -133,7 +133,7 @@ def test_redo_makes_every_scene_again_once(tiny: Operator, tmp_path: Path):
     assert run.outcome()["state"] == "finished"
 
 
-def test_one_job_for_all_phases_is_put_back_and_stays_cancelled(operator: Operator, renderable: Path):
+def test_one_job_for_all_phases_is_requeued_and_stays_cancelled(operator: Operator, renderable: Path):
     """jobs/test_bear.sh is no array: the warning requeues it by its own id; scancel ends it for good."""
     operator.raw.rmdir()
     operator.raw.symlink_to(renderable / "one" / "data")

@@ -162,7 +162,7 @@ def test_a_killed_slurmd_costs_the_frame_in_hand(operator, renderable):
 
 
 def test_a_time_limit_is_hit_and_the_scene_resumes(operator, renderable):
-    """The scheduler warns, the worker stops between frames and puts itself back; no frame is made twice."""
+    """The scheduler warns, the worker stops between frames and requeues itself; no frame is made twice."""
     operator.take_over(renderable / "one")
     operator.profile = operator.write_profile(hours=1 / 60, signal_s=58)  # a minute, and warned at once
     operator.brake.set(PICTURES, 5)
@@ -173,7 +173,7 @@ def test_a_time_limit_is_hit_and_the_scene_resumes(operator, renderable):
     def stopped() -> bool:
         return any(event.get("cause") == "requeued" for event in operator.records(run, "render"))
 
-    operator.cluster.wait_until(stopped, PATIENCE_S, f"it was not put back\n{operator.logs_text()}")
+    operator.cluster.wait_until(stopped, PATIENCE_S, f"it was not requeued\n{operator.logs_text()}")
     before = operator.finished(RENDERED)
     operator.brake.release()
     assert len(before) < ALL_RENDERED, "the limit was hit in the middle"
@@ -233,7 +233,7 @@ def test_two_submissions_at_once(tiny):
     tiny.wait_idle()
     assert set(tiny.states("depth").values()) == {"done"}, tiny.logs_text()
     logs = [(tiny.logs / f"run_phases_1_4_{job}.log").read_text() for job in jobs]
-    assert sum("3 of 3 scenes are in work already, by run" in log for log in logs) == 1, logs
+    assert sum("3 of 3 scenes are in progress already, by run" in log for log in logs) == 1, logs
     (run,) = tiny.runs()
     assert len([event for event in tiny.records(run, "deblur") if event["event"] == "start"]) == 3
 

@@ -3,14 +3,15 @@
 diffusers fills a tensor that a file lacks with random numbers and a warning; here it is an error before anything is read.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from pipeline.engines.genfocus.libraries import diffusers
-from pipeline.errors import UsageError
+from pipeline.errors import InputError, UsageError
+from pipeline.storage.bounded import MIB, read_bounded
+from pipeline.storage.files import parse_json
 from pipeline.weights import Shapes, differences, safetensors_shapes
 
 
@@ -22,8 +23,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     path = folder / "config.json"
     try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+        value = parse_json(read_bounded(path, MIB), "the config", path)
+    except (OSError, InputError) as error:
         raise UsageError(f"{path} cannot be read ({error}); fetch the folder again") from None
     if not isinstance(value, dict):
         raise UsageError(f"{path} must hold a JSON object, got {type(value).__name__}")

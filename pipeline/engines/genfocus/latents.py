@@ -35,8 +35,12 @@ def grid_size(picture: Picture) -> tuple[int, int]:
 
 
 def picture_to_unit(picture: Picture, device: str | torch.device) -> Tensor:
-    """(H, W, 3) uint8 -> (1, 3, H, W) float32 in [-1, 1]."""
-    return image_to_tensor(picture, device)[None] * 2 - 1
+    """(H, W, 3) uint8 -> (1, 3, H, W) float32 in [-1, 1], contiguous.
+
+    Left as a view the channels would stay innermost, for which convolutions of the VAE take other kernels with another
+    rounding; the authors' image processor hands over what is laid out channel by channel.
+    """
+    return image_to_tensor(picture, device)[None].contiguous() * 2 - 1
 
 
 def unit_to_picture(image: Tensor) -> Picture:

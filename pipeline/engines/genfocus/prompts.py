@@ -17,6 +17,7 @@ from safetensors.torch import save
 from pipeline.engines.genfocus.forward import Prompt
 from pipeline.engines.genfocus.libraries import diffusers, transformers
 from pipeline.errors import UsageError
+from pipeline.storage.bounded import one_line
 from pipeline.storage.files import write_bytes
 from pipeline.weights import user_cache
 
@@ -75,8 +76,8 @@ def _read(path: Path, origin: dict[str, str]) -> Prompt | None:
             reason = "it was made from something else"
     except FileNotFoundError:
         return None
-    except (SafetensorError, OSError) as error:
-        reason = str(error)
+    except Exception as error:  # whatever is in it, it can be made again
+        reason = one_line(error)
     _log.warning("the embedded prompt %s is not used (%s); it is made again", path, reason)
     return None
 

@@ -1,7 +1,7 @@
 """Metric depth from Video Depth Anything (Chen and others, CVPR 2025, arXiv 2501.12375): our network on the published weights.
 
-The output is depth in metres, larger is farther. One call is one video: a chunk of phase 3. What differs from the authors'
-program, and why, is in docs/engines.md; none of it changes the result by more than rounding.
+The output is depth in metres, larger is farther. One call is one video: a whole scene, unless phase 3 is asked for chunks. What
+differs from the authors' program, and why, is in docs/engines.md; none of it changes the result by more than rounding.
 """
 
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ Precision = Literal["auto", "fp16", "fp32"]
 class VideoDepthAnything:
     """Loads its weights when the first frame is asked for; that they are whole and fit is checked before."""
 
-    info = EngineInfo(name="vda", role="depth", version=1, licence="as the encoder's weights", deterministic=True)
+    info = EngineInfo(name="vda", role="depth", version=2, licence="as the encoder's weights", deterministic=True)
     temporal = True
 
     @dataclass(frozen=True, kw_only=True)
@@ -68,6 +68,11 @@ class VideoDepthAnything:
             raise UsageError(f"{error}. Get the file again: python -m pipeline weights {title} --download") from None
         self.info = with_weights(type(self).info, [found])
 
+    @property
+    def device(self) -> str:
+        """Where it computes."""
+        return str(self._device)
+
     def shrink(self) -> bool:
         if self._micro_batch == 1:
             return False
@@ -83,8 +88,13 @@ class VideoDepthAnything:
             depth[number] = depth_map
         return depth
 
-    def stream(self, clip: Clip, safe_point: SafePoint) -> Iterator[npt.NDArray[np.float32]]:
+    def stream(self, clip: Clip, safe_point: SafePoint, first: int = 0) -> Iterator[npt.NDArray[np.float32]]:
         """(H, W) metres for each frame of a video of any length, in order, in the memory of one window.
+
+        Args:
+            clip: the whole video.
+            safe_point: called between micro-batches.
+            first: position in the clip from which on depth is wanted; the result is that of a run from the beginning.
 
         Raises:
             InputError: the frames are not all of one size.
@@ -104,7 +114,7 @@ class VideoDepthAnything:
                 micro_batch=self._micro_batch,
             )
         self._stream.micro_batch = self._micro_batch
-        yield from self._stream.depth(clip, safe_point)
+        yield from self._stream.depth(clip, safe_point, first)
 
 
 ENGINE = VideoDepthAnything

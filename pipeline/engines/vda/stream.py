@@ -14,7 +14,7 @@ from pipeline.engines.vda.architecture import PATCH_PX
 from pipeline.engines.vda.head import resize
 from pipeline.engines.vda.network import VideoDepthNetwork
 from pipeline.engines.vda.preprocess import network_size, normalise, resize_frame
-from pipeline.engines.vda.windows import stream_depth
+from pipeline.engines.vda.windows import fresh_frames, stream_depth
 from pipeline.errors import InputError
 from pipeline.media.prefetch import map_ahead
 
@@ -38,14 +38,16 @@ class DepthStream:
     micro_batch: int
 
     @torch.inference_mode()
-    def depth(self, clip: Clip, safe_point: SafePoint) -> Iterator[npt.NDArray[np.float32]]:
-        """(H, W) metres for each frame of a video of any length, in order.
+    def depth(self, clip: Clip, safe_point: SafePoint, first: int = 0) -> Iterator[npt.NDArray[np.float32]]:
+        """(H, W) metres for each frame of a video of any length from position `first` on, in order.
 
         Raises:
             InputError: the frames are not all of one size.
         """
         height, width = clip.frames(clip.indices[0]).shape[:2]
-        size = network_size(width, height, self.input_size)
+        # The authors' program sees the frames as they were shot; phase 2 has made their sides multiples of 16 since.
+        shot = clip.source_size or (width, height)
+        size = network_size(shot[0], shot[1], self.input_size)
         grid = (size[1] // PATCH_PX, size[0] // PATCH_PX)
 
         def load(index: int) -> Tensor:
@@ -54,7 +56,8 @@ class DepthStream:
                 raise InputError(f"frame {index} is {frame.shape[1]}x{frame.shape[0]}, the first is {width}x{height}")
             return resize_frame(frame, size)
 
-        frames = map_ahead(load, clip.indices, workers=4, depth=8)
+        wanted_frames = (clip.indices[place] for new in fresh_frames(len(clip.indices), first) for place in new)
+        frames = map_ahead(load, wanted_frames, workers=4, depth=8)
 
         def encode(new: range) -> list[Tensor]:
             batches = []
@@ -71,7 +74,7 @@ class DepthStream:
             with self._autocast():
                 return self.network.decode(levels, grid, wanted, self.micro_batch, safe_point)
 
-        for block in stream_depth(encode, decode, len(clip.indices)):
+        for block in stream_depth(encode, decode, len(clip.indices), first):
             for part in torch.split(block, self.micro_batch):
                 yield from resize(part[:, None], (height, width))[:, 0].float().cpu().numpy()
 

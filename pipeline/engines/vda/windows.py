@@ -28,39 +28,74 @@ _CONTEXT = OVERLAP - FADE
 Levels = list[Tensor]
 
 
+def first_window(first: int) -> int:
+    """The number of the window with which frame `first` and all behind it come out finished."""
+    return max(0, (first - OVERLAP) // STEP)
+
+
+def fresh_frames(num_frames: int, first: int = 0) -> list[range]:
+    """Which frames each window encodes anew, for the windows that `stream_depth` looks at; joined, they ascend.
+
+    A video that is entered in the middle needs two windows before the first that is decoded: window 0, for the video's first
+    frame, and the one before, for its keyframes. Whole windows are encoded there, too, so that batches, and with them the
+    rounding, are those of a run from the beginning.
+    """
+    entered = first_window(first)
+    numbers = [number for number in range(-(-num_frames // STEP)) if number == 0 or number >= entered - 1]
+    return [
+        range(
+            number * STEP + (OVERLAP if number else 0),
+            max(number * STEP + OVERLAP, min(number * STEP + WINDOW, num_frames)),
+        )
+        if number
+        else range(min(WINDOW, num_frames))
+        for number in numbers
+    ]
+
+
 def stream_depth(
-    encode: Callable[[range], Levels], decode: Callable[[Levels, slice], Tensor], num_frames: int
+    encode: Callable[[range], Levels],
+    decode: Callable[[Levels, slice], Tensor],
+    num_frames: int,
+    first: int = 0,
 ) -> Iterator[Tensor]:
     """Depth of a video, block by block.
 
     Args:
-        encode: encoder levels of consecutive frames; every frame is asked for once, in ascending order.
+        encode: encoder levels of consecutive frames; those of `fresh_frames` are asked for, each once, in ascending order.
         decode: levels of 32 frames and the slots that are needed -> (needed, h, w).
         num_frames: at least 1.
+        first: frames before it are not needed; windows that only they would need are left out.
 
     Yields:
-        (K, h, w) of the next K frames; all blocks together are `num_frames` maps.
+        (K, h, w) of the next K frames; all blocks together are frames `first` to `num_frames`.
     """
     fade = torch.linspace(0, 1, FADE, dtype=torch.float64)
+    entered = first_window(first)
     levels: Levels = []
     tail: Tensor | None = None  # finished but for the crossfade with the next window
-    for start in range(0, num_frames, STEP):
+    late = first - (entered * STEP + (_CONTEXT if entered else 0))  # maps that come out and are not needed
+    for new in fresh_frames(num_frames, first):
+        start = (new.start - OVERLAP) if levels else 0
         slots = slice(_CONTEXT if levels else 0, min(WINDOW, num_frames - start))
         if slots.stop <= slots.start:
             break  # the window holds nothing new but copies of the last frame
-        new = range(start + (OVERLAP if levels else 0), min(start + WINDOW, num_frames))
         levels = _next_window(levels, encode(new) if new else [])
+        if start < entered * STEP:
+            continue
         depth = decode(levels, slots)
         if tail is not None:
             weight = fade[: len(tail)].to(depth)[:, None, None]
             depth = torch.cat([tail * (1 - weight) + depth[: len(tail)] * weight, depth[len(tail) :]])
         final = start + STEP + _CONTEXT  # the next window fades in from here
         keep = max(0, start + slots.stop - final)
-        if len(depth) > keep:
-            yield depth[: len(depth) - keep]
+        ready = depth[: len(depth) - keep]
+        if len(ready) > late:
+            yield ready[late:]
+        late = max(0, late - len(ready))
         tail = depth[len(depth) - keep :]
-    if tail is not None and len(tail):
-        yield tail
+    if tail is not None and len(tail) > late:
+        yield tail[late:]
 
 
 def _next_window(previous: Levels, fresh: Levels) -> Levels:

@@ -1,0 +1,162 @@
+"""What turns frames into photographs: the lens renderer on depth, or a trained network."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from model.bokehflow import BokehFlow, BokehFlowOutput, BokehFlowState, LensBatch
+from model.bokehflow.blocks import F_NUMBERS, FOCAL_M, FOCUS_M
+from model.errors import CheckpointError
+from model.video.depth_cleaning import crisp
+from model.video.depth_source import DepthSource, Kept
+from model.video.film import Film, Look, to_8_bit
+from model.video.focus import check_focus_m
+from model.video.settings import ApplySettings, check_range
+from pipeline.errors import UsageError
+from pipeline.media.convert import image_to_tensor, tensor_to_deep, tensor_to_image
+from pipeline.media.depth_files import Depth
+from pipeline.media.images import AnyPicture
+from pipeline.media.video_io import TimedFrame
+from pipeline.optics import Lens, OpticsError, defocus_px, disparity_gain_px, px_per_mm
+from pipeline.optics.cat_eye import render_cat_eye
+
+FOCAL_RANGE_MM = (FOCAL_M[0] * 1000, FOCAL_M[1] * 1000)
+# A disc wider than half the frame has no shape to see any more, and its transform no limit.
+_WIDEST_RADIUS = 0.25
+_SHOWS_PX = 2.0  # a step of the radius from which on an edge is one
+
+
+def to_picture(image: Tensor, like: AnyPicture) -> AnyPicture:
+    """(3, H, W) in [0, 1] -> (H, W, 3) with as many bits as the frame it was made of."""
+    return tensor_to_deep(image) if like.dtype == np.uint16 else tensor_to_image(image)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Photographed:
+    """A frame, its photograph, and the depth that was used, (H, W) metres."""
+
+    source: TimedFrame
+    picture: AnyPicture
+    depth_m: Depth
+
+
+class FilmEngine(Protocol):
+    """Frames in, photographs out, in order."""
+
+    can_resume: bool  # every frame stands for itself
+
+    def photographs(
+        self, frames: Iterable[tuple[int, TimedFrame]], look: Look, focus_m: list[float]
+    ) -> Iterator[Photographed]:
+        """The numbered frames through the lens, each focused at its distance."""
+        ...
+
+
+class LensEngine:
+    """`pipeline.optics.render_lens_blur` on the film's depth; each frame stands for itself."""
+
+    can_resume = True
+
+    def __init__(self, settings: ApplySettings, lens: Lens, depth: DepthSource, device: str) -> None:
+        self._settings, self._lens, self._depth, self._device = settings, lens, depth, device
+
+    @torch.inference_mode()
+    def photographs(
+        self, frames: Iterable[tuple[int, TimedFrame]], look: Look, focus_m: list[float]
+    ) -> Iterator[Photographed]:
+        scale = px_per_mm(look.size[0], self._settings.sensor_mm)
+        limit = _WIDEST_RADIUS * max(look.size)
+        for number, frame in frames:
+            depth_m = crisp(self._depth.read(number), _SHOWS_PX / disparity_gain_px(self._lens, scale))
+            depth = torch.from_numpy(depth_m).to(self._device)[None, None]
+            radius = defocus_px(depth, replace(self._lens, focus_m=focus_m[number]), scale).clamp(-limit, limit)
+            image = image_to_tensor(frame.picture, self._device)[None]
+            settings = self._settings
+            out = render_cat_eye(image, radius, amount=settings.cat_eye, order=depth, aperture=settings.aperture)
+            picture = to_picture(out[0], frame.picture)
+            yield Photographed(source=frame, picture=picture, depth_m=depth_m)
+
+
+class NetworkEngine:
+    """BokehFlow, which sees depth itself and carries a state from frame to frame, fresh in each shot."""
+
+    can_resume = False
+
+    def __init__(self, net: BokehFlow, f_number: float, focal_mm: float, sensor_mm: float) -> None:
+        self.net, self._f_number, self._focal_mm, self._sensor_mm = net, f_number, focal_mm, sensor_mm
+        check_range("--f_number", f_number, F_NUMBERS)
+        check_range("--focal_mm", focal_mm, FOCAL_RANGE_MM)
+
+    def lens_batch(self, focus_m: float, width: int) -> LensBatch:
+        """The lens for a frame of this width; radii are limited in proportion to it, whatever the sensor.
+
+        Raises:
+            UsageError: this lens cannot focus there, or the network never learned of such a distance.
+        """
+        config, f_mm = self.net.config, self._focal_mm
+        check_focus_m(focus_m, "with a network the focus", FOCUS_M)
+        try:
+            lens = Lens(f_m=f_mm / 1000, f_number=self._f_number, focus_m=focus_m, coc_model=config.coc_model)
+        except OpticsError:
+            raise UsageError(
+                f"a lens of {f_mm:g} mm focuses only beyond {f_mm / 1000:g} m (this network learned of "
+                f"real photographs), got a focus at {focus_m:g} m; focus farther away, or take a smaller --focal_mm"
+            ) from None
+        limit_px = config.max_radius_px * width / config.reference_width_px
+        return LensBatch.of(lens, px_per_mm(width, self._sensor_mm), limit_px).to(next(self.net.parameters()).device)
+
+    @torch.inference_mode()
+    def through(
+        self, picture: AnyPicture, focus_m: float, state: BokehFlowState | None
+    ) -> tuple[BokehFlowOutput, BokehFlowState]:
+        """One frame through the network.
+
+        Raises:
+            CheckpointError: the network's depth is not a number.
+        """
+        lens = self.lens_batch(focus_m, picture.shape[1])
+        device = lens.f_m.device
+        try:
+            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+                return self.net(image_to_tensor(picture, device)[None], lens, state)
+        except OpticsError as error:  # the picture is bytes and the lens was checked: the network's own depth
+            raise CheckpointError(
+                f"this network's prediction cannot be rendered ({error}); take another checkpoint"
+            ) from None
+
+    def photographs(
+        self, frames: Iterable[tuple[int, TimedFrame]], look: Look, focus_m: list[float]
+    ) -> Iterator[Photographed]:
+        starts = {shot.start for shot in look.shots}
+        state: BokehFlowState | None = None
+        for number, frame in frames:
+            out, state = self.through(frame.picture, focus_m[number], None if number in starts else state)
+            picture = to_picture(out.bokeh[0], frame.picture)
+            yield Photographed(source=frame, picture=picture, depth_m=out.depth_m[0, 0].float().cpu().numpy())
+
+
+class NetworkDepth(Kept):
+    """The depth that a network sees, to focus by or for the lens renderer."""
+
+    _FOCUS_M = 2.0  # depth hardly depends on the lens it is asked under; the middle of the range is a fair one
+
+    def __init__(self, engine: NetworkEngine, digest: str, said: str) -> None:
+        super().__init__(said, {"kind": "bokehflow", "digest": digest})
+        self._engine = engine
+
+    def first(self, picture: AnyPicture) -> Depth:
+        """(H, W) metres of a film's first frame."""
+        out, _ = self._engine.through(picture, self._FOCUS_M, None)
+        return out.depth_m[0, 0].float().cpu().numpy()
+
+    def _estimate(self, film: Film, look: Look) -> Iterator[Depth]:
+        starts = {shot.start for shot in look.shots}
+        state: BokehFlowState | None = None
+        for number, frame in enumerate(film.frames()):
+            picture = to_8_bit(frame.picture)
+            out, state = self._engine.through(picture, self._FOCUS_M, None if number in starts else state)
+            yield out.depth_m[0, 0].float().cpu().numpy()

@@ -1,0 +1,103 @@
+"""Reading what somebody else wrote: pipes, bombs, lies in headers, and parsers that fail in ways of their own."""
+
+import io
+import os
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.errors import InputError
+from pipeline.media.depth_files import encode_npz
+from pipeline.storage.bounded import load_npy, load_npz, npy_header, one_line, open_regular, parsing, read_bounded
+
+
+def _npy(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=True)
+    return buffer.getvalue()
+
+
+def _header(text: str) -> bytes:
+    return b"\x93NUMPY\x01\x00" + (len(text) + 1).to_bytes(2, "little") + text.encode() + b"\n"
+
+
+def _npz(members: dict[str, bytes]) -> io.BytesIO:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    buffer.seek(0)
+    return buffer
+
+
+def test_a_pipe_a_device_and_a_folder_are_refused_without_waiting(tmp_path: Path):
+    os.mkfifo(tmp_path / "pipe")
+    for path, kind in ((tmp_path / "pipe", "a pipe"), (Path("/dev/zero"), "a device"), (tmp_path, "a folder")):
+        with pytest.raises(InputError, match=f"{path} is {kind}"):
+            read_bounded(path, 10)
+    (tmp_path / "link").symlink_to("/dev/zero")
+    with pytest.raises(InputError, match="a device"):
+        open_regular(tmp_path / "link")
+    with pytest.raises(FileNotFoundError):
+        read_bounded(tmp_path / "nothing", 10)
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(InputError, match="cannot be read"):
+        read_bounded(tmp_path / "loop", 10)
+
+
+def test_the_limit_is_on_the_bytes_that_are_there(tmp_path: Path):
+    (tmp_path / "ten").write_bytes(b"0123456789")
+    assert read_bounded(tmp_path / "ten", 10) == b"0123456789"
+    with pytest.raises(InputError, match="has 10 bytes, at most 9"):
+        read_bounded(tmp_path / "ten", 9)
+    with pytest.raises(InputError, match="at most 9"):
+        read_bounded(Path("/proc/self/status"), 9)  # says 0 bytes, holds more
+
+
+def test_npz_is_loaded_when_it_is_what_it_says():
+    array = np.arange(12, dtype=np.float16).reshape(3, 4)
+    loaded = load_npz(io.BytesIO(encode_npz("depth", array)), "depth", "x.npz", array.nbytes)
+    assert loaded.dtype == np.float16 and (loaded == array).all()
+    assert npy_header(io.BytesIO(_npy(array))) == ((3, 4), np.dtype(np.float16))
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ({"other.npy": _npy(np.zeros(2))}, "needs 'depth'"),
+        ({"depth.npy": _npy(np.zeros((400, 400)))}, "at most 1024 are allowed"),  # the bomb: 1.3 MB from 2 KB
+        ({"depth.npy": _header("{'descr': '<f2', 'fortran_order': False, 'shape': (99999999, 99999999), }")}, "at most 1024"),
+        ({"depth.npy": b"\x93NUMPY\x01\x00\x20\x00" + b"(" * 32}, "damaged or of another form"),
+        ({"depth.npy": b"\x93NUMPY\x01\x00\x20\x00" + b"'''" + b" " * 29}, "damaged or of another form"),
+        ({"depth.npy": _npy(np.array([{"a": 1}], dtype=object))}, "must hold numbers, got dtype object"),
+        ({"depth.npy": _npy(np.array(["text"]))}, "must hold numbers"),
+        ({"depth.npy": b""}, "damaged"),
+        ({"depth.npy": b"\x93NUMPY\x09\x00"}, "version"),
+    ],
+)  # fmt: skip
+def test_npz_that_lies_is_refused_before_memory_is_asked_for(members: dict[str, bytes], message: str):
+    with pytest.raises(InputError, match=message) as caught:
+        load_npz(_npz(members), "depth", "x.npz", 1024)
+    assert "x.npz" in str(caught.value)
+
+
+def test_npy_with_a_truncated_body_or_an_absurd_shape():
+    data = _npy(np.zeros((8, 8), np.float32))
+    assert load_npy(io.BytesIO(data), "x.npy", 256).shape == (8, 8)
+    for bad in (data[:-1], data[:90], data.replace(b"(8, 8)", b"(8,-8)")):
+        with pytest.raises(InputError, match=r"x\.npy"):
+            load_npy(io.BytesIO(bad), "x.npy", 256)
+
+
+def test_parsing_names_the_file_whatever_the_parser_raises(tmp_path: Path):
+    for error in (RecursionError("deep"), OverflowError("big"), KeyError("k"), UnicodeDecodeError("u", b"", 0, 1, "?")):
+        with pytest.raises(InputError, match="the test /x is damaged"), parsing("the test", "/x"):
+            raise error
+    with pytest.raises(FileNotFoundError), parsing("the test", "/x"):
+        raise FileNotFoundError
+    with pytest.raises(InputError, match=r"^said already$"), parsing("the test", "/x"):
+        raise InputError("said already")
+    assert one_line(ValueError("a\n\x00b" * 1000)).startswith("ValueError: a b")
+    assert len(one_line(ValueError("x" * 10**6))) < 250
