@@ -389,6 +389,7 @@ def test_numbers_are_formatted_for_reading():
         "0 B", "999 B", "1.0 kB", "361 MB", "1.2 TB", "–",
     ]  # fmt: skip
     assert words.span(4.38, 28.8) == "4.4 to 29 m" and words.span(None, 1.0) == "–"
+    assert words.span(0.79, 1000.0) == "0.79 m to sky" and words.span(1000.0, 1000.0) == "sky"
     assert words.moment("2026-11-21T00:03:05+0000") == "2026-11-21 00:03 UTC"
     assert words.moment("yesterday") == "yesterday"
     assert [words.number(value) for value in (1, "1", True, float("nan"), 10**400)] == [1.0, None, None, None, None]
