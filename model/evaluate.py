@@ -58,10 +58,11 @@ def table(scores: dict[str, dict[str, float | None]], columns: Sequence[str]) ->
     """The scores as text, one method a line; "-" where nothing was measured or PSNR is infinite."""
     shown = [name for name in columns if any(row.get(name) is not None for row in scores.values())]
     width = max(len(name) for name in scores)
-    lines = [" " * width + "".join(f"{name:>14}" for name in shown)]
+    cell = max([14, *(len(name) + 2 for name in shown)])
+    lines = [" " * width + "".join(f"{name:>{cell}}" for name in shown)]
     for name, row in scores.items():
         cells = [row.get(column) for column in shown]
-        lines.append(f"{name:<{width}}" + "".join(f"{'-' if c is None else f'{c:.4f}':>14}" for c in cells))
+        lines.append(f"{name:<{width}}" + "".join(f"{'-' if c is None else f'{c:.4f}':>{cell}}" for c in cells))
     return "\n".join(lines)
 
 

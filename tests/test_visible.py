@@ -179,3 +179,13 @@ def test_the_depth_of_a_scene_is_read_from_its_files(scene_project: Project):
     assert scene_project.run(4, "--lens_prior", "visible", "--on_stale", "redo") == 0
     after = json.loads((scene_project.out / "coc_stats.json").read_text())["scenes"]["tiny"]["lenses"]
     assert after[0]["S_focus"] == pytest.approx(2 * before[0]["S_focus"], rel=0.01)
+
+
+def test_columns_of_the_evaluation_table_do_not_touch():
+    from model.evaluate import table
+
+    lines = table(
+        {"network": {"psnr_db": 30.0, "depth_abs_rel_masked": 0.1}}, ("psnr_db", "depth_abs_rel_masked")
+    ).splitlines()
+    assert lines[0].split() == ["psnr_db", "depth_abs_rel_masked"] and len(lines[0]) == len(lines[1])
+    assert "  depth_abs_rel_masked" in lines[0]
