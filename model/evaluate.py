@@ -21,6 +21,7 @@ from model.evaluation.visualize import SHEET_ROWS, sheet_png
 from model.training.families import DEFAULT_FAMILY, family_names, task_class
 from model.training.network_file import Loaded, family_of, load_model
 from pipeline import cli
+from pipeline.arguments import ArgumentParser
 from pipeline.device import resolve_device
 from pipeline.errors import ExitCode, UsageError
 from pipeline.reporter import Reporter
@@ -30,7 +31,7 @@ from pipeline.storage.files import write_bytes, write_json
 
 def parse(argv: Sequence[str], family: str) -> argparse.Namespace:
     """The flags that every family has, and those of this one."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path, help="model.safetensors, a checkpoint folder, or a run folder")
     parser.add_argument("--split", default="test", help="train, val or test (default: test)")
     parser.add_argument("--data_root", type=Path, default=Path("output"), help="the data (default: output)")

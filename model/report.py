@@ -11,11 +11,12 @@ from model.evaluation.report import write
 from model.training.families import task_class
 from model.training.network_file import find_model, load_model
 from pipeline import cli
+from pipeline.arguments import ArgumentParser
 from pipeline.errors import ExitCode
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="the run's folder, evaluated before with python -m model.evaluate")
     parser.add_argument("--out_root", type=Path, default=Path("output"), help="the dataset whose page it is")
     parser.add_argument("--split", default="test", help="which evaluation to show")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from model.training.settings import load_settings
 from pipeline import cli
+from pipeline.arguments import ArgumentParser
 from pipeline.errors import ExitCode, StoppedError
 from pipeline.signals import StopSignals
 
@@ -24,7 +25,7 @@ def config_path(text: str) -> Path:
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     shipped = ", ".join(sorted(path.stem for path in CONFIGS.glob("*.toml")))
     parser.add_argument("--config", type=config_path, required=True, help=f"a TOML file, or one of: {shipped}")
     parser.add_argument(

@@ -3,10 +3,10 @@
 import argparse
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+from pipeline.arguments import ArgumentParser
 from pipeline.crash import note_crash, use_logs
 from pipeline.device import fix_threads
 from pipeline.errors import ExitCode, PipelineError, StoppedError, explain_os_error
@@ -15,30 +15,6 @@ from pipeline.hints import use_roots
 from pipeline.reporter import stdout_is_closed_quietly
 from pipeline.run_settings import RunSettings
 from pipeline.storage.bounded import one_line
-
-
-class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    pass
-
-
-class ArgumentParser(argparse.ArgumentParser):
-    """argparse's, with help that keeps its lines and shows defaults; every flag is taken with hyphens too, as --dry-run."""
-
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**{"formatter_class": _Help, **settings})
-
-    def parse_known_args(  # type: ignore[override]  # its overloads say the same at length
-        self, args: Sequence[str] | None = None, namespace: Any = None
-    ) -> Any:
-        given = sys.argv[1:] if args is None else args
-        return super().parse_known_args([_underscored(text) for text in given], namespace)
-
-
-def _underscored(text: str) -> str:
-    name, equals, value = text.partition("=")
-    if not name.startswith("--") or " " in name:
-        return text
-    return "--" + name[2:].replace("-", "_") + equals + value
 
 
 def parser(description: str | None) -> ArgumentParser:

@@ -17,6 +17,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from pipeline.arguments import ArgumentParser  # noqa: E402
 from pipeline.orphans import die_with_parent  # noqa: E402
 from pipeline.raytrace import RaytraceError, SceneRequest, make_scene, scene_requests  # noqa: E402
 
@@ -28,7 +29,7 @@ def begin_worker() -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Exit code 0 done, 1 a scene failed, 2 bad usage."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--raw_root", type=Path, default=Path("data"), help="folder of scene folders (default: data)")
     parser.add_argument("--num_scenes", type=int, default=6, help="bear, fence, night, then variations (default: 6)")
     parser.add_argument("--seed", type=int, default=0, help="changes the variations (default: 0)")

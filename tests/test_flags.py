@@ -1,9 +1,9 @@
 """Flags: one spelling with two forms, defaults from the settings, and the same refusals before a submission as in a script."""
 
 import pytest
-from conftest import SCRIPTS, Project, load_script
+from conftest import REPOSITORY, SCRIPTS, Project, load_script
 
-from pipeline.cli import ArgumentParser
+from pipeline.arguments import ArgumentParser
 from pipeline.cluster.__main__ import main as cluster
 from pipeline.cluster.preflight import check_flags
 from pipeline.errors import UsageError
@@ -27,6 +27,13 @@ def test_every_command_takes_both_forms(scene_project: Project, capsys):
             assert load_script(SCRIPTS[number])(scene_project.args("--dry-run")) in (0, 1, 3)
     assert cluster(["deblur", "--local", "--dry-run", "--scenes-per-task", "2", *scene_project.args()]) == 0
     assert not (scene_project.out / "tiny" / "frames_sharp").exists()
+
+
+def test_no_command_has_a_parser_of_its_own():
+    """Whoever uses argparse's class directly takes one spelling only."""
+    places = [path for folder in ("pipeline", "model", "scripts") for path in (REPOSITORY / folder).rglob("*.py")]
+    own = [path.name for path in places if "argparse.ArgumentParser(description" in path.read_text()]
+    assert not own
 
 
 WRONG = [

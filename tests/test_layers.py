@@ -74,7 +74,7 @@ def test_imports_point_down():
 
 
 def test_the_pipeline_knows_no_network_and_networks_use_what_is_listed():
-    listed = re.search(r"`model` uses of `pipeline`: (.*?)\.\n", DESIGN.read_text(), re.DOTALL)
+    listed = re.search(r"`model` uses of `pipeline`:\s(.*?)\.\n", DESIGN.read_text(), re.DOTALL)
     assert listed
     allowed = set(re.findall(r"`(\w+)`", listed[1]))
     used = {

@@ -26,6 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from model.bokehflow.config import BokehFlowConfig, BokehFlowError, variant
 from model.bokehflow.lens import LensBatch
 from model.bokehflow.network import BokehFlow
+from pipeline.arguments import ArgumentParser
 from pipeline.optics import Lens, px_per_mm
 
 SIZES = ((1280, 720), (1920, 1080))
@@ -162,7 +163,7 @@ def _size(text: str) -> tuple[int, int]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("variant", help="demo, nano, small or base")
     parser.add_argument(
         "--size", type=_size, action="append", help="WIDTHxHEIGHT; again for more (default 720p and 1080p)"

@@ -7,13 +7,14 @@ from pathlib import Path
 from model.video.focus import FocusPull, check_focus_m, parse_anchors, parse_pixel, parse_pull
 from model.video.settings import ApplySettings
 from pipeline import cli
+from pipeline.arguments import ArgumentParser
 from pipeline.errors import ExitCode, UsageError
 from pipeline.optics import Aperture, OpticsError
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
     """All flags; what has no default here is decided by looking at the film, and said."""
-    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made = ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("input", type=Path, help="a video, or a folder of pictures, all in focus")
     made.add_argument("-o", "--output", type=Path, required=True, help="a video (.mp4, .mov, .mkv, .webm) or a folder")
     made.add_argument(

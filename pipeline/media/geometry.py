@@ -74,6 +74,8 @@ class Geometry:
 
     def upright(self, picture: AnyPicture) -> AnyPicture:
         """(H, W, 3) as stored -> as shown; the array itself when there is nothing to do."""
+        if self == _AS_STORED:
+            return picture
         shown: Any = picture
         size = self.square_size(picture.shape[1], picture.shape[0])
         if size != (picture.shape[1], picture.shape[0]):
@@ -97,6 +99,9 @@ class Geometry:
         if self.pixel_aspect != 1:
             said.append(f"pixels of aspect {self.pixel_aspect.numerator}:{self.pixel_aspect.denominator} made square")
         return said
+
+
+_AS_STORED = Geometry()
 
 
 def geometry_of(display_matrix: bytes | None, pixel_aspect: Fraction | None) -> Geometry:

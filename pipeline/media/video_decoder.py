@@ -325,6 +325,7 @@ class _Converter:
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
         check_frame_size(width, height, path)
+        self._turned = tuple(self.geometry.notes())
 
     def tags(self, frame: Any) -> ColorTags:
         tags = (frame.color_primaries, frame.color_trc, frame.colorspace, frame.format.is_rgb)
@@ -344,11 +345,8 @@ class _Converter:
         return self.geometry.upright(picture)
 
     def notes(self, frame: Any) -> tuple[str, ...]:
-        said = self.geometry.notes()
         color = self.tags(frame).note()
-        if color:
-            said.append(color)
-        return tuple(said)
+        return (*self._turned, color) if color else self._turned
 
 
 @lru_cache(maxsize=16)

@@ -1,0 +1,30 @@
+"""The argument parser of every command, so that a flag is spelled the same everywhere: --dry_run, or --dry-run."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+
+class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    pass
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """argparse's, with help that keeps its lines and shows defaults; every flag is taken with hyphens too, as --dry-run."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**{"formatter_class": _Help, **settings})
+
+    def parse_known_args(  # type: ignore[override]  # its overloads say the same at length
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> Any:
+        given = sys.argv[1:] if args is None else args
+        return super().parse_known_args([_underscored(text) for text in given], namespace)
+
+
+def _underscored(text: str) -> str:
+    name, equals, value = text.partition("=")
+    if not name.startswith("--") or " " in name:
+        return text
+    return "--" + name[2:].replace("-", "_") + equals + value
