@@ -5,14 +5,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline import cli
+from pipeline.arguments import ArgumentParser
 from pipeline.errors import ExitCode, UsageError
 from pipeline.refocus.settings import RefocusSettings
 
 
-def parser(description: str | None) -> cli.ArgumentParser:
+def parser(description: str | None) -> ArgumentParser:
     """All flags, with the defaults of the settings."""
     usual = RefocusSettings()
-    made = cli.ArgumentParser(description=description)
+    made = ArgumentParser(description=description)
     made.add_argument("photo", type=Path, help="the photograph")
     made.add_argument("-o", "--output", type=Path, required=True, help="a .png or .jpg")
     made.add_argument(
