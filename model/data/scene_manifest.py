@@ -13,9 +13,10 @@ from pathlib import Path
 
 from pipeline.errors import InputError, StaleError, UsageError
 from pipeline.hints import phase_command
+from pipeline.storage.bounded import one_line
 from pipeline.storage.completion import DoneRecord
 from pipeline.storage.files import names_in
-from pipeline.storage.scene import CONTRACT, SPLITS, LensSet, Scene, scene_folders
+from pipeline.storage.scene import CONTRACT, MAX_FRAMES, SPLITS, LensSet, Scene, scene_folders
 
 _MAX_LISTED = 5  # reasons in a message; the count is always given
 
@@ -141,8 +142,10 @@ def read_scene(scene: Scene) -> TrainingScene:
     try:
         num_frames, width, height = (int(metadata[key]) for key in ("num_frames", "width", "height"))
         px_per_mm, max_radius_px = (float(metadata[key]) for key in ("px_per_mm", "max_radius_px"))
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{scene.metadata_path}: {error!r}; run phase 5 again") from None
+    except Exception as error:
+        raise InputError(f"{scene.metadata_path}: {one_line(error)}; run phase 5 again") from None
+    if max(num_frames, width, height) > MAX_FRAMES:
+        raise InputError(f"{scene.metadata_path} says {num_frames} frames of {width}x{height}; run phase 5 again")
     positive = (num_frames, width, height, px_per_mm, max_radius_px)
     if not sets or not all(math.isfinite(value) and value > 0 for value in positive):
         raise InputError(

@@ -28,12 +28,14 @@ from pipeline.device import resolve_device
 from pipeline.errors import UsageError
 from pipeline.media.encoding import BLOCK_FRAMES
 from pipeline.media.images import AnyPicture
-from pipeline.media.sinks import FolderSink, Sink, check_output, is_video, work_folder
+from pipeline.media.sinks import FolderSink, Sink, check_output, is_video, lease_path, work_folder
 from pipeline.media.video_io import open_timed
 from pipeline.media.video_writer import VideoSink
 from pipeline.reporter import Reporter
 from pipeline.signals import StopSignals
 from pipeline.storage.completion import fingerprint
+from pipeline.storage.files import Fence
+from pipeline.storage.lease import Lease
 
 
 def apply_bokeh(input_path: Path, output_path: Path, settings: ApplySettings) -> None:
@@ -61,6 +63,7 @@ class _Run:
         if len({path.resolve() for path in self._outputs}) < len(self._outputs):
             raise UsageError(f"--depth_video and -o must be two places, got {output_path} for both")
         self._output = output_path
+        self._fences: dict[Path, Fence] = {}
         if settings.save_depth is not None:
             check_kept(settings.save_depth)
         self._bits = settings.bits or self._source.bits
@@ -80,6 +83,14 @@ class _Run:
         self._signals.safe_point()
 
     def go(self) -> None:
+        """Do it, as the only one at these outputs."""
+        with ExitStack() as stack:
+            for path in self._outputs:
+                lease = stack.enter_context(Lease(lease_path(path), self._signals.safe_point))
+                self._fences[path] = lease.check
+            self._go()
+
+    def _go(self) -> None:
         settings, say = self._settings, self._reporter.info
         loaded = load_bokehflow(settings.checkpoint, self._device) if settings.checkpoint else None
         network = self._network(loaded) if loaded else None
@@ -227,7 +238,7 @@ class _Run:
     def _sink(self, path: Path, *, first: bool) -> Sink:
         look, settings = self._look, self._settings
         if not is_video(path):
-            return FolderSink(path, list(look.names), keep_work=True)
+            return FolderSink(path, list(look.names), keep_work=True, fence=self._fences[path])
         width, height = look.size
         end_s = look.times_s[-1] + 1 / self._source.rate if look.count == settings.max_frames else None
         sink = VideoSink(
@@ -238,6 +249,7 @@ class _Run:
             sound=first and settings.audio,
             end_s=end_s,
             keep_work=True,
+            fence=self._fences[path],
         )
         if first:
             self._reporter.info(f"output: {path}, {sink.encoding.described()}")

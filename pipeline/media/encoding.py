@@ -17,7 +17,7 @@ from av.video.reformatter import ColorRange, Colorspace
 
 from pipeline.errors import InputError, PipelineError
 from pipeline.media.images import AnyPicture
-from pipeline.storage.files import write_bytes
+from pipeline.storage.files import Fence, no_fence, write_bytes
 
 BLOCK_FRAMES = 24  # every block begins with a key frame: about one a second, which players like for seeking
 _BT709 = 1  # code point of the standard's matrix, primaries and transfer in every container
@@ -145,13 +145,13 @@ class Block:
             key=tuple(packet.is_keyframe for packet in packets),
         )
 
-    def write(self, path: Path) -> None:
+    def write(self, path: Path, fence: Fence = no_fence) -> None:
         """As an npz file, atomically."""
         buffer = io.BytesIO()
         sizes = np.array([len(piece) for piece in self.data], np.int64)
         joined = np.frombuffer(b"".join(self.data), np.uint8)
         np.savez(buffer, data=joined, sizes=sizes, pts=np.array(self.pts, np.int64), key=np.array(self.key))
-        write_bytes(path, buffer.getvalue())
+        write_bytes(path, buffer.getvalue(), fence)
 
     @classmethod
     def read(cls, path: Path) -> "Block":

@@ -8,11 +8,11 @@ import shutil
 from pathlib import Path
 from types import TracebackType
 
-from pipeline.errors import UsageError
+from pipeline.errors import LeaseLostError, UsageError
 from pipeline.media.images import encode_png
 from pipeline.media.prefetch import WriteBehind
 from pipeline.media.video_io import TimedFrame
-from pipeline.storage.files import names_in, write_bytes
+from pipeline.storage.files import Fence, names_in, no_fence, remove_leftovers, write_bytes
 
 WRITTEN_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm")
 
@@ -23,16 +23,23 @@ def work_folder(path: Path) -> Path:
     return path.with_name(f".{path.name}.work")
 
 
+def lease_path(path: Path) -> Path:
+    """Of an output: two commands that write it at once would mix in its work folder."""
+    path = path.resolve()
+    return path.with_name(f".{path.name}.lease")
+
+
 class Sink:
-    """What both kinds of output share; used as a context manager around `write`.
+    """What both kinds of output share; used as a context manager around `write`. After the fence, which says that somebody
+    else has the output now, nothing is written, renamed or removed.
 
     Leaving without an exception finishes the output and removes the work folder. After an exception what is done stays, if
     `keep_work` says so; an empty work folder never does.
     """
 
-    def __init__(self, path: Path, *, keep_work: bool = False) -> None:
+    def __init__(self, path: Path, *, keep_work: bool = False, fence: Fence = no_fence) -> None:
         self.path, self.work = path.resolve(), work_folder(path)
-        self._keep_work = keep_work
+        self._keep_work, self._fence = keep_work, fence
 
     def resume(self) -> int:
         """How many frames from the first on are there already; writing goes on behind them."""
@@ -62,15 +69,22 @@ class Sink:
                 self._finish()
                 finished = True
         finally:
-            if finished or not self._keep_work or self.resume() == 0:
+            if self._is_ours() and (finished or not self._keep_work or self.resume() == 0):
                 shutil.rmtree(self.work, ignore_errors=True)
+
+    def _is_ours(self) -> bool:
+        try:
+            self._fence()
+        except LeaseLostError:
+            return False
+        return True
 
 
 class FolderSink(Sink):
     """PNG files, moved to their final folder together; what was there before goes then. 16 bits a channel for 10-bit films."""
 
-    def __init__(self, path: Path, names: list[str], *, keep_work: bool = False) -> None:
-        super().__init__(path, keep_work=keep_work)
+    def __init__(self, path: Path, names: list[str], *, keep_work: bool = False, fence: Fence = no_fence) -> None:
+        super().__init__(path, keep_work=keep_work, fence=fence)
         self._pictures, self._names = self.work / "pictures", names
         self._writer = WriteBehind()
 
@@ -84,11 +98,12 @@ class FolderSink(Sink):
 
     def write(self, frame: TimedFrame) -> None:
         target, picture = self._pictures / frame.name, frame.picture
-        self._writer.submit(lambda: write_bytes(target, encode_png(picture)))
+        self._writer.submit(lambda: write_bytes(target, encode_png(picture), self._fence))
 
     def __enter__(self) -> "FolderSink":
         super().__enter__()
         self._pictures.mkdir(exist_ok=True)
+        remove_leftovers(self._pictures)
         self._writer.__enter__()
         return self
 
@@ -101,6 +116,7 @@ class FolderSink(Sink):
         super().__exit__(kind, value, tb)
 
     def _finish(self) -> None:
+        self._fence()
         if self.path.exists():
             shutil.rmtree(self.path)
         self._pictures.rename(self.path)

@@ -19,6 +19,7 @@ from pipeline.media.muxing import readable_sounds, refused_sounds, write_failure
 from pipeline.media.sinks import Sink
 from pipeline.media.video_decoder import open_video
 from pipeline.media.video_io import TimedFolder, TimedFrame, TimedVideo
+from pipeline.storage.files import Fence, no_fence
 
 _FAST_START = {"movflags": "faststart"}  # the index in front, so that a browser plays before all of it is there
 
@@ -48,8 +49,9 @@ class VideoSink(Sink):
         sound: bool = True,
         end_s: Fraction | None = None,
         keep_work: bool = False,
+        fence: Fence = no_fence,
     ) -> None:
-        super().__init__(path, keep_work=keep_work)
+        super().__init__(path, keep_work=keep_work, fence=fence)
         self._source, self._sound, self._end_s = source, sound and source.has_audio, end_s
         self.encoding = Encoding(
             suffix=path.suffix,
@@ -108,7 +110,7 @@ class VideoSink(Sink):
     def _end_block(self) -> None:
         packets = self._packets + self._encoder.encode(None)
         assert len(packets) == self._in_block, "one packet a frame"
-        Block.of(packets).write(self._block(self._number))
+        Block.of(packets).write(self._block(self._number), self._fence)
         self._encoder, self._packets, self._in_block, self._number = None, [], 0, self._number + 1
 
     @contextlib.contextmanager
@@ -158,6 +160,7 @@ class VideoSink(Sink):
                     sound.copy_until(self._end_s)
             except (av.FFmpegError, OSError) as error:
                 raise self._refused(error) from None
+        self._fence()
         os.replace(partial, self.path)
 
 

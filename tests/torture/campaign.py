@@ -120,8 +120,8 @@ class Campaign:
         to fall silent first."""
         redo = ("--on_stale", "redo") if attack.subject.lease else ()
         for _ in range(8):
-            attack.end(attack.start(flags=(*attack.subject.flags, *redo)), 0, 3)
-            if subjects.results(attack.root, attack.subject) == expected:
+            attack.end(attack.start(flags=(*attack.subject.flags, *redo)), 0, 3 if attack.subject.lease else 1)
+            if subjects.results(attack.root, attack.subject) == expected and not _leftovers(attack.root):
                 break
             time.sleep(EXPIRES_S)
         if not attack.subject.others:
@@ -131,7 +131,7 @@ class Campaign:
         counts, root = self.counts, attack.root
         found = subjects.results(root, attack.subject)
         differing = [name for name in {*found, *expected} if found.get(name) != expected.get(name)]
-        leftovers = [path for pattern in LEFTOVERS for path in root.rglob(pattern)]
+        leftovers = _leftovers(root)
         text = attack.log.read_text(errors="replace") if attack.log.exists() else ""
         tracebacks = sum(text.count(fault) for fault in FAULTS)
         outside = {name for name in _listing(self._root) - self._outside if not name.startswith("round_")}
@@ -157,6 +157,10 @@ class Campaign:
             counts.problems.append(f"round {number}, {attack.subject.name}, {', '.join(story)}: {'; '.join(details)}")
         else:
             shutil.rmtree(root)
+
+
+def _leftovers(root: Path) -> list[Path]:
+    return [path for pattern in LEFTOVERS for path in root.rglob(pattern)]
 
 
 def _listing(folder: Path) -> set[str]:

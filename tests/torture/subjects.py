@@ -30,6 +30,7 @@ class Subject:
         lease: the phase whose lease it holds; "" without one.
         absent: what is not there yet before it runs, inside the scene's folder.
         results: files and folders to compare, relative to the project's root.
+        disk: the folder that is moved to a small disk for a while.
     """
 
     name: str
@@ -39,17 +40,20 @@ class Subject:
     lease: str = ""
     absent: tuple[str, ...] = ()
     results: tuple[str, ...] = (f"output/{NAME}",)
+    disk: str = "output"
 
     def argv(self, root: Path, more: tuple[str, ...]) -> list[str]:
         if self.name == "trainer":
             return ["--config", str(root / "train.toml")]
         if self.name == "apply_bokeh":
-            return [str(root / "data" / NAME), "-o", str(root / "applied"), *more]
+            return [str(root / "data" / NAME), "-o", str(root / "place" / "applied"), *more]
         return [*Project(root).args(), *more]
 
     def lease_path(self, root: Path) -> Path | None:
         if self.name == "trainer":
-            return root / "run" / "train.lease"
+            return root / "place" / "run" / "train.lease"
+        if self.name == "apply_bokeh":
+            return root / "place" / ".applied.lease"
         return Scene(root / "output", NAME).private_dir / f"{self.lease}.lease" if self.lease else None
 
 
@@ -67,9 +71,10 @@ SUBJECTS = (
         name="phase 6", script="06_validate_outputs", flags=("--workers", "1"),
         results=("output/validation_report.json",),
     ),
-    Subject(name="trainer", script="train", results=("run",)),
+    Subject(name="trainer", script="train", results=("place/run",), disk="place"),
     Subject(
-        name="apply_bokeh", script="apply_bokeh", flags=("--focus", "2", "--overwrite"), results=("applied",),
+        name="apply_bokeh", script="apply_bokeh", flags=("--focus", "2", "--overwrite"), results=("place/applied",),
+        disk="place",
     ),
 )  # fmt: skip
 
@@ -92,7 +97,7 @@ crop_height = 16
 [optim]
 warmup_steps = 2
 [run]
-out_dir = "{root}/run"
+out_dir = "{root}/place/run"
 steps = 5
 batch_size = 1
 micro_batch_size = 1
@@ -137,6 +142,7 @@ def lay_out(built: Path, root: Path, subject: Subject) -> None:
     root.mkdir(exist_ok=True)
     shutil.copytree(built / "data", root / "data")
     shutil.copytree(built / "output", root / "output", ignore=shutil.ignore_patterns(".pipeline", "report"))
+    (root / "place").mkdir()
     (root / "train.toml").write_text(_TRAINING.format(root=root))
     scene = root / "output" / NAME
     for name in subject.absent:
@@ -152,7 +158,7 @@ def results(root: Path, subject: Subject) -> dict[str, object]:
     found: dict[str, object] = {}
     for name in subject.results:
         path = root / name
-        if name == "run":
+        if path.name == "run":
             found |= _run_results(path)
         elif path.is_dir():
             found |= {f"{name}/{inner}": value for inner, value in tree(path).items()}
@@ -178,7 +184,7 @@ def finished(root: Path) -> dict[Path, tuple[int, int]]:
     """Outputs that are whole: path -> (inode, time). Not a depth map that still awaits its second pass, nor a label without
     its image."""
     scene = Scene(root / "output", NAME)
-    files = [path for name in MODALITIES for path in (scene.dir / name).rglob("*_[0-9][0-9][0-9][0-9].*")]
+    files = [path for name in MODALITIES for path in (scene.dir / name).rglob("[!.]*_[0-9][0-9][0-9][0-9].*")]
     whole = []
     for path in files:
         if path.parent.name == "depth_maps" and _awaits_filling(path):
