@@ -127,7 +127,7 @@ def test_the_wheel_holds_code_and_its_data_and_nothing_else(wheel: Path):
     assert {
         "pipeline/py.typed",
         "model/py.typed",
-        "pipeline/report/template.html",
+        "pipeline/report/templates/page.html",
         "model/configs/demo.toml",
     } <= travels
     assert travels <= {*names}, "whatever lies beside the code goes with it"

@@ -1,6 +1,7 @@
 """The page's part about a trained network: what is shown, and what damaged or hostile files come to."""
 
 import json
+import re
 from pathlib import Path
 
 import cv2
@@ -9,7 +10,7 @@ import pytest
 from conftest import Project
 
 from pipeline.__main__ import main
-from pipeline.report.network import loss_chart, network_path, read_network
+from pipeline.report.network import best_cells, loss_chart, network_path, read_network
 from pipeline.report.page import render_page
 
 
@@ -23,7 +24,12 @@ def write(out_root: Path, **changes: object) -> Path:
         "note": "plainly",
         "facts": [["Steps", "120"]],
         "curves": [["total loss", [[0, 2.0], [60, 0.5], [120, 0.2]]]],
-        "table": {"columns": ["method", "PSNR"], "rows": [["unchanged", "30.00"], ["network", "31.00"]], "strong": 1},
+        "table": {
+            "columns": ["method", "PSNR"],
+            "rows": [["unchanged", "30.00"], ["network", "29.00"]],
+            "strong": 1,
+            "better": ["", "higher"],
+        },
         "pictures": [{"file": "sheet.jpg", "caption": "test scenes"}],
         **changes,
     }
@@ -43,7 +49,27 @@ def test_the_network_is_shown(scene_project: Project):
     page = (scene_project.out / "report" / "index.html").read_text()
     assert 'id="network"' in page and 'href="#network"' in page
     assert "A network &amp; its &lt;scenes&gt;" in page and "total loss, last 0.2" in page
-    assert '<b class="accent">31.00</b>' in page and "data:image/jpeg;base64," in page
+    assert re.findall(r'<b class="best"[^>]*>([^<]*)', page) == ["30.00"], "the best is marked, not the network"
+    assert "data:image/jpeg;base64," in page
+
+
+def test_the_best_of_each_column_is_marked_whoever_has_it():
+    rows = [["a", "1.0", "5", "–", "3"], ["b", "2.0", "5", "4", "2"], ["c", "nan", "7", "–", "x"]]
+    better = ["", "higher", "lower", "higher", ""]
+    assert best_cells(rows, better) == {(1, 1), (0, 2), (1, 2)}, (
+        "ties share, what stands alone or says nothing does not"
+    )
+    assert best_cells(rows, ()) == frozenset()
+
+
+def test_an_image_that_a_link_leads_out_of_the_output_is_not_embedded(scene_project: Project):
+    scene_project.run_upto(1)
+    write(scene_project.out)
+    picture = network_path(scene_project.out).with_name("sheet.jpg")
+    picture.rename(scene_project.root / "secret.jpg")
+    picture.symlink_to(scene_project.root / "secret.jpg")
+    found = read_network(scene_project.out)
+    assert found is not None and "is a link to" in found.problem and not found.pictures
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 import vda_reference as reference
-from conftest import Project, texture, tree, write_scene
+from conftest import Project, load_script, texture, tree, write_scene
+from media_clips import write_clip
 from vda_reference import PUBLISHED as CONVENTIONS
 from vda_reference import as_arrays, save_tiny, tiny_state
 
@@ -25,6 +26,8 @@ from pipeline.engines.vda.preprocess import network_size, normalise, resize_fram
 from pipeline.engines.vda.temporal import sinusoids
 from pipeline.engines.vda.windows import fresh_frames, stream_depth
 from pipeline.errors import InputError, UsageError
+from pipeline.media.depth_readers import ArrayStack, read_map
+from pipeline.media.video_decoder import decode_video
 from pipeline.storage.scene import Scene
 from pipeline.weights import DamagedWeightsError
 
@@ -546,3 +549,28 @@ def test_a_scene_of_any_length_is_one_video(project: Project, tiny: Path, networ
     assert run_vda(project, tiny.parent) == 0 and tree(scene.dir) == before, "resumed is as never interrupted"
     record = json.loads((scene.depth_dir / ".done").read_text())
     assert record["fields"]["settings"] == {"chunk": "whole scene"}
+
+
+# --- one video, outside the phases -------------------------------------------------------------------------------------
+
+
+def test_one_video_with_the_options_of_the_original(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Every second frame, five at most, at half size: npz, EXR and a colour video; the npz is delivered depth."""
+    source = write_clip(tmp_path / "clip.mkv", [texture(64, 96, seed) for seed in range(14)], rate=20)
+    flags = ["--max_len", "5", "--target_fps", "10", "--max_res", "48", "--save_exr", "--device", "cpu"]
+    options = ["--engine_opt", f"weights={tiny.parent}", "--engine_opt", "input_size=28"]
+    assert load_script("video_depth")([str(source), "-o", str(tmp_path / "out"), *flags, *options]) == 0
+    said = capsys.readouterr().out
+    depths = np.load(tmp_path / "out" / "clip_depths.npz")["depths"]
+    assert depths.shape == (5, 32, 48) and depths.dtype == np.float32 and "clip_depths.npz" in said
+    taken = [frame.picture for frame in decode_video(source)][:10:2]
+    small = [cv2.resize(picture, (48, 32), interpolation=cv2.INTER_AREA) for picture in taken]
+    expected = engine(tiny.parent).estimate(clip_of(small), lambda: None)
+    assert np.abs(depths / expected - 1).max() < 1e-5
+    exr = sorted((tmp_path / "out" / "clip_exr").iterdir())
+    assert len(exr) == 5 and np.array_equal(read_map(exr[3]), depths[3])
+    shown = list(decode_video(tmp_path / "out" / "clip_depth.mp4"))
+    assert [float(frame.time_s) for frame in shown] == [0, 0.1, 0.2, 0.3, 0.4]
+    assert ArrayStack(tmp_path / "out" / "clip_depths.npz").count() == 5
+    for wrong in (["--max_len", "0"], ["--target_fps", "0"], ["--max_res", "7"]):
+        assert load_script("video_depth")([str(source), *wrong, *options]) == 2

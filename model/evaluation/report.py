@@ -20,6 +20,7 @@ from pipeline.storage.files import read_json, write_bytes, write_json
 
 APPLIED_FRAMES = 3
 SHEET_WIDTH = 1600
+_HIGHER = ("psnr_db", "psnr_frame_db", "ssim", "delta1")  # larger is better; of every other figure, smaller
 
 
 def curves(run: Path, shown: Mapping[str, str]) -> list[tuple[str, list[tuple[int, float]]]]:
@@ -58,6 +59,7 @@ def table(scores: dict[str, dict[str, float | None]], page: NetworkPage) -> dict
         "columns": ["method", *(label for label, _ in shown.values())],
         "rows": rows,
         "strong": names.index(page.strong),
+        "better": ["", *("higher" if key in _HIGHER else "lower" for key in shown)],
     }
 
 

@@ -134,7 +134,7 @@ class NetworkPage:
         curves: name in train.jsonl -> its words.
         columns: figure of the evaluation -> its words and digits.
         methods: rows of the table, in order; those that were not measured are left out.
-        strong: the row that stands out.
+        strong: the row that is pointed at; the best figures are marked whoever has them.
     """
 
     title: str

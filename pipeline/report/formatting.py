@@ -55,9 +55,11 @@ def metres(value: float | None) -> str:
 
 
 def span(near: float | None, far: float | None) -> str:
-    """A range of distances with its unit once: 4.4 to 29 m."""
+    """A range of distances with its unit once: 4.4 to 29 m; 1000 m is how a sky is stored: 4.4 m to sky."""
     if near is None or far is None:
         return DASH
+    if far >= 999:
+        return "sky" if near >= 999 else f"{metres(near)} to sky"
     return f"{metres(near).removesuffix(' m')} to {metres(far)}"
 
 

@@ -5,18 +5,22 @@ network. The format:
 
     {"schema": 1, "title": text, "note": text, "facts": [[label, text], ...],
      "curves": [[name, [[step, value > 0], ...]], ...],
-     "table": {"columns": [text, ...], "rows": [[text, ...], ...], "strong": row number},
+     "table": {"columns": [text, ...], "rows": [[text, ...], ...], "strong": row number,
+               "better": ["higher", "lower" or "" for each column]},
      "pictures": [{"file": name in report/, "caption": text}, ...]}
+
+The best figure of each column is marked, whoever has it; the strong row is only pointed at. Without "better" none is marked.
 """
 
-import base64
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import InputError
 from pipeline.report.chart import Tick
+from pipeline.report.embed import data_uri
 from pipeline.storage.bounded import read_bounded
 from pipeline.storage.files import read_json
 from pipeline.storage.ownership import refuse_links
@@ -62,6 +66,7 @@ class NetworkFacts:
     columns: tuple[str, ...] = ()
     rows: tuple[tuple[str, ...], ...] = ()
     strong: int = -1
+    best: frozenset[tuple[int, int]] = frozenset()  # (row, column) of the best figures
     pictures: tuple[tuple[str, str], ...] = ()  # (data URI, caption)
     problem: str = ""
 
@@ -81,18 +86,44 @@ def read_network(out_root: Path) -> NetworkFacts | None:
         if stored.get("schema") != SCHEMA:
             raise InputError(f"{path} has schema {stored.get('schema')!r}, needs {SCHEMA}")
         table = stored.get("table", {})
+        rows = tuple(tuple(map(str, row)) for row in table.get("rows", ()))
         return NetworkFacts(
             title=str(stored["title"]),
             note=str(stored.get("note", "")),
             facts=tuple((str(label), str(text)) for label, text in stored.get("facts", ())),
             chart=loss_chart(stored.get("curves", ())),
             columns=tuple(map(str, table.get("columns", ()))),
-            rows=tuple(tuple(map(str, row)) for row in table.get("rows", ())),
+            rows=rows,
             strong=int(table.get("strong", -1)),
+            best=best_cells(rows, table.get("better", ())),
             pictures=tuple(_picture(out_root, path.parent, picture) for picture in stored.get("pictures", ())),
         )
     except Exception as error:  # whatever it holds, it must not cost the operator the page
         return NetworkFacts(problem=f"{path} cannot be shown: {error}")
+
+
+def best_cells(rows: Sequence[Sequence[str]], better: Sequence[str]) -> frozenset[tuple[int, int]]:
+    """(row, column) of the best figure of each column, of all that share it; none where fewer than two can be compared.
+
+    Args:
+        rows: cells as text; what is no finite number is not compared.
+        better: "higher", "lower", or anything else where no figure is better, by column.
+    """
+    best: set[tuple[int, int]] = set()
+    for column, direction in enumerate(better):
+        found = {row: value for row, cells in enumerate(rows) if (value := _figure(cells, column)) is not None}
+        if direction in ("higher", "lower") and len(found) > 1:
+            top = (max if direction == "higher" else min)(found.values())
+            best |= {(row, column) for row, value in found.items() if value == top}
+    return frozenset(best)
+
+
+def _figure(cells: Sequence[str], column: int) -> float | None:
+    try:
+        value = float(cells[column])
+    except (IndexError, ValueError):
+        return None
+    return value if math.isfinite(value) else None
 
 
 def loss_chart(stored: list[tuple[str, Any]]) -> LossChart | None:
@@ -158,5 +189,4 @@ def _picture(out_root: Path, folder: Path, stored: dict[str, str]) -> tuple[str,
     if Path(name).name != name or path.suffix not in _TYPES:
         raise InputError(f"picture {name!r} must be a .jpg or .png beside it")
     refuse_links(out_root, [path])
-    data = base64.b64encode(read_bounded(path, _MAX_PICTURE_BYTES)).decode()
-    return f"data:{_TYPES[path.suffix]};base64,{data}", stored["caption"]
+    return data_uri(_TYPES[path.suffix], read_bounded(path, _MAX_PICTURE_BYTES)), stored["caption"]
