@@ -7,7 +7,7 @@ RUN := $(PYTHON) scripts
 # A process a core, each with one thread: on two cores that is a third less work than four threads that wait for each other.
 PYTEST := OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2 --dist worksteal
 
-.PHONY: env demo test test-all test-slow test-slurm lint bench clean-demo
+.PHONY: env demo test test-all test-slow torture test-slurm lint bench clean-demo
 
 env:
 	@bash scripts/00_setup_env.sh --venv
@@ -51,7 +51,11 @@ test-all: COVERAGE = --cov --cov-report=
 test-all: test
 	@$(PYTEST) -rs -m "(slow or slurm or browser) and not gpu" --cov --cov-append --cov-report=term
 
-test-slow: env
+MINUTES ?= 10
+torture: env
+	@PYTHONPATH=tests:. $(PYTHON) -m torture --minutes $(MINUTES)
+
+test-slow: env torture
 	@$(PYTEST) -m "slow and not gpu"
 
 test-slurm: env

@@ -12,11 +12,12 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from pipeline import cli  # noqa: E402
+from pipeline.arguments import ArgumentParser  # noqa: E402
 from pipeline.errors import ExitCode  # noqa: E402
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("input", type=Path, help="a video, or a folder of pictures")
     parser.add_argument("-o", "--output", type=Path, help="folder (default: that of the input)")
     parser.add_argument("--max_len", type=int, default=-1, help="frames at most (default: -1, all)")

@@ -6,6 +6,7 @@ The pipe needs no package and opens no port. The browser can resolve no host.
 import base64
 import json
 import os
+import select
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ import numpy as np
 CHROMIUM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
 )
+PATIENCE_S = 120  # a hang must end, a busy machine must not
 FLAGS = (
     "--headless",
     "--no-sandbox",
@@ -40,7 +42,7 @@ class Tab:
         self._number, self._session, self._buffer = 0, "", b""
         self.console: list[str] = []
         self.requests: list[str] = []
-        self.url = ""
+        self.url, self._loaded = "", False
         target = self.command("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.command("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
@@ -68,10 +70,10 @@ class Tab:
         }
         wanted = [{"name": name, "value": value} for name, value in features.items()]
         self.command("Emulation.setEmulatedMedia", features=wanted)
-        self.url = url
+        self.url, self._loaded = url, False
         self.command("Page.navigate", url=url)
-        while (event := self._next()).get("method") != "Page.loadEventFired":
-            self._heard(event)
+        while not self._loaded:
+            self._heard(self._next())
 
     def run(self, expression: str) -> Any:
         """The value of a JavaScript expression, awaited."""
@@ -106,6 +108,8 @@ class Tab:
 
     def _next(self) -> dict[str, Any]:
         while b"\0" not in self._buffer:
+            ready, _, _ = select.select([self._receive], [], [], PATIENCE_S)
+            assert ready, f"Chromium said nothing for {PATIENCE_S} s"
             data = os.read(self._receive, 1 << 20)
             assert data, "Chromium closed its pipe"
             self._buffer += data
@@ -114,7 +118,9 @@ class Tab:
 
     def _heard(self, event: dict[str, Any]) -> None:
         method, params = event.get("method"), event.get("params", {})
-        if method == "Runtime.consoleAPICalled":
+        if method == "Page.loadEventFired":
+            self._loaded = True
+        elif method == "Runtime.consoleAPICalled":
             self.console.append(str([said.get("value") for said in params["args"]]))
         elif method == "Runtime.exceptionThrown":
             self.console.append(str(params["exceptionDetails"]))

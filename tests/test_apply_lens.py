@@ -17,12 +17,12 @@ from vda_reference import save_tiny
 from model.bokehflow import VARIANTS, BokehFlow
 from model.bokehflow.checkpoint import model_bytes
 from model.video import engines
-from model.video.depth_cleaning import crisp, filled, unrounded
 from model.video.engines import LensEngine
 from model.video.film import Look
 from model.video.focus import steady
 from model.video.track import PointTracker
 from pipeline.engines.vda import stream as vda
+from pipeline.media.depth_cleaning import crisp, filled, unrounded
 from pipeline.media.images import read_picture
 from pipeline.media.sinks import FolderSink, work_folder
 from pipeline.media.video_io import TimedFolder, TimedVideo

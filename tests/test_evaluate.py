@@ -224,6 +224,11 @@ def test_a_run_goes_onto_the_report_page(scenes: Path, net: BokehFlow, tmp_path:
     assert found is not None and not found.problem and found.chart is not None
     assert [curve.name for curve in found.chart.curves] == ["total loss", "depth term"]
     assert [row[0] for row in found.rows] == [*BASELINES, NETWORK] and found.strong == 3
+    psnr, error = found.columns.index("PSNR (dB)"), found.columns.index("temporal error")
+    for column, best_of in ((psnr, max), (error, min)):
+        figures = [float(row[column]) for row in found.rows if row[column] != "–"]
+        marked = {float(found.rows[row][column]) for row, marked_column in found.best if marked_column == column}
+        assert marked == {best_of(figures)}, "the best of each column is marked, whoever has it"
     assert ("Steps", "3") in found.facts and len(found.pictures) == 2
     assert report.main([str(run), "--out_root", str(out_root), "--applied", str(tmp_path)]) == 2
     assert "holds no images" in capsys.readouterr().err

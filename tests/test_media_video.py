@@ -1,5 +1,6 @@
 """What a video says of its colour, orientation, fields, pixels and length is honoured, compared with FFmpeg's own filters."""
 
+import errno
 from fractions import Fraction
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from pipeline.media.containers import missing_bytes
 from pipeline.media.cuts import CutDetector
 from pipeline.media.encoding import Encoding
 from pipeline.media.geometry import MAX_SIDE_PX, MIN_SIDE_PX, check_frame_size, geometry_of
+from pipeline.media.muxing import readable_sounds, refused_sounds, write_failure
 from pipeline.media.video_decoder import DecodedFrame, decode_video, read_facts
 from pipeline.storage.scene import SceneIndex
 
@@ -291,3 +293,36 @@ def test_small_frames_keep_the_encoder_out_of_memory_that_is_not_its_own():
         for size in ((48, 64), (640, 360))
     )
     assert "cutree=0" in small and "cutree" not in usual
+
+
+# --- words for what went wrong -------------------------------------------------------------------------------------------
+
+
+def test_write_errors_name_their_cause(tmp_path: Path):
+    target, source = tmp_path / "out.mp4", tmp_path / "in.mkv"
+    for code, told in (
+        (errno.ENOSPC, "the disk is full"),
+        (errno.EDQUOT, "quota"),
+        (errno.EACCES, "permission is denied"),
+    ):
+        failure = write_failure(OSError(code, "?"), target, "the sound is wrong", source)
+        assert told in str(failure) and "sound" not in str(failure), "a full disk is no matter of sound"
+    assert "--no_audio" in str(write_failure(ValueError("?"), target, ".mp4 cannot hold pcm sound", source))
+    plain = str(write_failure(ValueError("bad parameter"), target, None, source))
+    assert "bad parameter" in plain and "sound" not in plain
+
+
+def test_sound_that_a_container_refuses_is_told_from_sound_it_takes(tmp_path: Path):
+    path = write_clip(tmp_path / "clip.mkv", moving(8), codec="libx264", sounds=1)
+    with av.open(str(path)) as source:
+        good, dropped = readable_sounds(source)
+        assert len(good) == 1 and dropped == []
+        assert refused_sounds(tmp_path / "a.mp4", good) is None
+        assert ".webm cannot hold aac sound" in str(refused_sounds(tmp_path / "a.webm", good))
+
+
+def test_names_with_colons_are_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("12:30:05.mkv", "http:take.mkv"):
+        (tmp_path / name).write_bytes(write_clip(tmp_path / "clip.mkv", moving(2)).read_bytes())
+        assert len(decoded(Path(name))) == 2 and read_facts(Path(name)).size == (96, 64)

@@ -542,7 +542,10 @@ def test_a_scene_of_any_length_is_one_video(project: Project, tiny: Path, networ
     for number in range(count):
         expected = reference.bilinear(maps[number][None], (32, 48), True)[0]
         stored = np.load(scene.depth_path(number))["depth"].astype(np.float64)
-        assert np.abs(stored / expected - 1).max() < 2e-3, f"frame {number}: float16 and float32 rounding"
+        known = expected > 0.05  # where the random network says 0 m depth is unknown, and the median stands in
+        assert known.mean() > 0.9
+        error = np.abs(stored[known] - expected[known]) / expected[known]
+        assert error.max() < 5e-3, f"frame {number}: float16 and float32 rounding"
     before = tree(scene.dir)
     for number in (count // 2, count // 2 + 1):
         scene.depth_path(number).unlink()

@@ -14,26 +14,19 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from model.video.depth_cleaning import filled, unrounded
 from model.video.film import Film, Look, to_8_bit
-from pipeline.engines import load_engine
-from pipeline.engines.base import Clip, DepthEstimator
+from pipeline.engines.base import Clip
 from pipeline.engines.vda import VideoDepthAnything
+from pipeline.engines.vda.choose import BRING, best_here
 from pipeline.errors import InputError, UsageError
 from pipeline.media.delivered_depth import DeliveredDepth, depth_at, find_delivered_depth, has_delivered_depth
+from pipeline.media.depth_cleaning import filled, rounding_step, unrounded
 from pipeline.media.depth_files import Depth, encode_npz, read_npz, resize_depth
-from pipeline.media.depth_readers import MAP_SUFFIXES, read_map
 from pipeline.media.depth_statement import DepthStatement
 from pipeline.media.images import Picture
 from pipeline.storage.completion import as_stored
 from pipeline.storage.files import read_json, write_bytes, write_json
-from pipeline.weights import Condition, find, weights_folder, weights_named
 
-_ENCODERS = {
-    "cpu": ("vits", "vitb", "vitl"),
-    "cuda": ("vitl", "vitb", "vits"),
-}  # a laptop waits a minute a frame for vitl
-_BRING = "python -m pipeline weights metric_video_depth_anything_vits.pth --download"
 _COMPLETE = "complete.json"
 SafePoint = Callable[[], None]  # raises StoppedError when a signal asked for it
 
@@ -78,15 +71,6 @@ class Delivered:
             return resize_depth(depth_m, self._size)
         except InputError as error:
             raise InputError(f"delivered depth of frame {index}: {error}") from None
-
-
-def rounding_step(depth: DeliveredDepth) -> float:
-    """The step of 8-bit disparity in 1/m; 0 for depth that is finer, or not linear in its inverse."""
-    path = depth.files()[0]
-    if depth.kind == "depth" or path.suffix.lower() not in MAP_SUFFIXES or read_map(path).dtype != np.uint8:
-        return 0.0
-    low, high = depth.statement.metres(np.array([[100, 101]], np.uint8))[0].tolist()
-    return abs(1 / low - 1 / high)
 
 
 class Kept:
@@ -193,9 +177,9 @@ def choose_depth(
         assert network is not None, "the settings ask for a checkpoint"
         return network("depth: seen by the network of --checkpoint, as --depth bokehflow asks")
     if asked == "vda":
-        found = _estimator(device)
+        found = best_here(device)
         if found is None:
-            raise UsageError(f"no weights of Video Depth Anything are here; get the small ones (Apache-2.0): {_BRING}")
+            raise UsageError(f"no weights of Video Depth Anything are here; get the small ones (Apache-2.0): {BRING}")
         return Estimated(found, f"depth: Video Depth Anything, {_named(found)}, as --depth vda asks")
     if asked not in ("auto", "given"):
         return _at(Path(asked), source, num_frames)
@@ -207,13 +191,13 @@ def choose_depth(
     looked = f"{source} has no depth with it (no {_places(source)})"
     if asked == "given":
         raise UsageError(f"{looked}; name a folder with --depth, or estimate it with --depth vda")
-    found = _estimator(device)
+    found = best_here(device)
     if found is not None:
         return Estimated(
             found, f"depth: estimated by Video Depth Anything, {_named(found)}, since none came with the film"
         )
     raise UsageError(
-        f"{looked}, and no weights to estimate it; get the small ones (Apache-2.0, 0.12 GB) and run this again: {_BRING}"
+        f"{looked}, and no weights to estimate it; get the small ones (Apache-2.0, 0.12 GB) and run this again: {BRING}"
     )
 
 
@@ -245,17 +229,6 @@ def _at(path: Path, source: Path, num_frames: Callable[[], int]) -> DepthSource:
         raise UsageError(f"--depth must be given, vda, bokehflow or a folder or file with depth, got {path}")
     found = depth_at(path, source, num_frames())
     return Delivered(found, f"depth: {found.kind} delivered in {path}, as --depth asks", str(path))
-
-
-def _estimator(device: str) -> VideoDepthAnything | None:
-    """Video Depth Anything with the weights that suit the device, of those that are here."""
-    for encoder in _ENCODERS["cuda" if device.startswith("cuda") else "cpu"]:
-        weights = weights_named(f"metric_video_depth_anything_{encoder}.pth")
-        if find(weights, weights_folder()).condition is not Condition.MISSING:
-            engine = load_engine("depth", "vda", {"encoder": encoder}, device, DepthEstimator)
-            assert isinstance(engine, VideoDepthAnything)
-            return engine
-    return None
 
 
 def _named(engine: VideoDepthAnything) -> str:

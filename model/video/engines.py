@@ -11,13 +11,13 @@ from torch import Tensor
 from model.bokehflow import BokehFlow, BokehFlowOutput, BokehFlowState, LensBatch
 from model.bokehflow.blocks import F_NUMBERS, FOCAL_M, FOCUS_M
 from model.errors import CheckpointError
-from model.video.depth_cleaning import crisp
 from model.video.depth_source import DepthSource, Kept
 from model.video.film import Film, Look, to_8_bit
 from model.video.focus import check_focus_m
 from model.video.settings import ApplySettings, check_range
 from pipeline.errors import UsageError
 from pipeline.media.convert import image_to_tensor, tensor_to_deep, tensor_to_image
+from pipeline.media.depth_cleaning import crisp
 from pipeline.media.depth_files import Depth
 from pipeline.media.images import AnyPicture
 from pipeline.media.video_io import TimedFrame

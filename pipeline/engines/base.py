@@ -126,3 +126,12 @@ class BokehRenderer(Engine, Protocol):
     def render(self, request: BokehRequest, safe_point: SafePoint) -> Picture:
         """The photograph that the focus map describes, (H, W, 3) uint8 RGB."""
         ...
+
+
+@runtime_checkable
+class MapRenderer(BokehRenderer, Protocol):
+    """A renderer whose network reads a defocus map, for callers that have the map itself and no label of a scene."""
+
+    def render_map(self, sharp: Picture, defocus: npt.NDArray[np.float32], seed: int, safe_point: SafePoint) -> Picture:
+        """The photograph, (H, W, 3) uint8 RGB, of a sharp one of that form and a (H, W) map in [0, 1], 0 in focus."""
+        ...

@@ -87,22 +87,25 @@ class BokehNet:
         return float(coc_to_radius_px(max_coc_m, px_per_mm)) / self.options.guidance_px
 
     def render(self, request: BokehRequest, safe_point: SafePoint) -> Picture:
+        if request.focus_map.shape != request.sharp.shape[:2]:
+            raise InputError(f"the focus map is {request.focus_map.shape}, its frame {request.sharp.shape[:2]}")
+        guide = defocus_map(request.focus_map, self.guidance_factor(request.max_coc_m, request.px_per_mm))
+        return self.render_map(request.sharp, guide, request.seed, safe_point)
+
+    def render_map(self, sharp: Picture, defocus: npt.NDArray[np.float32], seed: int, safe_point: SafePoint) -> Picture:
         import torch
 
         from pipeline.engines.genfocus.latents import Noise
         from pipeline.engines.genfocus.network import Sampling
 
         safe_point()
-        if request.focus_map.shape != request.sharp.shape[:2]:
-            raise InputError(f"the focus map is {request.focus_map.shape}, its frame {request.sharp.shape[:2]}")
-        sharp = self._network.condition(request.sharp)
-        guide = defocus_map(request.focus_map, self.guidance_factor(request.max_coc_m, request.px_per_mm))
-        if not guide.any():  # all in focus: a network would only redraw the frame
-            return request.sharp
-        published, seed = self.options.author_seeds, request.seed
+        image = self._network.condition(sharp)
+        if not defocus.any():  # all in focus: a network would only redraw the frame
+            return sharp
+        published = self.options.author_seeds
         sampling = Sampling(
             # The map enters the VAE in [0, 1], not in [-1, 1].
-            images=(sharp, torch.from_numpy(guide).to(self._device).expand(1, 3, -1, -1)),
+            images=(image, torch.from_numpy(defocus).to(self._device).expand(1, 3, -1, -1)),
             deltas=((0, 0), (0, 0)),
             guidance=GUIDANCE_SCALE,
             noise=Noise(AUTHOR_SEED if published else seed, self._device, native=published),

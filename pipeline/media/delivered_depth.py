@@ -227,8 +227,11 @@ def _folder(source: Path, kind: Kind, place: Path, described: Path | None, num_f
 
 
 def _one_file(kind: Kind, place: Path, described: Path | None, num_frames: int) -> DeliveredDepth:
-    film = place.suffix.lower() in VIDEO_SUFFIXES
-    statement, notes = _statement(kind, place, described, film)
+    suffix = place.suffix.lower()
+    film, picture = suffix in VIDEO_SUFFIXES, suffix in MAP_SUFFIXES and suffix not in (".npz", ".npy")
+    statement, notes = _statement(kind, place, described, film or (picture and kind == "disparity"))
+    if picture and num_frames == 1:  # of a photograph
+        return DeliveredDepth(statement, [place], described=described, notes=notes)
     stack: Stack = VideoStack(place) if film else ArrayStack(place)
     if stack.count() != num_frames:
         raise InputError(f"{place} has {stack.count()} maps for {num_frames} frames")

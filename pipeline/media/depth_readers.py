@@ -143,6 +143,8 @@ class Stack:
 class ArrayStack(Stack):
     """An npz with one (T, H, W) array, as Video Depth Anything's own program writes it (key `depths`), or an npy of that shape.
 
+    A (H, W) array is one map, that of a photograph.
+
     Raises:
         InputError: no such array; its header is read at once, its numbers one map at a time.
     """
@@ -152,6 +154,8 @@ class ArrayStack(Stack):
         self._keys = keys
         with closing(self._stream()) as stream:
             self.shape, self._dtype = self._header(next(stream))
+        if len(self.shape) == 2:
+            self.shape = (1, *self.shape)
         if len(self.shape) != 3 or self._dtype.kind not in "fiu" or not 0 < self.shape[1] * self.shape[2] <= MAX_PIXELS:
             raise InputError(f"{path} must hold (frames, H, W) numbers, got {self.shape} {self._dtype}")
 

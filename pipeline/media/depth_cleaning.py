@@ -13,7 +13,9 @@ import numpy as np
 from scipy.ndimage import distance_transform_edt
 
 from pipeline.errors import InputError
+from pipeline.media.delivered_depth import DeliveredDepth
 from pipeline.media.depth_files import Depth
+from pipeline.media.depth_readers import MAP_SUFFIXES, read_map
 
 NEAREST_M, FARTHEST_M = 0.01, 1000.0  # as phase 3 stores it: beyond is sky
 _PASSES, _SIGMA_PX = 6, 3.0
@@ -37,6 +39,15 @@ def filled(depth_m: Depth) -> Depth:
         rows, columns = distance_transform_edt(~known, return_distances=False, return_indices=True)
         depth_m = depth_m[rows, columns]
     return np.clip(depth_m, NEAREST_M, FARTHEST_M).astype(np.float32, copy=False)
+
+
+def rounding_step(depth: DeliveredDepth) -> float:
+    """The step of 8-bit disparity in 1/m; 0 for depth that is finer, or not linear in its inverse."""
+    path = depth.files()[0]
+    if depth.kind == "depth" or path.suffix.lower() not in MAP_SUFFIXES or read_map(path).dtype != np.uint8:
+        return 0.0
+    low, high = depth.statement.metres(np.array([[100, 101]], np.uint8))[0].tolist()
+    return abs(1 / low - 1 / high)
 
 
 def unrounded(depth_m: Depth, step: float) -> Depth:

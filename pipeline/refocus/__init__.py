@@ -1,0 +1,1 @@
+"""A single photograph: sharpened, its depth estimated, refocused. `command` has the flags of scripts/refocus.py."""
