@@ -18,8 +18,9 @@ from pipeline.cluster.profile import load_profile
 from pipeline.cluster.worker import Records
 from pipeline.errors import LeaseHeldError
 from pipeline.media.images import read_picture
-from pipeline.phases.calibration import read_calibration, read_statistics
+from pipeline.phases.calibration import read_calibration
 from pipeline.phases.index import IndexSettings, check_source
+from pipeline.phases.lenses import read_statistics
 from pipeline.phases.registry import scene_phases
 from pipeline.phases.validate import check_scene
 from pipeline.report.page import render_page
