@@ -213,7 +213,7 @@ def links(attack: Round) -> None:
         away.unlink()
     else:
         attack.problems.append(f"the link {linked} was removed")
-    away.parent.rmdir()
+    shutil.rmtree(away.parent)  # a link that was removed leaves what it led to
 
 
 KINDS: dict[str, tuple[Callable[[Round], None], int]] = {
