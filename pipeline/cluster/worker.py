@@ -171,13 +171,16 @@ def _stopped(run: Run, plan: Plan, scenes: tuple[str, ...], records: Records, re
 
 def requeue(job: str) -> bool:
     """After a stop at a safe point: back into the queue; False when a person cancelled the job."""
+    # Said before the request: the scheduler ends this process as it grants it.
+    print(f"stopped at a safe point; asking the scheduler to put {job} back in the queue", flush=True)
     try:
         back = Slurm().requeue(job)
-        print(f"stopped at a safe point; {f'{job} is back in the queue' if back else 'cancelled'}", flush=True)
-        return back
     except SchedulerError as error:  # preempted: the scheduler has requeued it already
-        print(f"stopped at a safe point; not requeued by this task: {error}", flush=True)
+        print(f"not requeued by this task: {error}", flush=True)
         return True
+    if not back:
+        print("not requeued: it was cancelled", flush=True)
+    return back
 
 
 def _idle_attempts(events: list[dict[str, Any]], now: list[int]) -> int:
