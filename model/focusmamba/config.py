@@ -92,7 +92,7 @@ class FocusMambaConfig:
 
 
 VARIANTS: dict[str, FocusMambaConfig] = {
-    "focus_nano": FocusMambaConfig(channels=48, heads=2, head_dim=24, blocks=4, stem_channels=32),
+    "focus_nano": FocusMambaConfig(channels=48, heads=2, head_dim=16, blocks=3, stem_channels=32),
     "focus_small": FocusMambaConfig(),
     "focus_base": FocusMambaConfig(channels=192, heads=6, head_dim=32, blocks=8),
 }

@@ -156,7 +156,9 @@ class FocusMamba(nn.Module):
         if min(frame.shape[-2:]) < STRIDE:
             raise FocusMambaError(f"frame must be at least {STRIDE}x{STRIDE} px, one token, got {tuple(frame.shape)}")
         if not frame.is_floating_point():
-            raise FocusMambaError(f"frame must be floating point sRGB in [0, 1], got {frame.dtype}; divide bytes by 255")
+            raise FocusMambaError(
+                f"frame must be floating point sRGB in [0, 1], got {frame.dtype}; divide bytes by 255"
+            )
         if frame.device != self.norm.weight.device:
             raise FocusMambaError(
                 f"frame must be on the network's device, {self.norm.weight.device}, got {frame.device}"

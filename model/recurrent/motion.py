@@ -37,9 +37,7 @@ class MotionCue(nn.Module):
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)
 
-    def forward(
-        self, samples: Tensor, before: Tensor, height: int, width: int, extra: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, samples: Tensor, before: Tensor, height: int, width: int, extra: Tensor | None = None) -> Tensor:
         """What to add to the tokens.
 
         Args:
