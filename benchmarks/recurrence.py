@@ -24,9 +24,8 @@ from rich.table import Table
 from torch import Tensor
 
 from model.bokehflow import VARIANTS, gated_delta_rule, unit_keys
-from model.bokehflow.config import STRIDE, Backend
-from model.bokehflow.fla_backend import why_not_fla
-from model.bokehflow.temporal import DIRECTIONS
+from model.recurrent.config import DIRECTIONS, STRIDE, Backend
+from model.recurrent.fla_backend import why_not_fla
 
 CONFIG = VARIANTS["small"]
 CHUNKS = (16, 32, 64)

@@ -3,7 +3,7 @@
 from pipeline.errors import UsageError
 
 # Sums depend on how they are cut into threads, and so would the last bit of a picture; a fixed number keeps outputs equal
-# on machines with any number of cores. DIS flow cuts the picture by threads too (pipeline/phases/temporal.py).
+# on machines with any number of cores. DIS flow cuts the picture by threads too (pipeline/media/flow.py).
 TORCH_THREADS = 2
 OPENCV_THREADS = 1
 

@@ -16,7 +16,7 @@ from model.bokehflow import (
     summary,
     variant,
 )
-from model.bokehflow.scans import gate_logits
+from model.recurrent.scans import gate_logits
 from pipeline.optics import Lens
 
 TINY = BokehFlowConfig(
@@ -92,7 +92,7 @@ def test_directions_one_by_one_equal_all_at_once(monkeypatch):
     net = network().eval()
     with torch.no_grad():
         together, first = net(image(), lenses())
-        monkeypatch.setattr("model.bokehflow.scans.TOKENS_TOGETHER", 10)
+        monkeypatch.setattr("model.recurrent.scans.TOKENS_TOGETHER", 10)
         apart, second = net(image(), lenses(), None)
     torch.testing.assert_close(apart.bokeh, together.bokeh, rtol=0, atol=1e-5)
     torch.testing.assert_close(second.depth_states, first.depth_states, rtol=1e-4, atol=1e-5)

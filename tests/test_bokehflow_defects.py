@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from model.bokehflow import VARIANTS, BokehFlow, BokehFlowConfig, LensBatch
-from model.bokehflow.blocks import ApertureEncoder, ConvStem
+from model.bokehflow.blocks import ApertureEncoder
 from model.bokehflow.lens import (
     UNSEEN_DEPTH_M,
     blur_radius_px,
@@ -21,8 +21,9 @@ from model.bokehflow.lens import (
 )
 from model.bokehflow.network import bounded_depth_m
 from model.bokehflow.physics import PhysicsBlur
-from model.bokehflow.scans import BiGDR, DecayGate, from_scans, to_scans
-from model.bokehflow.temporal import TemporalStart, bound_norm
+from model.recurrent.blocks import ConvStem
+from model.recurrent.scans import BiGDR, DecayGate, from_scans, to_scans
+from model.recurrent.start import TemporalStart, bound_norm
 from pipeline.optics import Lens, defocus_px, px_per_mm, render_lens_blur
 
 TINY = BokehFlowConfig(

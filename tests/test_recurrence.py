@@ -5,10 +5,10 @@ import logging
 import pytest
 import torch
 
-from model.bokehflow import BokehFlowError, fla_backend, gated_delta_rule, gated_delta_rule_reference, unit_keys
-from model.bokehflow import recurrence as recurrence_module
-from model.bokehflow.chunked import Tokens, chunked_gated_delta_rule, scan_affine, unit_lower_inverse
-from model.bokehflow.fla_backend import why_not_fla
+from model.recurrent import RecurrenceError, fla_backend, gated_delta_rule, gated_delta_rule_reference, unit_keys
+from model.recurrent import recurrence as recurrence_module
+from model.recurrent.chunked import Tokens, chunked_gated_delta_rule, scan_affine, unit_lower_inverse
+from model.recurrent.fla_backend import why_not_fla
 
 F64 = torch.float64
 
@@ -73,7 +73,7 @@ def test_parts_without_gradients_equal_one_piece(monkeypatch):
     # Without gradients a long sequence is walked in parts, to bound its memory.
     inputs = draw(length=300)
     whole, state = gated_delta_rule(*inputs, chunk_size=16, backend="torch")
-    monkeypatch.setattr("model.bokehflow.chunked.TOKENS_AT_ONCE", 200)
+    monkeypatch.setattr("model.recurrent.chunked.TOKENS_AT_ONCE", 200)
     with torch.no_grad():
         parts, end = gated_delta_rule(*inputs, chunk_size=16, backend="torch")
     assert_same([parts, end], [whole, state], 1e-12)
@@ -216,7 +216,7 @@ def test_float32_inside_autocast():
 
 def test_the_automatic_choice_of_backend_is_logged_once(caplog):
     recurrence_module._choose.cache_clear()
-    with caplog.at_level(logging.INFO, logger="model.bokehflow.recurrence"):
+    with caplog.at_level(logging.INFO, logger="model.recurrent.recurrence"):
         for _ in range(3):
             gated_delta_rule(*(x.float() for x in draw(length=4)))
     assert [record.getMessage() for record in caplog.records] == [
@@ -225,7 +225,7 @@ def test_the_automatic_choice_of_backend_is_logged_once(caplog):
 
 
 def test_a_backend_that_cannot_run_says_why():
-    with pytest.raises(BokehFlowError, match="backend 'fla' cannot run: it needs tensors on a CUDA device, got cpu"):
+    with pytest.raises(RecurrenceError, match="backend 'fla' cannot run: it needs tensors on a CUDA device, got cpu"):
         gated_delta_rule(*draw(length=4), backend="fla")
 
 
@@ -271,7 +271,7 @@ GOOD = draw(length=4)
 def test_wrong_input_says_what_is_allowed(position, value, options, message):
     inputs = list(GOOD)
     inputs[position] = value
-    with pytest.raises(BokehFlowError, match=message):
+    with pytest.raises(RecurrenceError, match=message):
         gated_delta_rule(*inputs, **options)
 
 

@@ -6,15 +6,14 @@ from conftest import moving_frames, texture
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.media.flow import flow_pair, warp
 from pipeline.phases.temporal import (
     average_aligned,
     chunk_ranges,
     crossfade_chunks,
     flicker,
-    flow_pair,
     gradient_energy,
     shared_windows,
-    warp,
     window_starts,
     windows_of,
 )

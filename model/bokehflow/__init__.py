@@ -3,8 +3,8 @@
 from model.bokehflow.config import VARIANTS, BokehFlowConfig, BokehFlowError, variant
 from model.bokehflow.lens import LensBatch
 from model.bokehflow.network import BokehFlow, BokehFlowOutput
-from model.bokehflow.recurrence import gated_delta_rule, gated_delta_rule_reference, unit_keys
 from model.bokehflow.temporal import BokehFlowState
+from model.recurrent.recurrence import gated_delta_rule, gated_delta_rule_reference, unit_keys
 
 __all__ = [
     "VARIANTS",

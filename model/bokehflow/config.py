@@ -5,14 +5,11 @@ A checkpoint stores `to_dict()`, so a field's name and meaning are a file format
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
+from model.recurrent.config import NORM_GROUPS, Backend
 from pipeline.optics import SENSOR_WIDTH_MM, CocModel
 
-Backend = Literal["auto", "torch", "fla", "reference"]
-
-STRIDE = 4  # pixels per token, each way: the stem's two strides of 2
-NORM_GROUPS = 8
 NEAR_M, FAR_M = 0.1, 100.0  # predicted depth lies strictly between
 
 

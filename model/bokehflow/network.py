@@ -12,11 +12,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from model.bokehflow.blocks import ApertureEncoder, Block, ConvStem, CrossStreamFusion, FullResolutionHead
-from model.bokehflow.config import FAR_M, NEAR_M, STRIDE, BokehFlowConfig, BokehFlowError
+from model.bokehflow.blocks import ApertureEncoder, ApertureFilm, CrossStreamFusion
+from model.bokehflow.config import FAR_M, NEAR_M, BokehFlowConfig, BokehFlowError
 from model.bokehflow.lens import LensBatch, check_focus, mean_radius_share, unseen_mean_radius_share
 from model.bokehflow.physics import PhysicsBlur
-from model.bokehflow.temporal import BokehFlowState, MotionCue, sample_depth, sample_frame
+from model.bokehflow.temporal import BokehFlowState, sample_depth
+from model.recurrent.blocks import Block, ConvStem, FullResolutionHead
+from model.recurrent.config import STRIDE
+from model.recurrent.motion import MotionCue, sample_frame
 
 RESIDUAL_GAIN = 0.1  # of the bokeh head's last layer: the first prediction is nearly the frame itself
 
@@ -141,7 +144,8 @@ class BokehFlow(nn.Module):
         height, width = frame.shape[-2:]
         padding = (0, -width % STRIDE, 0, -height % STRIDE)
         padded = nn.functional.pad(frame, padding, mode="replicate") if any(padding) else frame
-        depth = bokeh = self.stem(padded.to(self.mix_logit.dtype))
+        planes = padded.to(self.mix_logit.dtype) * 2 - 1
+        depth = bokeh = self.stem(planes)
         samples = frame.new_zeros((len(frame), 3, 0, 0)) if self.motion is None else sample_frame(frame)
         if self.motion is not None:
             before = samples if state is None else state.frame_samples
@@ -159,8 +163,8 @@ class BokehFlow(nn.Module):
             every = self.config.fusion_every
             if every and (i + 1) % every == 0 and (i + 1) // every <= len(self.fusions):
                 depth, bokeh = self.fusions[(i + 1) // every - 1](depth, bokeh)
-        depth_m = bounded_depth_m(self.depth_head(self.depth_norm(depth), padded)[..., :height, :width])
-        residual = self.bokeh_head(self.bokeh_norm(bokeh), padded)[..., :height, :width]
+        depth_m = bounded_depth_m(self.depth_head(self.depth_norm(depth), planes)[..., :height, :width])
+        residual = self.bokeh_head(self.bokeh_norm(bokeh), planes)[..., :height, :width]
         following = BokehFlowState(
             depth_states=torch.stack([states for states, _ in kept["depth"]]),
             bokeh_states=torch.stack([states for states, _ in kept["bokeh"]]),
@@ -198,4 +202,5 @@ def bounded_depth_m(logits: Tensor) -> Tensor:
 
 
 def _stream(config: BokehFlowConfig, count: int, film: bool) -> list[Block]:
-    return [Block(config, i / max(1, count - 1), film) for i in range(count)]
+    make = (lambda: ApertureFilm(config)) if film else None
+    return [Block(config, i / max(1, count - 1), make) for i in range(count)]

@@ -15,13 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from model.bokehflow.config import BokehFlowConfig, BokehFlowError
+from model.recurrent.config import DIRECTIONS
+from model.recurrent.motion import FRAME_SAMPLES
 from pipeline.storage.files import write_bytes
 
-DIRECTIONS = 4
 DEPTH_SAMPLES = 32  # per side: of the last depth map, what the mean blur under the next lens is taken from
-FRAME_SAMPLES = 128  # per side: of the last frame, what motion is seen against
-CHANGE_GAIN = 4.0  # consecutive frames differ by little; this brings the difference to the size of the frame
-KEEP_LOGIT = 2.0  # tau starts near 0.88: at 0.5 half of what is carried would be lost at every frame
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,91 +114,3 @@ class BokehFlowState:
 def sample_depth(depth_m: Tensor) -> Tensor:
     """(B, 1, H, W) -> (B, 1, 32, 32) by picking pixels: a mean over an edge would invent depths that are not there."""
     return nn.functional.interpolate(depth_m, size=(DEPTH_SAMPLES, DEPTH_SAMPLES), mode="nearest-exact")
-
-
-class TemporalStart(nn.Module):
-    """The state that a block's four scans start a frame from.
-
-    First frame: S_init. Later: tau S_prev + (1 - tau) S_init, tau = sigmoid(MLP([pool x_t; pool x_{t-1}])) per direction.
-    """
-
-    def __init__(self, config: BokehFlowConfig) -> None:
-        super().__init__()
-        self.enabled = config.enable_tsp
-        self.max_norm = config.max_state_norm
-        self.initial = nn.Parameter(0.02 * torch.randn(DIRECTIONS, config.heads, config.head_dim, config.head_dim))
-        if config.enable_tsp:
-            last = nn.Linear(config.channels // 2, DIRECTIONS)
-            nn.init.constant_(last.bias, KEEP_LOGIT)
-            self.keep = nn.Sequential(nn.Linear(2 * config.channels, config.channels // 2), nn.GELU(), last)
-
-    def forward(self, pooled: Tensor, previous: tuple[Tensor, Tensor] | None) -> Tensor:
-        """The start of a frame.
-
-        Args:
-            pooled: (B, C) mean of the block's input.
-            previous: the last frame's states (B, 4, H, Dv, Dk) and `pooled`, or None.
-
-        Returns:
-            (B, 4, H, Dv, Dk) in float32 or wider.
-        """
-        wide = self.initial if self.initial.dtype == torch.float64 else self.initial.float()
-        start = wide.expand(len(pooled), -1, -1, -1, -1)
-        if previous is None or not self.enabled:
-            return start
-        states, pooled_before = previous
-        keep = torch.sigmoid(self.keep(torch.cat([pooled, pooled_before.to(pooled)], dim=-1)))
-        return torch.lerp(start, bound_norm(states.to(start), self.max_norm), keep.to(start)[:, :, None, None, None])
-
-
-class MotionCue(nn.Module):
-    """What changed since the last frame, as features for the depth stream: near things move more than far ones.
-
-    The scans' states are a summary of the last frame and cannot say what moved. Here the frame is held against the last one,
-    both shrunk to the same small size, so that what is carried stays constant. The first frame of a video is held against
-    itself. Adds nothing at the start of training.
-    """
-
-    def __init__(self, config: BokehFlowConfig) -> None:
-        super().__init__()
-        width = config.channels
-        self.layers = nn.Sequential(
-            nn.Conv2d(6, width, 3, stride=2, padding=1),
-            nn.GELU(),
-            nn.Conv2d(width, width, 3, padding=1),
-            nn.GELU(),
-        )
-        self.last = nn.Linear(width, width)
-        nn.init.zeros_(self.last.weight)
-        nn.init.zeros_(self.last.bias)
-
-    def forward(self, samples: Tensor, before: Tensor, height: int, width: int) -> Tensor:
-        """What to add to the tokens.
-
-        Args:
-            samples, before: (B, 3, 128, 128) of this frame and of the last one, see `sample_frame`.
-            height, width: of the tokens.
-
-        Returns:
-            (B, height, width, C).
-        """
-        change = torch.cat([2 * samples - 1, CHANGE_GAIN * (samples - before.to(samples))], dim=1)
-        features = self.layers(change.to(self.last.weight.dtype))
-        spread = nn.functional.interpolate(features, size=(height, width), mode="bilinear", align_corners=False)
-        tokens: Tensor = self.last(spread.permute(0, 2, 3, 1))
-        return tokens
-
-
-def sample_frame(frame: Tensor) -> Tensor:
-    """(B, 3, H, W) -> (B, 3, 128, 128) means, so that motion by a fraction of a sample shows."""
-    return nn.functional.adaptive_avg_pool2d(frame, (FRAME_SAMPLES, FRAME_SAMPLES))
-
-
-def bound_norm(states: Tensor, max_norm: float) -> Tensor:
-    """Scale each head's state down to a Frobenius norm; smaller ones stay as they are, bit for bit.
-
-    Once a frame and not in the scan, where it would break the chunk form. Dividing by a norm that is itself bounded from
-    below would make small states larger; this never does.
-    """
-    norm = (states.square().sum((-2, -1), keepdim=True) + 1e-12).sqrt()  # a root at 0 has no gradient
-    return states * (max_norm / norm.clamp(min=max_norm))

@@ -20,7 +20,8 @@ from pipeline.storage.files import read_json, write_bytes, write_json
 
 APPLIED_FRAMES = 3
 SHEET_WIDTH = 1600
-_HIGHER = ("psnr_db", "psnr_frame_db", "ssim", "delta1")  # larger is better; of every other figure, smaller
+# larger is better; of every other figure, smaller
+_HIGHER = ("psnr_db", "psnr_frame_db", "ssim", "delta1", "auroc", "side_auroc", "close", "spearman", "f_beta", "iou")
 
 
 def curves(run: Path, shown: Mapping[str, str]) -> list[tuple[str, list[tuple[int, float]]]]:

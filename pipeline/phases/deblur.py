@@ -17,6 +17,7 @@ from pipeline.engines.flags import engine_from
 from pipeline.engines.info import EngineInfo
 from pipeline.errors import ExitCode, InputError, UsageError
 from pipeline.measures import psnr
+from pipeline.media.flow import Flow, flow_pair
 from pipeline.media.images import Picture, encode_png, multiple_of_16, read_sharp, resize_picture
 from pipeline.media.prefetch import WriteBehind
 from pipeline.phases.base import (
@@ -34,10 +35,8 @@ from pipeline.phases.runner import run_scenes
 from pipeline.phases.temporal import (
     STRIDE,
     WINDOW,
-    Flow,
     average_aligned,
     flicker,
-    flow_pair,
     gradient_energy,
     shared_windows,
     window_starts,

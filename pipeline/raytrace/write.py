@@ -123,7 +123,7 @@ def write_scene(out_dir: Path | str, request: SceneRequest, clean_dir: Path | st
             )
             picture = degraded(frame.linear, scene, index) if request.degrade else frame.linear
             Image.fromarray(to_srgb8(picture)).save(partial / f"frame_{index:04d}.png")
-            _write_depth(partial / "depth" / f"depth_{index:04d}.npz", frame.depth_m)
+            write_depth(partial / "depth" / f"depth_{index:04d}.npz", frame.depth_m)
             if clean is not None:
                 Image.fromarray(frame.srgb).save(clean / f"frame_{index:04d}.png")
         (partial / "camera.json").write_text(json.dumps(_camera(scene, request, wanted), indent=1) + "\n")
@@ -150,7 +150,8 @@ def degraded(linear: F32, scene: RayScene, frame_index: int) -> F32:
     return np.clip(soft + sigma * rng.standard_normal(soft.shape, dtype=np.float32), 0, 1).astype(np.float32)
 
 
-def _write_depth(path: Path, depth_m: F32) -> None:
+def write_depth(path: Path, depth_m: F32) -> None:
+    """Write (H, W) metres as the `depth` of an npz file, float16; the same depth gives the same bytes."""
     data = io.BytesIO()
     np.lib.format.write_array(data, depth_m.astype(np.float16), allow_pickle=False)
     member = zipfile.ZipInfo("depth.npy", date_time=(1980, 1, 1, 0, 0, 0))  # a fixed date: same depth, same bytes

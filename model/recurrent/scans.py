@@ -12,9 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.bokehflow.config import BokehFlowConfig
-from model.bokehflow.recurrence import gated_delta_rule, unit_keys
-from model.bokehflow.temporal import DIRECTIONS
+from model.recurrent.config import DIRECTIONS, StreamConfig
+from model.recurrent.recurrence import gated_delta_rule, unit_keys
 
 # More tokens than this (512x512 pixels) are scanned one direction after the other when no gradients are needed. One direction
 # fills a device by then, and four at once would hold most of the memory of 1080p inference.
@@ -34,7 +33,7 @@ class DecayGate(nn.Module):
         depth: of the layer, 0 first to 1 last.
     """
 
-    def __init__(self, config: BokehFlowConfig, depth: float) -> None:
+    def __init__(self, config: StreamConfig, depth: float) -> None:
         super().__init__()
         self.weight = config.dahg_lambda
         first, last = FLOOR_LOGITS
@@ -71,7 +70,7 @@ class BiGDR(nn.Module):
         depth: of the layer, 0 first to 1 last.
     """
 
-    def __init__(self, config: BokehFlowConfig, depth: float) -> None:
+    def __init__(self, config: StreamConfig, depth: float) -> None:
         super().__init__()
         self.config = config
         width, inner = config.channels, config.heads * config.head_dim

@@ -58,7 +58,7 @@ def why_not_fla(device_type: str) -> str | None:
 
 def _errors(size: int) -> list[float]:
     """Errors against the token loop for heads of `size`: outputs, state and gradients, each relative to its largest value."""
-    from model.bokehflow.recurrence import gated_delta_rule_reference, unit_keys
+    from model.recurrent.recurrence import gated_delta_rule_reference, unit_keys
 
     with torch.enable_grad(), torch.inference_mode(False):
         draw = torch.Generator("cpu").manual_seed(0)

@@ -16,9 +16,9 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from model.bokehflow.chunked import Tokens, chunked_gated_delta_rule
-from model.bokehflow.config import Backend, BokehFlowError
-from model.bokehflow.fla_backend import fla_gated_delta_rule, why_not_fla
+from model.recurrent.chunked import Tokens, chunked_gated_delta_rule
+from model.recurrent.config import Backend, RecurrenceError
+from model.recurrent.fla_backend import fla_gated_delta_rule, why_not_fla
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ def gated_delta_rule(
         out (B, L, H, Dv) in the dtype of v, and the final state (B, H, Dv, Dk) in float32, or float64 if q, k, v or beta is.
 
     Raises:
-        BokehFlowError: a shape does not fit, or the backend cannot run here; the message says why.
+        RecurrenceError: a shape does not fit, or the backend cannot run here; the message says why.
 
     Example:
         >>> q, k, v = torch.rand(3, 1, 100, 2, 8).unbind()
@@ -65,7 +65,7 @@ def gated_delta_rule(
     if backend == "auto":
         backend = _choose(v.device.type, v.dtype in HALF)
     elif backend == "fla" and (reason := why_not_fla(v.device.type)):
-        raise BokehFlowError(f"backend 'fla' cannot run: {reason}; use backend='torch' or 'auto'")
+        raise RecurrenceError(f"backend 'fla' cannot run: {reason}; use backend='torch' or 'auto'")
     with no_autocast(v.device):
         if backend == "fla":
             return fla_gated_delta_rule(q, k, v, log_alpha, beta, initial_state)
@@ -143,11 +143,11 @@ def _validate(
     q: Tensor, k: Tensor, v: Tensor, log_alpha: Tensor, beta: Tensor, state: Tensor | None, chunk: int, backend: str
 ) -> None:
     if backend not in get_args(Backend):
-        raise BokehFlowError(f"backend must be one of {', '.join(get_args(Backend))}, got {backend!r}")
+        raise RecurrenceError(f"backend must be one of {', '.join(get_args(Backend))}, got {backend!r}")
     if chunk < 1 or chunk & (chunk - 1):
-        raise BokehFlowError(f"chunk_size must be a power of two, got {chunk}")
+        raise RecurrenceError(f"chunk_size must be a power of two, got {chunk}")
     if q.dim() != 4 or 0 in q.shape:
-        raise BokehFlowError(f"q must be (B, L, H, Dk) with at least one token, got {tuple(q.shape)}")
+        raise RecurrenceError(f"q must be (B, L, H, Dk) with at least one token, got {tuple(q.shape)}")
     wanted = {
         "k": (k, tuple(q.shape)),
         "v": (v, (*q.shape[:3], v.shape[-1] if v.dim() == 4 else "Dv")),
@@ -156,6 +156,6 @@ def _validate(
     }
     for name, (tensor, shape) in wanted.items():
         if tuple(tensor.shape) != shape:
-            raise BokehFlowError(f"{name} must be {shape} to match q {tuple(q.shape)}, got {tuple(tensor.shape)}")
+            raise RecurrenceError(f"{name} must be {shape} to match q {tuple(q.shape)}, got {tuple(tensor.shape)}")
     if state is not None and tuple(state.shape) != _state_shape(k, v):
-        raise BokehFlowError(f"initial_state must be (B, H, Dv, Dk) = {_state_shape(k, v)}, got {tuple(state.shape)}")
+        raise RecurrenceError(f"initial_state must be (B, H, Dv, Dk) = {_state_shape(k, v)}, got {tuple(state.shape)}")

@@ -1,0 +1,205 @@
+"""The training loss of FocusMamba, each term seen on its own.
+
+Terms that cannot be computed for a clip (time in a single frame, re-rendering before its step) are absent from the result
+rather than zero, so that a log never shows a term that was not there.
+
+Shape letters: B = samples; T = frames; H, W = crop.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor, nn
+
+from model.focusmamba.data import FocusBatch
+from model.focusmamba.network import FocusOutput
+from pipeline.errors import UsageError
+from pipeline.optics import Aperture, render_lens_blur
+
+SIDE_SEEN_PX = 0.5  # below it nothing shows on which side a pixel lies
+SIDE_WEIGHT_PX = 8.0  # the side's weight grows with the radius up to here: one large blur must not drown the rest
+GRADIENT_SCALES = 3
+RENDER_BORDER_PX = 8  # blur from outside the crop comes in there, and the renderer does not know it
+BEHIND_PRIOR = 1e-6
+
+
+@dataclass(frozen=True, kw_only=True)
+class FocusLossWeights:
+    """The factor of each term, >= 0; 0 turns a term off.
+
+    Args:
+        magnitude: L1 on log(1 + radius).
+        focus_map: L1 on the focus map.
+        gradient: L1 on the differences of log(1 + radius), at 3 scales.
+        variance: Gaussian negative log likelihood, from variance_from on, as a share of the run's steps.
+        side: cross entropy of the side, weighted by the radius.
+        temporal: change along the flow against the label's own.
+        render: the photograph re-rendered from the sharp frame, from render_from on.
+    """
+
+    magnitude: float = 1.0
+    focus_map: float = 1.0
+    gradient: float = 0.5
+    variance: float = 0.1
+    side: float = 0.2
+    temporal: float = 0.5
+    render: float = 0.5
+    variance_from: float = 0.2
+    render_from: float = 0.7
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if not (math.isfinite(value) and value >= 0):
+                raise UsageError(f"loss.{item.name} must be finite and >= 0, got {value}")
+
+
+def magnitude_terms(out: FocusOutput, signed_px: Tensor, map_radius_px: Tensor) -> dict[str, Tensor]:
+    """What one frame's map is held to: magnitude, focus map, gradient and side.
+
+    Args:
+        out: of one frame, (B, 1, H, W).
+        signed_px: (B, 1, H, W) the label.
+        map_radius_px: (B,) radius at which the focus map is 0.
+    """
+    truth = torch.log1p(signed_px.abs())
+    limit = map_radius_px.view(-1, 1, 1, 1)
+    ours, theirs = ((1 - (radius / limit).clamp(max=1)) for radius in (out.magnitude_px, signed_px.abs()))
+    gradient = signed_px.new_zeros(())
+    one, other = out.log_magnitude, truth
+    for scale in range(GRADIENT_SCALES):
+        if scale:
+            one, other = (nn.functional.avg_pool2d(x, 2, ceil_mode=True) for x in (one, other))
+        for dim in (-1, -2):
+            gradient = gradient + (one.diff(dim=dim) - other.diff(dim=dim)).abs().mean() / (2 * GRADIENT_SCALES)
+    # A pixel in focus has no side; far from focus the side shows best.
+    weight = torch.where(signed_px.abs() < SIDE_SEEN_PX, 0.0, signed_px.abs().clamp(max=SIDE_WEIGHT_PX))
+    entropy = nn.functional.binary_cross_entropy_with_logits(
+        out.side_logit, (signed_px > 0).to(out.side_logit), reduction="none"
+    )
+    return {
+        "magnitude": (out.log_magnitude - truth).abs().mean(),
+        "focus_map": (ours - theirs).abs().mean(),
+        "gradient": gradient,
+        "side": (weight * entropy).sum() / weight.sum().clamp(min=BEHIND_PRIOR),
+    }
+
+
+def variance_term(out: FocusOutput, signed_px: Tensor) -> Tensor:
+    """Gaussian negative log likelihood of the label, which teaches the variance and leaves the magnitude alone.
+
+    With a gradient to the mean, pixels of large variance would stop being learned from (Seitzer et al., ICLR 2022).
+    """
+    error = (out.magnitude_px.detach() - signed_px.abs()).square()
+    return 0.5 * (error * torch.exp(-out.log_variance) + out.log_variance).mean()
+
+
+def pulled(planes: Tensor, flow: Tensor) -> Tensor:
+    """(B, C, H, W) of another frame at where `flow` (B, 2, H, W), pixels, says this frame's pixels are in it."""
+    height, width = planes.shape[-2:]
+    y, x = torch.meshgrid(
+        torch.arange(height, dtype=flow.dtype, device=flow.device),
+        torch.arange(width, dtype=flow.dtype, device=flow.device),
+        indexing="ij",
+    )
+    across = (x + flow[:, 0]) * (2 / max(1, width - 1)) - 1
+    down = (y + flow[:, 1]) * (2 / max(1, height - 1)) - 1
+    return nn.functional.grid_sample(planes, torch.stack([across, down], -1), padding_mode="border", align_corners=True)
+
+
+def temporal_term(
+    now: Tensor, before: Tensor, truth: Tensor, truth_before: Tensor, flow: Tensor, trusted: Tensor
+) -> Tensor:
+    """How far the change along the flow is from the label's own, mean over what the flow can be believed for.
+
+    Args:
+        now, before: (B, 1, H, W) log(1 + radius) of this frame and of the last.
+        truth, truth_before: the label's.
+        flow, trusted: (B, 2, H, W) from this frame to the last, pixels, and (B, 1, H, W) 0 or 1.
+    """
+    ours, theirs = now - pulled(before, flow), truth - pulled(truth_before, flow)
+    return ((ours - theirs).abs() * trusted).sum() / trusted.sum().clamp(min=1)
+
+
+def render_term(signed_px: Tensor, frame: Tensor, photo: Tensor, apertures: Sequence[Aperture]) -> Tensor:
+    """The photograph that the radii would give of the sharp frame, against the photograph: needs no label.
+
+    Args:
+        signed_px: (B, 1, H, W) predicted radius; gradients reach its size.
+        frame, photo: (B, 3, H, W) all in focus, and photographed.
+        apertures: of the photographs.
+
+    Returns:
+        A scalar: mean absolute difference in sRGB, relative to how much the photograph differs from the frame at all.
+    """
+    made = [
+        render_lens_blur(frame[b : b + 1], signed_px[b : b + 1], aperture=aperture)
+        for b, aperture in enumerate(apertures)
+    ]
+    border = min(RENDER_BORDER_PX, (min(frame.shape[-2:]) - 1) // 2)
+    inner = (..., slice(border, frame.shape[-2] - border), slice(border, frame.shape[-1] - border))
+    difference = (torch.cat(made) - photo)[inner].abs().flatten(1).mean(1)
+    # Plain textures change little under any blur: without the relation they would count for nothing.
+    scale = (frame - photo)[inner].abs().flatten(1).mean(1).clamp(min=0.01)
+    return (difference / scale).mean()
+
+
+@dataclass(frozen=True, kw_only=True)
+class FocusTerms:
+    """The terms before weighting, by name, and their weighted sum."""
+
+    values: dict[str, Tensor]
+    total: Tensor
+
+
+class FocusLoss:
+    """The weighted sum over a clip.
+
+    Args:
+        weights: of the terms.
+        steps: of the run; the late terms begin at a share of them.
+    """
+
+    def __init__(self, weights: FocusLossWeights, steps: int) -> None:
+        self.weights = weights
+        self._variance_step = round(weights.variance_from * steps)
+        self._render_step = round(weights.render_from * steps)
+
+    def __call__(self, outputs: Sequence[FocusOutput], batch: FocusBatch, step: int) -> FocusTerms:
+        """All terms of a clip.
+
+        Args:
+            outputs: of each of the T frames.
+            batch: of B clips.
+            step: of the run.
+        """
+        w = self.weights
+        frames = [magnitude_terms(out, batch.signed_px[:, t], batch.map_radius_px) for t, out in enumerate(outputs)]
+        values = {name: torch.stack([terms[name] for terms in frames]).mean() for name in frames[0]}
+        if w.variance and step >= self._variance_step:
+            terms = [variance_term(out, batch.signed_px[:, t]) for t, out in enumerate(outputs)]
+            values["variance"] = torch.stack(terms).mean()
+        if w.temporal and len(outputs) > 1:
+            truth = torch.log1p(batch.signed_px.abs())
+            values["temporal"] = torch.stack(
+                [
+                    temporal_term(
+                        outputs[t].log_magnitude,
+                        outputs[t - 1].log_magnitude,
+                        truth[:, t],
+                        truth[:, t - 1],
+                        batch.flow[:, t - 1],
+                        batch.trusted[:, t - 1],
+                    )
+                    for t in range(1, len(outputs))
+                ]
+            ).mean()
+        if w.render and step >= self._render_step:
+            # One frame of each clip: the renderer costs as much as the network.
+            values["render"] = render_term(
+                outputs[-1].signed_px(), batch.frames[:, -1], batch.clean[:, -1], batch.apertures
+            )
+        weighted = [getattr(w, name) * value for name, value in values.items() if getattr(w, name) > 0]
+        return FocusTerms(values=values, total=torch.stack(weighted).sum())
