@@ -3,6 +3,8 @@
 Shape letters: B = samples; H, W = image; h, w = tokens, H/4 and W/4; C = channels.
 """
 
+from functools import cache
+
 import torch
 from torch import Tensor, nn
 
@@ -36,12 +38,19 @@ class ApertureEncoder(nn.Module):
         """
         gain = infinity_radius_px(lens, self.coc_model)
         values = torch.stack([lens.f_number, lens.f_m, lens.focus_m, gain], dim=-1)
-        low, high = torch.tensor(list(zip(F_NUMBERS, FOCAL_M, FOCUS_M, GAIN_PX, strict=True))).to(values)
+        low, high = _ranges(values.device, values.dtype)
         low, high = low * (1 - 1e-6), high * (1 + 1e-6)  # float32 rounds 0.2 m up
         outside = ((values < low) | (values > high))[:, :3].sum()
         inside = torch.maximum(torch.minimum(values, high), low)
         scaled = 2 * torch.log(inside / low) / torch.log(high / low) - 1
         return self.layers(scaled.to(next(self.parameters()).dtype)), outside
+
+
+@cache
+def _ranges(device: torch.device, dtype: torch.dtype) -> Tensor:
+    """(2, 4) lowest and highest f-number, focal length, focus distance and gain; uploaded once, not with every frame."""
+    with torch.inference_mode(False):  # else a first call at inference would make a tensor that training cannot use
+        return torch.tensor([*zip(F_NUMBERS, FOCAL_M, FOCUS_M, GAIN_PX, strict=True)]).to(device, dtype)
 
 
 class ApertureFilm(nn.Module):

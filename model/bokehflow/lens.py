@@ -124,7 +124,7 @@ def blur_radius_px(depth_m: Tensor, lens: LensBatch, config: BokehFlowConfig) ->
     """Signed blur radius per pixel, and what share of the pixels was clipped.
 
     Args:
-        depth_m: (B, 1, H, W) metres, > 0.
+        depth_m: (B, 1, H, W) metres, > 0; not checked.
         lens: B lenses.
         config: for the lens model and the limit.
 
@@ -136,7 +136,7 @@ def blur_radius_px(depth_m: Tensor, lens: LensBatch, config: BokehFlowConfig) ->
     lenses = _PerSample(
         infinity_coc(lens.f_m, lens.f_number, lens.focus_m, config.coc_model).reshape(at), lens.focus_m.reshape(at)
     )
-    radius = defocus_px(depth_m, lenses, lens.px_per_mm.reshape(at))
+    radius = defocus_px(depth_m, lenses, lens.px_per_mm.reshape(at), check=False)
     limit = radius_limit_px(lens, config).reshape(at)
     clipped = (radius.detach().abs() > limit).float().mean((1, 2, 3))
     return torch.maximum(torch.minimum(radius, limit), -limit), clipped

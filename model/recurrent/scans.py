@@ -106,7 +106,7 @@ class BiGDR(nn.Module):
         total, finals = None, []
         for group in groups:
             y, final = self._directions(x, start, mean_blur, group)
-            part = (y * share[..., group, None]).sum(-2)
+            part = (y * share[..., group[0] : group[-1] + 1, None]).sum(-2)  # a slice: a list would be an upload
             total = part if total is None else total + part
             finals.append(final)
         assert total is not None

@@ -8,12 +8,12 @@ from torch import Tensor
 from pipeline.optics.lens import AnyLens, Lens, OpticsError, coc_to_radius_px
 
 
-def _signed_coc(depth_m: Tensor, lens: AnyLens) -> Tensor:
+def _signed_coc(depth_m: Tensor, lens: AnyLens, check: bool = True) -> Tensor:
     if not torch.is_floating_point(depth_m):
         raise OpticsError(f"depth_m must be a floating point tensor in metres, got {depth_m.dtype}")
     if depth_m.dtype == torch.float16:
         depth_m = depth_m.float()  # stored depth: its quotient with S needs more than 11 bits
-    if depth_m.numel() and not bool((depth_m > 0).all()):  # NaN fails too
+    if check and depth_m.numel() and not bool((depth_m > 0).all()):  # NaN fails too
         bad = depth_m[~(depth_m > 0)][0].item()
         raise OpticsError(f"depth_m must be > 0 metres everywhere, got {bad}; fill missing depth first")
     # 1 - S/d equals (d - S)/d, is exactly 0 at d = S, stays finite for d = inf, and has a gradient everywhere.
@@ -42,13 +42,14 @@ def coc_diameter(depth_m: Tensor, lens: Lens) -> Tensor:
     return _signed_coc(depth_m, lens).abs()
 
 
-def defocus_px(depth_m: Tensor, lens: AnyLens, px_per_mm: float | Tensor) -> Tensor:
+def defocus_px(depth_m: Tensor, lens: AnyLens, px_per_mm: float | Tensor, *, check: bool = True) -> Tensor:
     """Signed blur radius: positive behind the focus plane, negative in front of it. Not clamped.
 
     Args:
         depth_m: (..., H, W) z-depth, metres, > 0.
         lens: the lens, or tensors of lenses that broadcast against depth, (B, 1, 1, 1) for one per sample.
         px_per_mm: of the full frame, see `px_per_mm`; likewise.
+        check: False where depth is positive by construction, as a network's is: looking would make the host wait.
 
     Returns:
         (..., H, W) radius of the circle of confusion in pixels, increasing with depth. Differentiable in the lens too.
@@ -56,7 +57,7 @@ def defocus_px(depth_m: Tensor, lens: AnyLens, px_per_mm: float | Tensor) -> Ten
     Raises:
         OpticsError: a depth is not positive or is NaN.
     """
-    signed = coc_to_radius_px(_signed_coc(depth_m, lens), px_per_mm)
+    signed = coc_to_radius_px(_signed_coc(depth_m, lens, check), px_per_mm)
     assert isinstance(signed, Tensor)
     return signed
 
