@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pipeline.optics import Lens
 from pipeline.raytrace.camera import Pose
-from pipeline.raytrace.geometry import ELLIPSOID, F32, F64, Frozen, Shapes
+from pipeline.raytrace.geometry import ELLIPSOID, F32, Frozen, Shapes
 from pipeline.raytrace.light import Lighting, ShadowMap, Visibility
 from pipeline.raytrace.material import Material
 

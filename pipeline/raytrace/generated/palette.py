@@ -5,8 +5,8 @@ import colorsys
 import numpy as np
 
 from pipeline.raytrace import textures as tx
-from pipeline.raytrace.geometry import F32
 from pipeline.raytrace.generated import patterns
+from pipeline.raytrace.geometry import F32
 from pipeline.raytrace.light import RGB
 from pipeline.raytrace.material import Material
 from pipeline.seeds import stable_seed
@@ -46,7 +46,9 @@ class Palette:
         slope, fine_slope = tx.relief(rough), tx.relief(fine)
         self.materials: dict[str, Material] = {
             "cloth": Material(volume=fine, volume_m=0.30, grain=0.3),
-            "fur": Material(volume=fine, volume_m=0.20, stretch=(2.0, 1.2, 1.0), grain=0.4, relief=fine_slope, bump=0.6),
+            "fur": Material(
+                volume=fine, volume_m=0.20, stretch=(2.0, 1.2, 1.0), grain=0.4, relief=fine_slope, bump=0.6
+            ),
             "leaf": Material(volume=fine, volume_m=0.12, grain=0.25, through=0.5),
             "leaves": Material(volume=fine, volume_m=1.3, grain=0.75, relief=fine_slope, bump=2.0, through=0.15),
             "bark": Material(colour=(0.13, 0.10, 0.07), volume=rough, volume_m=0.5, grain=0.6),
@@ -70,8 +72,9 @@ class Palette:
         return colorsys.hsv_to_rgb(hue, sat, light)
 
     def near(self, colour: RGB, spread: float = 0.25) -> RGB:
-        """A colour like another one."""
-        r, g, b = (float(c * (1 + self.rng.uniform(-spread, spread))) for c in colour)
+        """A colour like another one: mostly its brightness changes, its hue a little."""
+        bright = 1 + float(self.rng.uniform(-spread, spread))
+        r, g, b = (float(c * bright * (1 + 0.35 * self.rng.uniform(-spread, spread))) for c in colour)
         return r, g, b
 
     def surface(self, scale_m: float, *, casts: bool = True, wet: float = 0.0, calm: bool = False) -> str:
@@ -103,7 +106,8 @@ class Palette:
         """One of eight kinds of texture in drawn colours."""
         rng, seed = self.rng, int(self.rng.integers(2**31))
         base = self.colour((0.15, 0.6), (0.05, 0.55))
-        other = self.near(tuple(min(1.0, c * float(rng.choice([0.35, 0.6, 1.6]))) for c in base), 0.2)
+        factor = float(rng.choice([0.35, 0.6, 1.6]))
+        other = self.near((base[0] * factor, base[1] * factor, base[2] * factor), 0.2)
         kind = int(rng.integers(5 if calm else 8))
         if kind == 0:
             stones = tuple(self.near(base, 0.3) for _ in range(4))
@@ -116,7 +120,9 @@ class Palette:
             return patterns.planks(base, other, int(rng.integers(4, 10)), seed)
         if kind == 3:
             slabs = tuple(self.near(base, 0.12) for _ in range(3))
-            return tx.bricks(256, 256, 2 * int(rng.integers(1, 4)), int(rng.integers(2, 6)), slabs, other, seed, joint=0.05)
+            return tx.bricks(
+                256, 256, 2 * int(rng.integers(1, 4)), int(rng.integers(2, 6)), slabs, other, seed, joint=0.05
+            )
         if kind == 4:
             return patterns.weave(base, other, self.near(base, 0.5), seed)
         if kind == 5:

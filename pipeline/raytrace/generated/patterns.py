@@ -65,7 +65,10 @@ def painting(colours: tuple[RGB, ...], seed: int, *, width: int = 240, height: i
             inside = np.hypot(x - cx, y - cy) < size * 0.6
         else:
             angle = float(rng.uniform(0, np.pi))
-            u, v = (x - cx) * np.cos(angle) + (y - cy) * np.sin(angle), (y - cy) * np.cos(angle) - (x - cx) * np.sin(angle)
+            u, v = (
+                (x - cx) * np.cos(angle) + (y - cy) * np.sin(angle),
+                (y - cy) * np.cos(angle) - (x - cx) * np.sin(angle),
+            )
             inside = (np.abs(u) < size) & (np.abs(v) < size * 0.14)
         picture = tx.mix(picture, colour, inside * np.float32(0.9))
     edge = np.minimum(np.minimum(x, width - 1 - x), np.minimum(y, height - 1 - y))
