@@ -7,6 +7,7 @@ python scripts/make_motion_scenes.py --num_clips 1 --width 96 --height 64 --num_
 
 import argparse
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
@@ -22,12 +23,22 @@ from pipeline.arguments import ArgumentParser  # noqa: E402
 from pipeline.orphans import die_with_parent  # noqa: E402
 from pipeline.raytrace import RaytraceError  # noqa: E402
 from pipeline.raytrace.generated import FAMILIES  # noqa: E402
-from pipeline.raytrace.motion import clip_requests, make_clip  # noqa: E402
+from pipeline.raytrace.motion import ClipRequest, clip_requests, make_clip  # noqa: E402
 
 
 def begin_worker() -> None:
     die_with_parent()
     torch.set_num_threads(1)
+
+
+def _made(folder: Path, requests: list[ClipRequest], workers: int) -> Iterator[tuple[bool, bool, str]]:
+    """Results as they come; one worker is this process."""
+    if workers == 1:
+        yield from (make_clip(folder, one) for one in requests)
+        return
+    with ProcessPoolExecutor(workers, get_context("spawn"), begin_worker) as pool:
+        for job in as_completed([pool.submit(make_clip, folder, one) for one in requests]):
+            yield job.result()
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -63,11 +74,9 @@ def main(argv: list[str] | None = None) -> int:
             print(f"{folder / one.clip_id}: {one.phenomenon}, {one.num_frames} frames {one.width}x{one.height}")
         return 0
     written, failed, console = 0, 0, Console()
-    context, workers = get_context("spawn"), min(args.workers, len(requests))
-    with Progress(console=console, transient=True) as bar, ProcessPoolExecutor(workers, context, begin_worker) as pool:
+    with Progress(console=console, transient=True) as bar:
         task = bar.add_task("clips", total=len(requests))
-        for job in as_completed([pool.submit(make_clip, folder, one) for one in requests]):
-            ok, made, message = job.result()
+        for ok, made, message in _made(folder, requests, min(args.workers, len(requests))):
             bar.advance(task)
             console.print(message, highlight=False, soft_wrap=True)
             written, failed = written + made, failed + (not ok)
