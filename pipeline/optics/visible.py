@@ -32,6 +32,7 @@ def draw_visible_lens(
     width_px: int,
     project_seed: int = 0,
     coc_model: CocModel = "contract",
+    target_shares: tuple[float, float] = TARGET_SHARES,
 ) -> DrawnLens:
     """The lens of one set of one scene, drawn so that its blur can be seen.
 
@@ -51,6 +52,7 @@ def draw_visible_lens(
         width_px: of the full frame.
         project_seed: changes every draw of a project at once.
         coc_model: the model that the lens will be used with.
+        target_shares: bounds of the target, shares of the width.
 
     Raises:
         OpticsError: no depth, or one that is not positive, or set_index is negative.
@@ -72,7 +74,7 @@ def draw_visible_lens(
     kept: DrawnLens | None = None
     for _ in range(MAX_DRAWS):
         focus_m = _subject(subjects_m, rng)
-        target_px = width_px * float(np.exp(rng.uniform(*np.log(TARGET_SHARES))))
+        target_px = width_px * float(np.exp(rng.uniform(*np.log(target_shares))))
         f_number = float(np.exp(rng.uniform(*np.log(DRAWN_F_NUMBER))))
         unit = Lens(f_m=1.0, f_number=1.0, focus_m=focus_m)
         # The circle of confusion of every pixel in units of the one that infinity gets, which is all that a lens changes.

@@ -23,7 +23,7 @@ from pipeline.raytrace.photograph import render_photograph
 from pipeline.raytrace.render import render_frame, to_srgb8
 from pipeline.raytrace.scenes import BUILDERS
 from pipeline.raytrace.world import RaytraceError
-from pipeline.raytrace.write import write_depth
+from pipeline.raytrace.write import write_arrays
 
 RECORD = "photographs.json"
 
@@ -97,7 +97,7 @@ def write_photographs(out_dir: Path, request: PhotographRequest) -> bool:
         for index in range(request.num_frames):
             frame = render_frame(scene, index, **size, supersample=2)
             Image.fromarray(frame.srgb).save(partial / "frames" / f"frame_{index:04d}.png")
-            write_depth(partial / "depth" / f"depth_{index:04d}.npz", frame.depth_m)
+            write_arrays(partial / "depth" / f"depth_{index:04d}.npz", depth=frame.depth_m.astype(np.float16))
             depths.append(frame.depth_m)
         seen_m = np.stack(depths)
         lenses = []

@@ -1,0 +1,173 @@
+"""Generated scenes with ray-traced photographs: loaders read them as any finished scene, and the blur is the lens's own."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from model.data.sampling import ClipSettings
+from model.data.scene_manifest import find_scenes
+from model.data.scenes import ClipDataset
+from pipeline.measures import psnr
+from pipeline.media.depth_files import read_depth, read_npz
+from pipeline.media.images import read_sharp
+from pipeline.optics import Lens, coc_diameter, defocus_px, px_per_mm, render_lens_blur
+from pipeline.optics.labels import label_of
+from pipeline.photographs import (
+    MAX_COC_M,
+    PhotographRequest,
+    contact_sheet,
+    draw_photograph_lens,
+    make_photographs,
+    photograph_requests,
+    traced_lens,
+    write_photographs,
+)
+from pipeline.raytrace import RaytraceError
+from pipeline.storage.completion import DoneRecord
+from pipeline.storage.scene import Scene
+
+SMALL = {"width": 96, "height": 64, "num_frames": 2, "num_sets": 2, "samples": 16}
+
+
+def tree(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def request(**other):
+    return PhotographRequest(
+        **{"scene_id": "room_00003", "family": "room", "seed": 3, "split": "train", **SMALL} | other
+    )
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    root = tmp_path_factory.mktemp("photographs")
+    assert write_photographs(root, request())
+    return root
+
+
+def test_the_loader_reads_a_generated_scene_as_any_finished_one(made):
+    manifest = find_scenes(made, "train", coc_model="contract")
+    assert [scene.scene_id for scene in manifest.scenes] == ["room_00003"] and not manifest.skipped
+    clips = ClipDataset(manifest, ClipSettings(clip_frames=2, crop_width=64, crop_height=48))
+    assert len(clips) == 2
+    clip = clips[0]
+    assert clip.frames.shape == clip.bokeh.shape == (2, 3, 48, 64)
+    assert clip.max_radius_px == pytest.approx(31 * 96 / 512)
+    assert not torch.equal(clip.frames, clip.bokeh)
+
+
+def test_labels_depth_and_records_are_those_of_the_contract(made):
+    scene = Scene(made, "room_00003")
+    for number, lens_set in enumerate(scene.lens_sets()):
+        assert lens_set.max_coc_m == MAX_COC_M
+        for frame in range(2):
+            label = read_npz(scene.focus_path(number, frame), "focus_map")
+            np.testing.assert_array_equal(
+                label, label_of(read_depth(scene.depth_path(frame)), lens_set.lens, MAX_COC_M)
+            )
+    metadata = scene.read_metadata()
+    assert (metadata["engine"]["name"], metadata["truth"]) == ("raytrace", "ray-traced photograph")
+    assert all(20 < one["noise_db"] < 60 for one in metadata["sets"])
+    stats = json.loads(scene.stats_path.read_text())
+    assert 0 < stats["d_min"] <= stats["d_median"] <= stats["d_max"] <= 1000
+    records = [
+        DoneRecord.read(folder) for folder in (scene.sharp_dir, scene.depth_dir, scene.focus_dir, scene.bokeh_dir)
+    ]
+    assert [record.phase for record in records] == ["deblur", "depth", "render", "render"]
+    assert {record.engine for record in records} == {"raytrace"}
+
+
+def test_the_photograph_is_what_the_stored_lens_makes_of_the_stored_frame(made):
+    scene = Scene(made, "room_00003")
+    gains = []
+    for number, lens_set in enumerate(scene.lens_sets()):
+        sharp, photograph = (read_sharp(p) / 255 for p in (scene.sharp_path(0), scene.bokeh_path(number, 0)))
+        depth = torch.from_numpy(read_depth(scene.depth_path(0)).astype(np.float32))[None, None]
+        image = torch.from_numpy(sharp.astype(np.float32)).permute(2, 0, 1)[None]
+        defocus = defocus_px(depth, lens_set.lens, px_per_mm(96))
+        rendered = render_lens_blur(image, defocus, order=depth)[0].permute(1, 2, 0).numpy()
+        gains.append(psnr(rendered, photograph, 1.0) - psnr(sharp, photograph, 1.0))
+    assert min(gains) > 3, gains
+
+
+def test_a_finished_scene_is_skipped_repeats_and_others_are_refused(made, tmp_path):
+    before = tree(made)
+    assert not write_photographs(made, request())
+    assert tree(made) == before
+    one = request(num_frames=1, num_sets=1, samples=1)
+    assert write_photographs(tmp_path / "a", one) and write_photographs(tmp_path / "b", one)
+    assert tree(tmp_path / "a") == tree(tmp_path / "b")
+    with pytest.raises(RaytraceError, match=r"other settings .samples 16 -> 8"):
+        write_photographs(made, request(samples=8))
+    (tmp_path / "room_00003").mkdir()
+    ok, written, message = make_photographs(tmp_path, request())
+    assert not ok and not written and "was not made by this generator" in message
+
+
+def test_an_interrupted_scene_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.photographs.write.render_photograph", lambda *a, **k: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write_photographs(tmp_path, request(num_frames=1))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_traced_lens_has_the_drawn_lens_circle_of_confusion():
+    drawn = Lens(f_m=0.135, f_number=2.0, focus_m=3.0)
+    traced = traced_lens(drawn, 0.035)
+    depth = torch.tensor([0.5, 1.0, 3.0, 8.0, 1000.0], dtype=torch.float64)
+    assert (traced.f_m, traced.focus_m) == (0.035, 3.0)
+    torch.testing.assert_close(coc_diameter(depth, traced), coc_diameter(depth, drawn))
+
+
+def test_lenses_fill_the_range_of_radii_and_keep_below_its_end():
+    rng = np.random.default_rng(1)
+    largest = []
+    for number in range(40):
+        depth = np.concatenate([rng.uniform(1.5, 9, 4000), np.full(200, 0.9)]).astype(np.float32)
+        lens = draw_photograph_lens(f"scene{number}", 0, depth, width_px=512, seed=0).lens
+        largest.append(float(np.percentile(defocus_px(torch.from_numpy(depth), lens, px_per_mm(512)).abs(), 99.5)))
+    assert max(largest) < 31.001
+    assert np.histogram(largest, [0, 8, 16, 24, 32])[0].min() >= 3
+
+
+def test_sets_of_a_scene_with_something_at_the_lens_are_stopped_down_to_radii_of_their_own():
+    depth = np.concatenate([np.linspace(4, 9, 9700), np.full(300, 0.12)]).astype(np.float32)
+    drawn = [draw_photograph_lens("close", number, depth, width_px=512, seed=0) for number in range(3)]
+    radii = [float(defocus_px(torch.tensor([0.12]), one.lens, px_per_mm(512)).abs()) for one in drawn]
+    assert all("stopped down" in (one.reason or "") for one in drawn)
+    assert max(radii) < 31.001 and len({round(r, 2) for r in radii}) == 3
+
+
+def test_splits_are_by_scene_and_by_family():
+    requests = photograph_requests(48, 1, held_out=("nature",))
+    splits = {family: [r.split for r in requests if r.family == family] for family in ("room", "street", "nature")}
+    assert set(splits["nature"]) == {"test"}
+    assert splits["room"] == (["train"] * 3 + ["val"] + ["train"] * 3 + ["test"]) * 2
+    assert len({r.seed for r in requests} | {r.seed for r in photograph_requests(48, 2)}) == 96
+    for arguments, message in (
+        ({"num_scenes": 0}, "num_scenes must be at least 1"),
+        ({"num_scenes": 3, "seed": -1}, "seed must be >= 0"),
+        ({"num_scenes": 3, "held_out": ("sea",)}, "held_out must be some of"),
+        ({"num_scenes": 3, "held_out": ("room", "street", "nature")}, "and not all"),
+        ({"num_scenes": 3, "width": 100}, "multiples of 16"),
+        ({"num_scenes": 3, "samples": 0}, "samples must be at least 1"),
+    ):
+        with pytest.raises(RaytraceError, match=message):
+            photograph_requests(**arguments)
+
+
+def test_the_contact_sheet_and_the_script(made, tmp_path, capsys):
+    from scripts.make_photograph_scenes import main
+
+    assert contact_sheet(made, ["room_00003", "absent"], tmp_path / "sheet.jpg") == 1
+    arguments = ["--out_root", str(tmp_path / "out"), "--num_scenes", "1", "--width", "32", "--height", "16"]
+    arguments += ["--num_frames", "1", "--num_sets", "1", "--samples", "1", "--workers", "1"]
+    assert main([*arguments, "--dry_run"]) == 0 and not (tmp_path / "out").exists()
+    assert main(arguments) == 0
+    assert "1 written, 0 already there, 0 failed" in capsys.readouterr().out
+    assert (tmp_path / "out" / "contact_sheet.jpg").exists()
+    with pytest.raises(SystemExit):
+        main([*arguments, "--width", "33"])
