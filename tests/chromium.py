@@ -140,7 +140,12 @@ def browser(folder: Path) -> Iterator[Tab]:
     receive, from_browser = os.pipe()
     # The browser reads descriptor 3 and writes 4; a shell puts them there, since Popen keeps numbers as they are.
     shell = f'exec "$0" "$@" 3<&{to_browser} 4>&{from_browser}'
-    flags = [*FLAGS, "--remote-debugging-pipe", f"--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE {LOOPBACK}", f"--user-data-dir={folder}"]
+    flags = [
+        *FLAGS,
+        "--remote-debugging-pipe",
+        f"--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE {LOOPBACK}",
+        f"--user-data-dir={folder}",
+    ]
     process = subprocess.Popen(
         ["bash", "-c", shell, str(CHROMIUM), *flags],
         pass_fds=(to_browser, from_browser),

@@ -1,9 +1,9 @@
 """What lies in the output root for looking at: scenes with sharp frames and finished depth, and the calibration if any.
 
-Read again with every question, as other phases may run meanwhile; files tell by their times whether what is kept still holds.
+Other phases may run meanwhile: which scenes there are is read whenever the page is opened, and files tell by their times
+whether what is kept of them still holds.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +20,10 @@ from pipeline.report.colours import SKY_FROM_M
 from pipeline.report.formatting import lens_words, moment
 from pipeline.run_settings import RunSettings
 from pipeline.storage.scene import Scene, SceneEntry, SceneIndex, calibration_path
+from pipeline.view.memo import Memo
 
 DRAWN_SETS = 4  # as many lenses as phase 5 draws where it is not told otherwise
 SUPPOSED_MAX_COC_M = 1.728e-3  # without a measurement: the prior `visible` comes out near it, 4.8 % of 36 mm
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stored:
-    """A stored frame, its depth, and a stamp that changes when either is written anew."""
-
-    sharp: Picture
-    depth: npt.NDArray[np.float16]
 
 
 class Dataset:
@@ -38,6 +31,8 @@ class Dataset:
 
     def __init__(self, run: RunSettings) -> None:
         self.run = run
+        self._ready: dict[str, SceneEntry] = {}
+        self._calibrations: Memo[dict[str, Any]] = Memo(1)
 
     def ready(self) -> tuple[dict[str, SceneEntry], list[str]]:
         """The scenes that can be looked at, by id, and why the others cannot.
@@ -48,7 +43,8 @@ class Dataset:
         missing: list[str] = []
         entries = self.run.chosen(SceneIndex.load(self.run.index_path))
         found, _ = finished_depth(entries, self.run, missing.append)
-        return {entry.scene_id: entry for entry in found}, missing
+        self._ready = {entry.scene_id: entry for entry in found}
+        return self._ready, missing
 
     def entry(self, scene_id: str, frame: int) -> SceneEntry:
         """The index's entry of a scene that has this frame.
@@ -56,7 +52,7 @@ class Dataset:
         Raises:
             UsageError: no such scene or frame; the message lists those there are.
         """
-        ready, _ = self.ready()
+        ready = self._ready or self.ready()[0]
         if scene_id not in ready:
             raise UsageError(f"there is no scene {scene_id!r} to look at; there are: {', '.join(ready)}")
         if not 0 <= frame < ready[scene_id].num_frames:
@@ -71,19 +67,22 @@ class Dataset:
         """Changes when the frame or its depth is written anew."""
         return tuple(path.stat().st_mtime_ns for path in self._files(scene_id, frame) if path.exists())
 
-    def stored(self, scene_id: str, frame: int) -> Stored:
-        """A frame and its depth; InputError where a file is damaged."""
-        sharp, depth = self._files(scene_id, frame)
-        return Stored(sharp=read_sharp(sharp), depth=read_depth(depth))
+    def sharp(self, scene_id: str, frame: int) -> Picture:
+        """The stored frame; InputError where the file is damaged."""
+        return read_sharp(self._files(scene_id, frame)[0])
 
     def depth(self, scene_id: str, frame: int) -> npt.NDArray[np.float16]:
-        """The stored depth alone."""
+        """The stored depth, (H, W) metres; InputError where the file is damaged."""
         return read_depth(self._files(scene_id, frame)[1])
 
     def calibration(self) -> dict[str, Any] | None:
         """The content of coc_stats.json, None where phase 4 has not run; PipelineError where it is damaged."""
         path = calibration_path(self.run.out_root)
-        return read_calibration(path) if path.exists() else None
+        try:
+            found = path.stat()
+        except FileNotFoundError:
+            return None
+        return self._calibrations.get((found.st_mtime_ns, found.st_size), lambda: read_calibration(path))
 
     def settings(self) -> CalibrateSettings:
         """Sensor and lens model of the calibration; the defaults where there is none to read."""

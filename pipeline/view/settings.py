@@ -27,7 +27,7 @@ class ViewSettings:
     """
 
     port: int = 8760
-    long_side_px: int = 640
+    long_side_px: int = 480
     device: str = "auto"
     checkpoint: Path | None = None
 

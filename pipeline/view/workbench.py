@@ -2,7 +2,6 @@
 asked for again."""
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any, Protocol
 
 from pipeline.device import resolve_device
@@ -21,7 +20,7 @@ from pipeline.view.panels import Preview, count, depth_at, focus_map_of, photogr
 from pipeline.view.settings import Look, ViewSettings
 
 _QUALITY = 92
-_KEPT = 64  # previews, maps and pictures; at 640x360 some 40 MB together
+_KEPT = 64  # previews, maps and pictures; at 480x272 some 60 MB together
 
 
 class Network(Protocol):
@@ -77,11 +76,11 @@ class Workbench:
         focus = self._focus(preview, key, lens, look.max_coc_m)
         if kind == "focus":
             return self._pictures.get((key, kind, lens, look.max_coc_m), lambda: _jpeg(colour_focus(focus)))
-        make: Callable[[], bytes] = lambda: _jpeg(  # noqa: E731
-            photograph(preview, focus, lens, look.max_coc_m, saturate=look.saturate, device=self._device)
-        )
-        limit = look.max_coc_m if look.saturate else None
-        return self._pictures.get((key, kind, lens, limit), make)
+
+        def make() -> bytes:
+            return _jpeg(photograph(preview, focus, lens, look.max_coc_m, saturate=look.saturate, device=self._device))
+
+        return self._pictures.get((key, kind, lens, look.max_coc_m if look.saturate else None), make)
 
     def counted(self, look: Look) -> dict[str, Any]:
         """What a look does to its frame in numbers, the lens in words, and what phase 5 would warn of."""
@@ -112,8 +111,8 @@ class Workbench:
         key = (scene_id, frame, width_mm, self._dataset.stamp(scene_id, frame))
 
         def make() -> Preview:
-            stored = self._dataset.stored(scene_id, frame)
-            return shrink(stored.sharp, stored.depth, self._settings.long_side_px, width_mm)
+            sharp, depth = self._dataset.sharp(scene_id, frame), self._dataset.depth(scene_id, frame)
+            return shrink(sharp, depth, self._settings.long_side_px, width_mm)
 
         return self._previews.get(key, make), key
 

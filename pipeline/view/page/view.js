@@ -122,15 +122,15 @@ function showCounted(found) {
   const rows = found ? [
     ["Mean focus", percent(found.mean_focus)],
     ["Blurred beyond 1 px", percent(found.blurred)],
-    ["At or beyond max_coc", percent(found.saturated)],
-    ["Radius, 95 % below", `${found.radius_p95_px.toFixed(1)} px`],
+    ["Beyond max_coc", percent(found.saturated)],
+    ["95 % of radii below", `${found.radius_p95_px.toFixed(1)} px`],
     ["Largest radius", `${found.radius_max_px.toFixed(1)} px`],
   ] : [];
-  $("counted").replaceChildren(...rows.flatMap(row => row.map((text, number) => {
-    const cell = document.createElement(number ? "dd" : "dt");
-    cell.textContent = text;
+  $("counted").replaceChildren(...rows.map(row => {
+    const cell = document.createElement("div");
+    cell.append(...row.map((text, number) => Object.assign(document.createElement(number ? "dd" : "dt"), { textContent: text })));
     return cell;
-  })));
+  }));
   $("warning").textContent = found ? found.warning : "";
   $("warning").hidden = !(found && found.warning);
 }
@@ -156,7 +156,7 @@ async function focusAt(event) {
 async function chooseScene(id) {
   const entry = state.scenes.find(one => one.id === id);
   try { scene = await (await ask("scene", { scene: id })).json(); } catch (error) { return say($("alarm"), error.message); }
-  say($("alarm"), "");
+  $("of-scene").textContent = `${entry.frames} frames of ${entry.width}x${entry.height}, for ${entry.split}`;
   look.scene = id;
   look.frame = Math.min(look.frame, entry.frames - 1);
   $("frame").max = entry.frames - 1;
@@ -277,7 +277,7 @@ async function begin() {
   try { state = await (await ask("state")).json(); } catch (error) { return say($("alarm"), error.message); }
   const found = state.calibration;
   look.max_coc_m = found ? found.confirmed_max_coc || found.recommended_max_coc : state.supposed_max_coc_m;
-  $("scene").replaceChildren(...state.scenes.map(one => new Option(`${one.id} (${one.split}, ${one.frames} frames of ${one.width}x${one.height})`, one.id)));
+  $("scene").replaceChildren(...state.scenes.map(one => new Option(one.id, one.id)));
   showState();
   listen();
   await chooseScene(state.scenes[0].id);
