@@ -14,22 +14,28 @@ async function ask(path, values = {}, options = {}) {
   return answer;
 }
 
+// `document.body.dataset.busy` counts what is under way.
+let busy = 0;
+async function busily(work) {
+  document.body.dataset.busy = ++busy;
+  try { return await work(); } finally { document.body.dataset.busy = --busy; }
+}
+
 class Newest {
-  // Runs `work(key)` for the newest key only; `document.body.dataset.busy` counts what is under way.
-  static busy = 0;
+  // Runs `work(key)` for the newest key only.
   constructor(work) { this.work = work; this.wanted = this.shown = null; this.running = false; }
   async want(key) {
     this.wanted = key;
     if (this.running) return;
     this.running = true;
-    document.body.dataset.busy = ++Newest.busy;
-    while (this.wanted !== this.shown) {
-      const key = this.wanted;
-      await this.work(key);
-      this.shown = key;
-    }
-    this.running = false;
-    document.body.dataset.busy = --Newest.busy;
+    await busily(async () => {
+      while (this.wanted !== this.shown) {
+        const key = this.wanted;
+        await this.work(key);
+        this.shown = key;
+      }
+      this.running = false;
+    });
   }
 }
 
@@ -142,20 +148,30 @@ function place(spot) {
   }
 }
 
-async function focusAt(event) {
-  const box = event.currentTarget.getBoundingClientRect();
+let asked = 0; // of clicks and choices only the last one counts, in whatever order the answers come
+
+async function focusAt(shot, event) {
+  const box = shot.getBoundingClientRect();
   const spot = [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height];
   place(spot);
   try {
     const where = { scene: look.scene, frame: look.frame, across: spot[0], down: spot[1] };
-    look.focus_m = (await (await ask("focus_at", where)).json()).focus_m;
+    const mine = ++asked;
+    const found = await (await ask("focus_at", where)).json();
+    if (mine !== asked) return;
+    look.focus_m = found.focus_m;
     refresh();
   } catch (error) { say($("alarm"), error.message); }
 }
 
 async function chooseScene(id) {
   const entry = state.scenes.find(one => one.id === id);
-  try { scene = await (await ask("scene", { scene: id })).json(); } catch (error) { return say($("alarm"), error.message); }
+  const mine = ++asked;
+  try {
+    const found = await (await ask("scene", { scene: id })).json();
+    if (mine !== asked) return;
+    scene = found;
+  } catch (error) { return say($("alarm"), error.message); }
   $("of-scene").textContent = `${entry.frames} frames of ${entry.width}x${entry.height}, for ${entry.split}`;
   look.scene = id;
   look.frame = Math.min(look.frame, entry.frames - 1);
@@ -256,11 +272,11 @@ function listen() {
     });
   }
   $("frame").addEventListener("input", event => { place(null); look.frame = Number(event.target.value); refresh(); });
-  $("scene").addEventListener("change", event => chooseScene(event.target.value));
+  $("scene").addEventListener("change", event => busily(() => chooseScene(event.target.value)));
   $("saturate").addEventListener("change", event => { look.saturate = event.target.checked ? 1 : 0; refresh(); });
   $("recommended").addEventListener("click", () => { look.max_coc_m = state.calibration.recommended_max_coc; refresh(); });
-  $("confirm").addEventListener("click", confirmValue);
-  for (const shot of document.querySelectorAll(".shot")) shot.addEventListener("click", focusAt);
+  $("confirm").addEventListener("click", () => busily(confirmValue));
+  for (const shot of document.querySelectorAll(".shot")) shot.addEventListener("click", event => busily(() => focusAt(shot, event)));
   const show = async shown => {
     under.hidden = !shown;
     if (!shown) return;
@@ -283,4 +299,4 @@ async function begin() {
   await chooseScene(state.scenes[0].id);
 }
 
-begin();
+busily(begin);
