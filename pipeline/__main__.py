@@ -5,6 +5,7 @@ python -m pipeline status --json     the same for programs
 python -m pipeline explain SCENE PHASE
 python -m pipeline resume            submit again what is missing, failed or stale; --dry_run, --local
 python -m pipeline report            write output/report/index.html from what is there
+python -m pipeline view              a local page to look at lenses and max_coc with, and to confirm it there
 python -m pipeline check             device, architecture, versions
 python -m pipeline weights           which published weights are here; --download fetches what is missing
 python -m pipeline depth --help      a phase, as its script runs it
@@ -38,6 +39,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     weights = commands.add_parser("weights", help="which published weights are here, and getting them")
     _add_weights_flags(weights)
     report = commands.add_parser("report", help="write the report page from what is there")
+    viewed = commands.add_parser("view", help="a local page: look at lenses and max_coc, and confirm it there")
+    _add_view_flags(viewed)
     resumed = commands.add_parser("resume", help="submit again what is missing, failed or stale")
     resumed.add_argument("--dry_run", action="store_true", help="the plan and the sbatch files; submits nothing")
     request.add_flags(resumed)
@@ -45,7 +48,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         command.add_argument(
             "--scene", action="append", default=[], metavar="NAME", help="only this scene; may be repeated"
         )
-    for command in (status, explained, report, resumed):
+    for command in (status, explained, report, viewed, resumed):
         cli.add_roots(command)
     for phase in phases():
         commands.add_parser(phase.name, help=f"phase {phase.number}: {phase.help}", add_help=False)
@@ -54,6 +57,12 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 def _add_weights_flags(parser: argparse.ArgumentParser) -> None:
     from pipeline.weights import command
+
+    command.add_arguments(parser)
+
+
+def _add_view_flags(parser: argparse.ArgumentParser) -> None:
+    from pipeline.view import command
 
     command.add_arguments(parser)
 
@@ -82,6 +91,10 @@ def _run(args: argparse.Namespace) -> ExitCode:
     if args.command == "report":
         Page().write_page(settings)
         print(f"wrote {page_path(settings.out_root)}")
+    elif args.command == "view":
+        from pipeline.view import command as view
+
+        return view.serve(settings, view.settings_of(args), open_page=args.open)
     elif args.command == "explain":
         from pipeline.status import explain
 

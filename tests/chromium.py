@@ -1,6 +1,6 @@
 """Drives headless Chromium over its debugging pipe: pages are opened, clicked and measured, and everything they say is kept.
 
-The pipe needs no package and opens no port. The browser can resolve no host.
+The pipe needs no package and opens no port. The browser can resolve no host; of addresses it reaches the loopback.
 """
 
 import base64
@@ -20,6 +20,7 @@ import numpy as np
 CHROMIUM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
 )
+LOOPBACK = "127.0.0.1"
 PATIENCE_S = 120  # a hang must end, a busy machine must not
 FLAGS = (
     "--headless",
@@ -139,7 +140,12 @@ def browser(folder: Path) -> Iterator[Tab]:
     receive, from_browser = os.pipe()
     # The browser reads descriptor 3 and writes 4; a shell puts them there, since Popen keeps numbers as they are.
     shell = f'exec "$0" "$@" 3<&{to_browser} 4>&{from_browser}'
-    flags = [*FLAGS, "--remote-debugging-pipe", "--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={folder}"]
+    flags = [
+        *FLAGS,
+        "--remote-debugging-pipe",
+        f"--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE {LOOPBACK}",
+        f"--user-data-dir={folder}",
+    ]
     process = subprocess.Popen(
         ["bash", "-c", shell, str(CHROMIUM), *flags],
         pass_fds=(to_browser, from_browser),
