@@ -6,6 +6,7 @@ python scripts/make_demo_scenes.py --dry_run                         # only say 
 """
 
 import argparse
+import shlex
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -61,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
             print(message, flush=True)
             written, failed = written + made, failed + (not ok)
     print(f"{written} written, {len(requests) - written - failed} already there, {failed} failed; in {args.raw_root}")
-    print(f"next: python scripts/01_validate_dataset.py --raw_root {args.raw_root}")
+    print(f"next: {shlex.join(['python', 'scripts/01_validate_dataset.py', '--raw_root', str(args.raw_root)])}")
     return 1 if failed else 0
 
 

@@ -20,7 +20,7 @@ from pipeline.errors import (
     StoppedError,
     explain_os_error,
 )
-from pipeline.hints import operator_command, phase_command
+from pipeline.hints import next_step, phase_command
 from pipeline.phases.base import ScenePhase, Work
 from pipeline.phases.registry import following
 from pipeline.reporter import Reporter
@@ -80,14 +80,15 @@ def run_scenes(phase: ScenePhase, settings: RunSettings) -> ExitCode:
             reporter.info(f"{phase.name}: stopped by {stopped}; {tally.sentence()}. Run the same command to go on.")
             return ExitCode.STOPPED
         failed = bool(tally.failed)
-        advice = f"mend what is named above, then: {phase_command(phase.name)}" if failed else _next(phase.name)
-        reporter.info(f"{phase.name}: {tally.sentence()}. {advice[0].upper()}{advice[1:]}")
+        reporter.info(f"{phase.name}: {tally.sentence()}.{_advice(phase.name, failed)}")
         return ExitCode.SOME_SCENES_FAILED if failed else ExitCode.DONE
 
 
-def _next(name: str) -> str:
+def _advice(name: str, failed: bool) -> str:
+    if failed:
+        return f" Mend what is named above, then: {phase_command(name)}"
     after = following(name)
-    return f"next: {phase_command(after.name)}" if after else f"next: {operator_command('status')}"
+    return next_step(after.name) if after else ""
 
 
 def _one_scene(
