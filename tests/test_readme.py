@@ -96,6 +96,41 @@ def test_setup_script_is_idempotent_and_says_what_it_found():
     assert stamp.stat().st_mtime_ns == before
 
 
+PIP = """#!/bin/bash
+case "$*" in
+*"-m pip"*)
+    printf '%s\\n' 'Obtaining file:///x' 'Collecting torch==2.13.0 (from x)' '  Downloading torch-2.13.whl (188 MB)' \
+        'Requirement already satisfied: rich' 'Collecting jinja2>=3.1' 'Installing collected packages: torch, jinja2'
+    exit $PIP_EXIT ;;
+*) echo "torch checked" ;;
+esac
+"""
+
+
+@pytest.mark.parametrize("pip_exit", [0, 1])
+def test_setup_script_shows_how_far_it_is_and_stops_where_pip_does(tmp_path: Path, pip_exit: int):
+    for name in (*STAMPED, "scripts/00_setup_env.sh"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes((REPOSITORY / name).read_bytes())
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(PIP)
+    python.chmod(0o755)
+    environment = os.environ | {"PYTHON": sys.executable, "PIP_EXIT": str(pip_exit)}
+    done = subprocess.run(
+        ["bash", "scripts/00_setup_env.sh", "--venv"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    pins = sum("==" in line for line in (REPOSITORY / "constraints.txt").read_text().splitlines())
+    assert f"2 of about {pins} packages" in done.stdout and "unpacking" in done.stdout, done.stdout + done.stderr
+    assert (tmp_path / ".venv" / ".bokehflow").exists() == ("ready." in done.stdout) == (pip_exit == 0)
+    assert (done.returncode == 0) == (pip_exit == 0)
+
+
 def test_setup_script_refuses_an_unknown_flag():
     done = subprocess.run(
         ["bash", "scripts/00_setup_env.sh", "--docker"], cwd=REPOSITORY, capture_output=True, text=True, check=False

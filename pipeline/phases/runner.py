@@ -141,7 +141,7 @@ def _one_scene(
             reporter.log_only(traceback.format_exc())
         tally.failed.append(name)
         if not settings.dry_run:
-            _remember_failure(scene, phase.name, reason)
+            _remember_failure(scene, phase.name, reason, getattr(error, "waits_for", ""))
 
 
 def _under_lease(
@@ -237,7 +237,7 @@ def _prepare(
 
 
 def _finish(phase: ScenePhase, scene: Scene, entry: SceneEntry, fields: Fields, work: Work) -> None:
-    started = time.monotonic()
+    started, spent_s = time.monotonic(), work.journal.spent_s
     outputs = phase.outputs(scene, entry)
     result = phase.run(scene, entry, work)
     work.reporter.end_progress()
@@ -261,7 +261,7 @@ def _finish(phase: ScenePhase, scene: Scene, entry: SceneEntry, fields: Fields, 
             repairs=result.repairs,
             warnings=result.warnings,
             summary=result.summary,
-            wall_s=round(time.monotonic() - started, 3),
+            wall_s=round(spent_s + time.monotonic() - started, 3),
             job_id=current_job_id(),
         ).write(folder, work.lease.check)
 
@@ -277,10 +277,10 @@ def explain_error(error: BaseException) -> str:
     return f"{type(error).__name__}: {error} (the traceback is in the log)"
 
 
-def _remember_failure(scene: Scene, phase: str, reason: str) -> None:
+def _remember_failure(scene: Scene, phase: str, reason: str, waits_for: str) -> None:
     at = time.strftime("%Y-%m-%dT%H:%M:%S%z")
     # The reason was printed; a full disk, or a link that leads away, must not hide it behind another error.
     with contextlib.suppress(OSError, InputError):
         refuse_links(scene.dir.parent, [scene.private_dir])
         scene.private_dir.mkdir(parents=True, exist_ok=True)
-        write_json(scene.failure_path(phase), {"phase": phase, "reason": reason, "at": at})
+        write_json(scene.failure_path(phase), {"phase": phase, "reason": reason, "at": at, "waits_for": waits_for})
