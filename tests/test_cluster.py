@@ -102,7 +102,9 @@ def test_a_plan_older_than_the_index_names_the_scenes(tmp_path: Path):
     run.out_root.mkdir()
     index.save(run.out_root / "scene_index.json")
     assert still_indexed(run, ("a",)) == ("a",)
-    with pytest.raises(StalePlanError, match="no longer accepts b; plan again with the scenes there are: python -m pipeline resume"):
+    with pytest.raises(
+        StalePlanError, match="no longer accepts b; plan again with the scenes there are: python -m pipeline resume"
+    ):
         still_indexed(run, ("a", "b"))
 
 

@@ -123,14 +123,15 @@ def test_all_phases_in_one_go_stop_at_the_question_and_go_on(odd: Project, capsy
     assert before == {path: path.stat().st_mtime_ns for path in odd.out.rglob("*") if path.is_file()}
 
 
-def test_the_question_takes_an_own_value(odd: Project, capsys, monkeypatch):
+def test_a_still_goes_through_and_the_question_takes_an_own_value(odd: Project, capsys, monkeypatch):
+    write_scene(odd.raw, "still", 1)
     answers = iter(["perhaps", "250um"])
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
     monkeypatch.setattr("builtins.input", lambda question: next(answers))
-    code, text = run(odd, capsys)
+    code, text = run(odd, capsys, "--index_args", "--min_frames 1 --workers 1", "--scene", "still")
     assert code == 0 and "'perhaps' is no length" in text
-    assert '"max_coc": 0.00025' in (odd.out / "tiny" / "metadata.json").read_text()
+    assert '"max_coc": 0.00025' in (odd.out / "still" / "metadata.json").read_text()
 
 
 def test_no_leaves_the_dataset_unconfirmed(odd: Project, capsys, monkeypatch):
