@@ -4,6 +4,7 @@ import hashlib
 import importlib
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -72,6 +73,27 @@ def test_links_lead_somewhere(page: Path):
 def test_make_targets_named_in_the_readme_exist():
     for target in re.findall(r"(?:^    |`)make ([a-z-]+)", README, re.MULTILINE):
         assert target in MAKE_TARGETS, target
+
+
+def test_clean_demo_removes_the_demo_and_nothing_else(tmp_path: Path):
+    if shutil.which("make") is None:
+        pytest.skip("make is not installed")
+    (tmp_path / "Makefile").write_text((REPOSITORY / "Makefile").read_text())
+    own = [tmp_path / name / "scene" / "file" for name in ("data", "output", "runs", "logs")]
+    for path in (*own, *(tmp_path / "demo" / path.relative_to(tmp_path) for path in own)):
+        path.parent.mkdir(parents=True)
+        path.write_text("kept")
+    subprocess.run(["make", "clean-demo"], cwd=tmp_path, check=True, capture_output=True)
+    assert not (tmp_path / "demo").exists() and all(path.exists() for path in own)
+
+
+def test_the_demo_writes_below_its_folder_alone():
+    recipe = re.search(r"^demo: env\n((?:\t.*\n)+)", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
+    assert recipe
+    for line in recipe[1].splitlines():
+        if "$(RUN)/" in line or "-m pipeline" in line:
+            assert "$(ROOTS)" in line or "--raw_root demo/data" in line, line
+    assert 'out_dir = "demo/' in (REPOSITORY / "model" / "configs" / "demo.toml").read_text()
 
 
 def test_files_named_in_the_readme_exist():
