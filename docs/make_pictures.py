@@ -31,12 +31,14 @@ from model.video.focus import Anchor
 from model.video.plan import follow
 from model.video.settings import ApplySettings
 from pipeline.media.video_io import TimedFolder
-from pipeline.optics import Lens, defocus_px, focus_map, px_per_mm, render_lens_blur
-from pipeline.raytrace import build_scene, render_frame, render_photograph, to_srgb8
+from pipeline.optics import Lens, coc_diameter, defocus_px, focus_map, px_per_mm, render_lens_blur
+from pipeline.optics.visible import draw_visible_lens
+from pipeline.raytrace import Frame, build_scene, render_frame, render_photograph, to_srgb8
 from pipeline.raytrace.scenes.bars import BarsCase
 
 IMAGES = Path(__file__).parent / "images"
 WIDTH, HEIGHT, GAP = 640, 384, 8
+_SMALL = (480, 288)
 Panel = tuple[str, npt.NDArray[np.uint8]]
 
 
@@ -178,20 +180,43 @@ def main() -> None:
         bars(args.before)
 
 
+def visible_lens(scene_id: str, set_index: int, depth_m: npt.NDArray[np.float32]) -> Lens:
+    """A lens as phase 5 draws it with --lens_prior visible, from one frame's depth."""
+    return draw_visible_lens(scene_id, set_index, depth_m, px_per_mm=px_per_mm(WIDTH), width_px=WIDTH).lens
+
+
+def words_of(lens: Lens) -> str:
+    return f"{lens.f_m * 1000:.0f} mm, f/{lens.f_number:.1f}, focus {lens.focus_m:.1f} m"
+
+
+def gallery(bear: Frame) -> None:
+    """gallery_*.jpg: two scenes before and after a visible lens, and a focus pull."""
+    for name, set_index in (("fence", 1), ("night", 0)):
+        frame = render_frame(build_scene(name), 10, width=WIDTH, height=HEIGHT, f_m=0.05)
+        lens = visible_lens(name, set_index, frame.depth_m)
+        panels = [("all in focus", frame.srgb), (words_of(lens), photograph(frame.linear, frame.depth_m, lens))]
+        sheet(panels, 2, IMAGES / f"gallery_{name}.jpg", *_SMALL)
+    lenses = [Lens(f_m=0.1, f_number=2.0, focus_m=focus_m) for focus_m in (1.0, 3.7, 12.0)]
+    panels = [(words_of(lens), photograph(bear.linear, bear.depth_m, lens)) for lens in lenses]
+    sheet(panels, 3, IMAGES / "gallery_pull.jpg", *_SMALL)
+
+
 def physics() -> None:
-    """overview.jpg and renderer.jpg."""
-    scene, f_m = build_scene("bear"), 0.05
-    frame = render_frame(scene, 11, width=WIDTH, height=HEIGHT, f_m=f_m)
-    lens = Lens(f_m=f_m, f_number=1.4, focus_m=4.0)
-    label = focus_map(torch.from_numpy(frame.depth_m), lens, 3.5e-4).numpy()
+    """overview.jpg, gallery_*.jpg and renderer.jpg."""
+    f_m = 0.05
+    frame = render_frame(build_scene("bear"), 11, width=WIDTH, height=HEIGHT, f_m=f_m)
+    lens = visible_lens("bear", 2, frame.depth_m)
+    saturation_m = float(np.percentile(coc_diameter(torch.from_numpy(frame.depth_m), lens).numpy(), 95))
+    label = focus_map(torch.from_numpy(frame.depth_m), lens, saturation_m).numpy()
     nearness = np.clip(np.log(60 / frame.depth_m) / np.log(60 / 1.2), 0, 1)
     panels = [
         ("all in focus", frame.srgb),
         ("depth (near is bright)", coloured(nearness, "magma")),
         ("focus map", coloured(label, "gray")),
-        ("50 mm, f/1.4, focus 4.0 m", photograph(frame.linear, frame.depth_m, lens)),
+        (words_of(lens), photograph(frame.linear, frame.depth_m, lens)),
     ]
     sheet(panels, 2, IMAGES / "overview.jpg")
+    gallery(frame)
 
     panels = []
     for name, focus_m, f_number in (("fence", 6.0, 1.8), ("night", 2.6, 1.8)):

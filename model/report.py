@@ -13,6 +13,7 @@ from model.training.network_file import find_model, load_model
 from pipeline import cli
 from pipeline.arguments import ArgumentParser
 from pipeline.errors import ExitCode
+from pipeline.hints import command
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -41,7 +42,9 @@ def main(argv: list[str] | None = None) -> int:
             split=args.split,
             applied=(args.applied, args.applied_caption) if args.applied else None,
         )
-        print(f"wrote {path}; python -m pipeline report puts it on the page")
+        print(
+            f"wrote {path}; put it on the page with: {command('pipeline', 'report', '--out_root', str(args.out_root))}"
+        )
         return ExitCode.DONE
 
     return cli.main(body)

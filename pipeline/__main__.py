@@ -1,5 +1,6 @@
 """The operator's commands, and every phase by name. Installed, `bokehflow` is the same as `python -m pipeline`.
 
+python -m pipeline run --raw_root mine       all phases in one go; asks before it renders
 python -m pipeline status            a table of scenes by phase
 python -m pipeline status --json     the same for programs
 python -m pipeline explain SCENE PHASE
@@ -50,6 +51,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         )
     for command in (status, explained, report, viewed, resumed):
         cli.add_roots(command)
+    commands.add_parser("run", help="all phases in one go", add_help=False)
     for phase in phases():
         commands.add_parser(phase.name, help=f"phase {phase.number}: {phase.help}", add_help=False)
     return parser.parse_args(argv)
@@ -71,6 +73,10 @@ def main(argv: list[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
     if words and words[0] in {phase.name for phase in phases()}:
         return run_phase(words[0], words[1:])
+    if words[:1] == ["run"]:
+        from pipeline import run_all
+
+        return run_all.main(words[1:])
     args = parse(words)
     return cli.main(lambda: _run(args))
 

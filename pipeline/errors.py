@@ -41,6 +41,14 @@ class InputError(SceneError):
     """Raw data, delivered depth or a stored file that cannot be used."""
 
 
+class TooEarlyError(SceneError):
+    """An earlier phase of the scene is not finished; `waits_for` is its name."""
+
+    def __init__(self, message: str, waits_for: str) -> None:
+        super().__init__(message)
+        self.waits_for = waits_for
+
+
 class StaleError(SceneError):
     """Outputs exist that were made with other settings or inputs, or whose origin is unknown."""
 

@@ -1,11 +1,14 @@
 """Commands that messages tell a person to run, with the roots that this process was given, so that they can be pasted.
 
+A command ends its line: what follows it there would be pasted with it (`tests/test_hints.py`).
+
 Lower rooms know phases by name alone. How a phase is called is registered by `pipeline.phases.registry`; without it the
 operator's command serves, which takes every phase too.
 """
 
+import contextlib
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 
 def _by_name(phase: str) -> str:
@@ -14,6 +17,7 @@ def _by_name(phase: str) -> str:
 
 _spelled: Callable[[str], str] = _by_name
 _roots: tuple[str, ...] = ()
+_goes_on = False
 
 
 def spell_phases(spelled: Callable[[str], str]) -> None:
@@ -42,3 +46,24 @@ def phase_command(phase: str, *flags: str) -> str:
 def operator_command(*words: str) -> str:
     """A command of `python -m pipeline`: operator_command("resume")."""
     return shlex.join(["python", "-m", "pipeline", *words, *_roots])
+
+
+def command(module: str, *words: str) -> str:
+    """A command that takes none of the roots: command("model.evaluate", "runs/demo")."""
+    return shlex.join(["python", "-m", module, *words])
+
+
+def next_step(phase: str, *flags: str) -> str:
+    """ " Next: COMMAND" to end a message with; empty while `going_on`."""
+    return "" if _goes_on else f" Next: {phase_command(phase, *flags)}"
+
+
+@contextlib.contextmanager
+def going_on() -> Iterator[None]:
+    """While phases run one after the other by themselves, none tells a person to start the next."""
+    global _goes_on
+    _goes_on = True
+    try:
+        yield
+    finally:
+        _goes_on = False

@@ -70,6 +70,8 @@ def phase_status(scene: Scene, entry: SceneEntry, phase: Phase, calibration_stal
         return status(State.DONE, "; ".join(record.warnings))
     try:
         failure = read_json(scene.failure_path(phase.name), "the failure note")
+        if failure.get("waits_for") and not finished:  # nothing failed: it was started too early
+            return status(State.WAITING, _waits(scene, str(failure["waits_for"])))
         return status(State.FAILED, f"{failure.get('reason')} (at {failure.get('at')})")
     except (FileNotFoundError, NotADirectoryError):
         pass
@@ -78,6 +80,15 @@ def phase_status(scene: Scene, entry: SceneEntry, phase: Phase, calibration_stal
     if finished:
         return status(State.PARTIAL, "interrupted; the same command goes on") if begun else status(State.FOREIGN)
     return status(State.WAITING)
+
+
+def _waits(scene: Scene, phase: str) -> str:
+    """For what a phase that was started too early waits; empty when it need not wait any longer."""
+    try:
+        done = DoneRecord.read(record_folder(scene, phase)) is not None
+    except (PipelineError, AssertionError):
+        done = False
+    return "" if done else f"waits for {phase}"
 
 
 def _num_sets(fields: dict[str, Any]) -> int:
@@ -148,7 +159,8 @@ def explain(run: RunSettings, scene_id: str, phase: str) -> str:
     folder = record_folder(scene, phase)
     lines += _record_lines(folder)
     journal = Journal(scene.journal_path(phase))
-    lines.append(f"  journal: {len(journal.facts)} entries in {journal.path}" if journal.fields else "  journal: none")
+    noted = f"{len(journal.facts)} entries in {journal.path}, {journal.spent_s:.1f} s to the last"
+    lines.append(f"  journal: {noted if journal.fields else 'none'}")
     lines += _journal_difference(folder, journal)
     lines.append(
         f"  raw source: {run.raw_root / entry.source}, {entry.num_frames} frames, {entry.width}x{entry.height}"
@@ -166,7 +178,7 @@ def _record_lines(folder: Path) -> list[str]:
     lines = [
         f"  .done: {record.outputs} outputs by {record.engine} on {record.host}"
         + (f", job {record.job_id}" if record.job_id else "")
-        + f", {record.wall_s:.1f} s; fallbacks {record.fallbacks}, repairs {record.repairs}",
+        + f", {record.wall_s:.1f} s in all its runs; fallbacks {record.fallbacks}, repairs {record.repairs}",
         f"  licence: {record.licence}",
         f"  fingerprint {record.fingerprint} of:",
     ]

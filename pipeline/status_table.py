@@ -39,7 +39,7 @@ def show(found: dict[str, Any], console: Console) -> None:
             unfinished = state in (State.RUNNING, State.PARTIAL, State.INCOMPLETE) and row[phase]["total"]
             count = f" {row[phase]['finished']}/{row[phase]['total']}" if unfinished else ""
             cells.append(f"[{_COLOURS.get(state, 'default')}]{state}{count}[/]")
-            if detail and state not in (State.DONE, State.WAITING):
+            if detail and state != State.DONE:
                 notes.append(f"{name} {phase}: {detail}")
         table.add_row(name, row["split"], str(row["frames"]), *cells)
     console.print(table)

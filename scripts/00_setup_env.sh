@@ -17,7 +17,30 @@ fi
 stamp_of() { cat pyproject.toml constraints.txt environment.yml | sha256sum | cut -d' ' -f1; }
 
 install_with() { # install_with PYTHON CONSTRAINTS
-    "$1" -m pip install --quiet --disable-pip-version-check --constraint "$2" --editable ".[all,dev]"
+    local about
+    about=$(grep -c == "$2")
+    "$1" -m pip install --disable-pip-version-check --progress-bar off --constraint "$2" --editable ".[all,dev]" | progress "$about"
+}
+
+progress() { # progress PACKAGES: pip's lines as one line that changes on a terminal, and as one a stage elsewhere
+    local seen=0 line what="" told=$SECONDS started=$SECONDS
+    while IFS= read -r line; do
+        set -- "$1" $line
+        case "$line" in
+        Collecting\ *) seen=$((seen + 1)) what="${3%%[<>=!~;]*}" ;;
+        *Downloading\ *) what="$(basename "$3") ${4:-} ${5:-}" ;;
+        Installing\ collected*) what="unpacking, a minute or two" told=-60 ;;
+        *) continue ;;
+        esac
+        if [ -t 1 ]; then
+            printf '\r\033[K  %d of about %d packages, %d s: %.60s' "$seen" "$1" $((SECONDS - started)) "$what"
+        elif [ $((SECONDS - told)) -ge 15 ]; then
+            told=$SECONDS
+            echo "  $seen of about $1 packages, $((SECONDS - started)) s: $what"
+        fi
+    done
+    if [ -t 1 ]; then printf '\r\033[K'; fi
+    echo "  $seen packages looked at in $((SECONDS - started)) s"
 }
 
 case "$kind" in

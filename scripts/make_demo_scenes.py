@@ -6,25 +6,16 @@ python scripts/make_demo_scenes.py --dry_run                         # only say 
 """
 
 import argparse
+import shlex
 import sys
-from concurrent.futures import ProcessPoolExecutor
-from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
-
-import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from pipeline.arguments import ArgumentParser  # noqa: E402
-from pipeline.orphans import die_with_parent  # noqa: E402
-from pipeline.raytrace import RaytraceError, SceneRequest, make_scene, scene_requests  # noqa: E402
-
-
-def begin_worker() -> None:
-    die_with_parent()
-    torch.set_num_threads(1)
+from pipeline.raytrace import RaytraceError, SceneRequest, scene_requests, write_scenes  # noqa: E402
+from pipeline.reporter import Reporter  # noqa: E402
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -54,14 +45,10 @@ def main(argv: list[str] | None = None) -> int:
         for one in requests:
             print(f"{args.raw_root / one.scene_id}: {one.num_frames} frames {one.width}x{one.height}, seed {one.seed}")
         return 0
-    written, failed = 0, 0
-    workers = min(args.workers, len(requests))
-    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=begin_worker) as pool:
-        for ok, made, message in pool.map(partial(make_scene, args.raw_root), requests):
-            print(message, flush=True)
-            written, failed = written + made, failed + (not ok)
+    with Reporter("demo_scenes", None) as reporter:
+        written, failed = write_scenes(args.raw_root, requests, args.workers, reporter)
     print(f"{written} written, {len(requests) - written - failed} already there, {failed} failed; in {args.raw_root}")
-    print(f"next: python scripts/01_validate_dataset.py --raw_root {args.raw_root}")
+    print(f"next: {shlex.join(['python', 'scripts/01_validate_dataset.py', '--raw_root', str(args.raw_root)])}")
     return 1 if failed else 0
 
 

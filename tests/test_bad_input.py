@@ -452,7 +452,7 @@ def test_corrupt_scene_index(scene_project: Project, content: str):
     index.write_text(content)
     for phase in (1, 2):
         assert scene_project.run(phase) == 1
-        assert str(index) in scene_project.text and "remove it" in scene_project.text
+        assert str(index) in scene_project.text and "remove the index" in scene_project.text
     index.unlink()
     assert scene_project.run(1) == 0
     assert (scene_project.out / "tiny" / "split.txt").read_text() == split

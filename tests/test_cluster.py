@@ -91,7 +91,7 @@ def test_a_plan_that_was_edited_is_refused(tmp_path: Path, capsys: pytest.Captur
         Plan.load(plan.path, plan.digest)
     with pytest.raises(SystemExit) as stopped:
         run_element(str(plan.path), plan.digest, 0)
-    assert stopped.value.code == 2 and "pipeline resume makes a new one" in capsys.readouterr().err
+    assert stopped.value.code == 2 and "make a new one: python -m pipeline resume --raw_root" in capsys.readouterr().err
 
 
 def test_a_plan_older_than_the_index_names_the_scenes(tmp_path: Path):
@@ -102,7 +102,9 @@ def test_a_plan_older_than_the_index_names_the_scenes(tmp_path: Path):
     run.out_root.mkdir()
     index.save(run.out_root / "scene_index.json")
     assert still_indexed(run, ("a",)) == ("a",)
-    with pytest.raises(StalePlanError, match="no longer accepts b; python -m pipeline resume"):
+    with pytest.raises(
+        StalePlanError, match="no longer accepts b; plan again with the scenes there are: python -m pipeline resume"
+    ):
         still_indexed(run, ("a", "b"))
 
 

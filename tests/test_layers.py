@@ -1,7 +1,9 @@
 """The layers that docs/design.md draws, held against what the code imports; and that what the guides name is there."""
 
 import ast
+import builtins
 import importlib
+import keyword
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -113,3 +115,59 @@ def test_what_the_guides_name_is_there(guide: str, name: str):
             found = getattr(found, part)
         return
     raise AssertionError(f"{name} is no module")
+
+
+FOREIGN = {
+    "sha256sum",
+    "tonemap",
+    "json",
+    "jsonl",
+    *dir(builtins),
+    *keyword.kwlist,
+}  # programs, filters, endings, Python's own
+
+
+def docstrings_and_names() -> tuple[list[tuple[Path, str, set[str]]], set[str], dict[str, set[str]]]:
+    """(file, docstring, variables of the file) of all our code; every name used in it; what each module defines, by its last
+    name."""
+    docs, names = [], set()
+    defined: dict[str, set[str]] = {}
+    for path in (path for folder in ("pipeline", "model", "scripts") for path in (REPOSITORY / folder).rglob("*.py")):
+        tree = ast.parse(path.read_text())
+        nodes = list(ast.walk(tree))
+        variables = {node.arg for node in nodes if isinstance(node, ast.arg)}
+        variables |= {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+        own = defined.setdefault(path.stem if path.stem != "__init__" else path.parent.name, {"py"})
+        if path.stem == "__init__":
+            own |= {inner.stem for inner in path.parent.iterdir()}
+        for node in nodes:
+            if isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef):
+                docs.append((path.relative_to(REPOSITORY), ast.get_docstring(node) or "", variables))
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                own.add(node.name)
+            elif isinstance(node, ast.Name):
+                own |= {node.id} if isinstance(node.ctx, ast.Store) else set()
+                names.add(node.id)
+            elif isinstance(node, ast.Attribute):
+                names.add(node.attr)
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str) and " " not in node.value:
+                names |= set(re.findall(r"\w+", node.value))
+        names |= own | variables | set(path.parts) | {path.stem}
+    return docs, names, defined
+
+
+def test_what_docstrings_name_is_there():
+    docs, names, defined = docstrings_and_names()
+    stale = []
+    for path, text, variables in docs:
+        for name in re.findall(r"`([a-z_A-Z]\w*(?:\.\w+)*)(?:\(\))?`", text):
+            first, *rest = name.split(".")
+            known = all(part in names | FOREIGN for part in (first, *rest))
+            if len(rest) == 1 and first in defined and first not in variables:
+                known = rest[0] in defined[first] | FOREIGN
+            if not known and not name.isupper():
+                stale.append(f"{path}: `{name}`")
+        for name in re.findall(r"(?<![\w/<>])((?:pipeline|model|scripts|docs|jobs|benchmarks)/[\w./]*\w)", text):
+            if not (REPOSITORY / name).exists():
+                stale.append(f"{path}: {name}")
+    assert not stale, "\n".join(stale)

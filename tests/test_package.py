@@ -202,7 +202,9 @@ def test_the_table_of_extras_is_that_of_the_package():
     }
 
 
-@pytest.mark.parametrize("command", ["bokehflow", "bokehflow-train", "bokehflow-evaluate", "bokehflow-apply"])
+@pytest.mark.parametrize(
+    "command", ["bokehflow", "bokehflow-train", "bokehflow-evaluate", "bokehflow-apply", "bokehflow-refocus"]
+)
 def test_console_commands_explain_themselves(bare: Installed, command: str):
     done = bare.run(command, "--help")
     assert done.returncode == 0 and "usage" in done.stdout, done.stderr

@@ -371,3 +371,14 @@ def test_script_dry_run_and_usage(tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["--num_scenes", "0"])
     assert stopped.value.code == 2
+
+
+def test_script_writes_scenes_and_says_what_became_of_each(tmp_path, capsys):
+    from scripts.make_demo_scenes import main
+
+    (tmp_path / "night").mkdir()  # somebody else's
+    tiny = ["--raw_root", str(tmp_path), "--num_scenes", "3", "--width", "32", "--height", "16", "--num_frames", "2"]
+    assert main([*tiny, "--workers", "1"]) == 1
+    text = capsys.readouterr().out
+    assert "bear: 2 frames in" in text and "night: FAILED" in text and "2 written, 0 already there, 1 failed" in text
+    assert len(list(tmp_path.glob("fence/frame_*.png"))) == 2

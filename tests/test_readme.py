@@ -4,6 +4,7 @@ import hashlib
 import importlib
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -74,6 +75,27 @@ def test_make_targets_named_in_the_readme_exist():
         assert target in MAKE_TARGETS, target
 
 
+def test_clean_demo_removes_the_demo_and_nothing_else(tmp_path: Path):
+    if shutil.which("make") is None:
+        pytest.skip("make is not installed")
+    (tmp_path / "Makefile").write_text((REPOSITORY / "Makefile").read_text())
+    own = [tmp_path / name / "scene" / "file" for name in ("data", "output", "runs", "logs")]
+    for path in (*own, *(tmp_path / "demo" / path.relative_to(tmp_path) for path in own)):
+        path.parent.mkdir(parents=True)
+        path.write_text("kept")
+    subprocess.run(["make", "clean-demo"], cwd=tmp_path, check=True, capture_output=True)
+    assert not (tmp_path / "demo").exists() and all(path.exists() for path in own)
+
+
+def test_the_demo_writes_below_its_folder_alone():
+    recipe = re.search(r"^demo: env\n((?:\t.*\n)+)", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
+    assert recipe
+    for line in recipe[1].splitlines():
+        if "$(RUN)/" in line or "-m pipeline" in line:
+            assert "$(ROOTS)" in line or "--raw_root demo/data" in line, line
+    assert 'out_dir = "demo/' in (REPOSITORY / "model" / "configs" / "demo.toml").read_text()
+
+
 def test_files_named_in_the_readme_exist():
     for name in re.findall(r"`((?:scripts|docs|benchmarks)/[\w./]+)`", README):
         assert (REPOSITORY / name).exists(), name
@@ -94,6 +116,41 @@ def test_setup_script_is_idempotent_and_says_what_it_found():
     assert done.returncode == 0, done.stderr
     assert "torch" in done.stdout and "ready" in done.stdout
     assert stamp.stat().st_mtime_ns == before
+
+
+PIP = """#!/bin/bash
+case "$*" in
+*"-m pip"*)
+    printf '%s\\n' 'Obtaining file:///x' 'Collecting torch==2.13.0 (from x)' '  Downloading torch-2.13.whl (188 MB)' \
+        'Requirement already satisfied: rich' 'Collecting jinja2>=3.1' 'Installing collected packages: torch, jinja2'
+    exit $PIP_EXIT ;;
+*) echo "torch checked" ;;
+esac
+"""
+
+
+@pytest.mark.parametrize("pip_exit", [0, 1])
+def test_setup_script_shows_how_far_it_is_and_stops_where_pip_does(tmp_path: Path, pip_exit: int):
+    for name in (*STAMPED, "scripts/00_setup_env.sh"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes((REPOSITORY / name).read_bytes())
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(PIP)
+    python.chmod(0o755)
+    environment = os.environ | {"PYTHON": sys.executable, "PIP_EXIT": str(pip_exit)}
+    done = subprocess.run(
+        ["bash", "scripts/00_setup_env.sh", "--venv"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    pins = sum("==" in line for line in (REPOSITORY / "constraints.txt").read_text().splitlines())
+    assert f"2 of about {pins} packages" in done.stdout and "unpacking" in done.stdout, done.stdout + done.stderr
+    assert (tmp_path / ".venv" / ".bokehflow").exists() == ("ready." in done.stdout) == (pip_exit == 0)
+    assert (done.returncode == 0) == (pip_exit == 0)
 
 
 def test_setup_script_refuses_an_unknown_flag():

@@ -207,6 +207,52 @@ def test_append_is_on_disk_at_once(tmp_path: Path):
     assert (tmp_path / "log").read_text() == "one\ntwo\n"
 
 
+def test_a_journal_knows_what_all_runs_took(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    now_s = 100.0
+    monkeypatch.setattr("pipeline.storage.journal._clock", lambda: now_s)
+    for first, spent_s in ((True, 7.0), (False, 10.5)):
+        journal = Journal(tmp_path / "phase.jsonl")
+        journal.begin({"a": 1}) if first else journal.go_on()
+        now_s += 3.5
+        journal.add("0000", {})
+        if first:
+            now_s += 3.5
+            journal.add("0001", {})
+        now_s += 1000  # killed here, and the time until the next run is nobody's
+        assert Journal(tmp_path / "phase.jsonl").spent_s == spent_s
+    journal.begin({"a": 2})
+    assert Journal(tmp_path / "phase.jsonl").spent_s == 0
+
+
+def test_a_resumed_scene_counts_the_time_of_its_earlier_runs(scene_project: Project):
+    scene_project.run_upto(2)
+    scene = Scene(scene_project.out, "tiny")
+    (scene.sharp_dir / ".done").unlink()
+    scene.sharp_path(3).unlink()
+    head, *lines = scene.journal_path("deblur").read_text().splitlines()
+    earlier = json.dumps(json.loads(head) | {"spent_s": 1000.0})
+    scene.journal_path("deblur").write_text("\n".join([earlier, *lines]) + "\n")
+    assert scene_project.run(2) == 0
+    record = DoneRecord.read(scene.sharp_dir)
+    assert record is not None and 1000 < record.wall_s < 2000
+
+
+def test_a_phase_that_was_started_too_early_waits_and_did_not_fail(scene_project: Project, capsys):
+    scene_project.run_upto(1)
+    assert scene_project.run(3) == 3
+    roots = scene_project.args()
+
+    def depth() -> dict[str, str]:
+        assert commands.main(["status", "--json", *roots]) == 0
+        return json.loads(capsys.readouterr().out)["scenes"]["tiny"]["depth"]
+
+    assert depth()["state"] == "waiting" and depth()["detail"] == "waits for deblur"
+    assert commands.main(["status", *roots]) == 0
+    assert "tiny depth: waits for deblur" in capsys.readouterr().out
+    assert scene_project.run(2) == 0
+    assert depth()["state"] == "waiting" and depth()["detail"] == "", "it need not wait any longer"
+
+
 # --- status and explain ------------------------------------------------------------------------------------------------
 
 

@@ -294,12 +294,32 @@ def test_download_without_a_network_says_so(monkeypatch: pytest.MonkeyPatch, cap
         assert main(["weights", name, "--download"]) == 1
         error = capsys.readouterr().err
         assert f"{name} could not be fetched from https://huggingface.co/" in error and "copy it" in error
+    assert main(["weights", "genfocus", "--download"]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2 and all("offline" in line for line in lines), "a line for each that is lacking"
+
+
+def test_a_hub_that_nobody_answers_for_is_not_asked_again_and_again(tmp_path, monkeypatch, capsys):
+    """Its client would try for half a minute and say so each time."""
+    import huggingface_hub
+
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(
+        huggingface_hub, "hf_hub_download", lambda *given, **more: pytest.fail("asked the hub's client")
+    )
+    assert main(["weights", VITL, "--download", "--weights", str(tmp_path)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "offline (Connection refused)" in line and str(tmp_path / "checkpoints" / VITL) in line
 
 
 def test_download_puts_files_where_they_are_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """The hub's client is replaced: what is tested is which files are asked for, where they go, and what is made of them."""
     import huggingface_hub
 
+    monkeypatch.setattr("pipeline.weights.download.why_offline", lambda: None)
     asked = []
 
     def fetch(repo: str, name: str, local_dir: Path, force_download: bool) -> None:
@@ -319,6 +339,7 @@ def test_download_puts_files_where_they_are_looked_for(tmp_path: Path, monkeypat
 def test_download_of_something_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     import huggingface_hub
 
+    monkeypatch.setattr("pipeline.weights.download.why_offline", lambda: None)
     monkeypatch.setattr(
         huggingface_hub, "hf_hub_download", lambda repo, name, local_dir, force_download: write_vda(local_dir / name)
     )

@@ -15,6 +15,7 @@ from model.data.roi import RoiKind, check_kind, choose_box
 from model.data.scene_manifest import SceneManifest, TrainingScene
 from model.data.scenes import read_bokeh, read_depth, read_frame
 from pipeline.errors import InputError
+from pipeline.hints import phase_command
 from pipeline.media.convert import tensor_to_image
 from pipeline.media.depth_files import read_npz
 from pipeline.optics.labels import label_of
@@ -109,6 +110,6 @@ class FocusDataset(Dataset[FocusSample]):
                 error = float(np.abs(again.astype(np.float32) - stored.astype(np.float32)).max())
                 raise InputError(
                     f"{path} is not the focus map of its depth and lens: {wrong} pixels differ, by {error:.3g} at most; "
-                    f"run python scripts/06_validate_outputs.py, and phase 5 again with --on_stale redo"
+                    f"run phase 6 and what it names: {phase_command('validate', '--out_root', str(scene.scene.dir.parent))}"
                 )
         return torch.from_numpy(stored.astype(np.float32))[None]

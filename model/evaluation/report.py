@@ -14,6 +14,7 @@ import numpy as np
 
 from model.evaluation.scores import NetworkPage
 from pipeline.errors import UsageError
+from pipeline.hints import command
 from pipeline.media.images import PICTURE_SUFFIXES, natural_key
 from pipeline.storage.appending import read_records
 from pipeline.storage.files import read_json, write_bytes, write_json
@@ -106,7 +107,9 @@ def write(
     try:
         found = read_json(evaluation, "the evaluation")
     except FileNotFoundError:
-        raise UsageError(f"there is no {evaluation}; run: python -m model.evaluate {run} --split {split}") from None
+        raise UsageError(
+            f"there is no {evaluation}; run: {command('model.evaluate', str(run), '--split', split)}"
+        ) from None
     losses = curves(run, page.curves)
     folder = out_root / "report"
     folder.mkdir(parents=True, exist_ok=True)

@@ -39,6 +39,7 @@ from model.training.settings import TrainSettings
 from model.training.task import Batch, Task
 from pipeline.device import resolve_device
 from pipeline.errors import StoppedError, UsageError
+from pipeline.hints import command
 from pipeline.reporter import Reporter
 from pipeline.seeds import stable_seed
 from pipeline.signals import StopSignals
@@ -153,7 +154,9 @@ class Trainer:
                 self._loop(reporter, log)
             score = self._state.best_score
             best = "" if score is None else f", best validation {self.task.score.text(score)}"
-            reporter.info(f"train: {self._state.step} steps done{best}. Next: python -m model.evaluate {out_dir}")
+            reporter.info(
+                f"train: {self._state.step} steps done{best}. Next: {command('model.evaluate', str(out_dir))}"
+            )
         return self._state
 
     def close(self) -> None:

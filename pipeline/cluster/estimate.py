@@ -13,9 +13,9 @@ _SAMPLED = 400  # records that are read: enough for a median
 
 
 def seconds_per_frame(out_root: Path, entries: Sequence[SceneEntry], phase: str) -> float | None:
-    """The median over finished scenes of a phase's wall time by frames; None when none is finished.
+    """The median over finished scenes of a phase's wall time, all runs at a scene together, by frames; None without any.
 
-    A scene that was resumed counts its last part only, so the median, not the mean.
+    The median, since a scene that a slow node had says nothing of the next.
     """
     rates: list[float] = []
     for entry in entries:

@@ -20,6 +20,7 @@ from pipeline.cluster.scheduler import SchedulerUnreachableError, Slurm
 from pipeline.cluster.stage_status import StageStatus, make_plans, reason, stage_status
 from pipeline.cluster.submit import GATE_RETRY_S, Submitted, submit_gate, submit_plan
 from pipeline.errors import ExitCode, PipelineError
+from pipeline.hints import operator_command, use_roots
 from pipeline.phases.registry import phase_named
 from pipeline.signals import StopSignals
 from pipeline.storage.appending import append_line
@@ -92,12 +93,12 @@ def _advance(run: Run, slurm: Slurm | None, signals: StopSignals) -> ExitCode:
             return _stop(
                 run,
                 f"{stage.phase} finished {share}, less than --min_yield {run.min_yield:g}; mend what is named above, "
-                f"then: python -m pipeline resume",
+                f"then: {operator_command('resume')}",
                 ExitCode.SOME_SCENES_FAILED,
             )
         eligible = [entries[scene] for scene in found.done]  # the next stage reads what this one wrote
     run.finish("finished", "some scenes failed" if failed else "all scenes are done")
-    print(f"run {run.run_id} is finished. python -m pipeline status", flush=True)
+    print(f"run {run.run_id} is finished; see: {operator_command('status')}", flush=True)
     return ExitCode.SOME_SCENES_FAILED if failed else ExitCode.DONE
 
 
@@ -185,6 +186,7 @@ def main(argv: list[str] | None = None) -> int:
 
     def body() -> ExitCode:
         run = Run.load(folder.resolve())
+        use_roots(*run.roots)
         with StopSignals() as signals:
             for _ in range(SILENCES):
                 try:

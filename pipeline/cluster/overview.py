@@ -10,6 +10,7 @@ from typing import Any
 from pipeline.cluster.plan import all_runs, runs_folder
 from pipeline.cluster.queue_view import hours_used, queued_scenes
 from pipeline.cluster.scheduler import QueuedTask, SchedulerError, Slurm
+from pipeline.hints import operator_command
 from pipeline.run_settings import RunSettings
 from pipeline.storage.completion import State
 
@@ -75,7 +76,7 @@ def _runs(logs: Any, out_root: Any, queue: list[QueuedTask]) -> list[dict[str, A
             state, message = "in the queue", f"{', '.join(kinds)}: {waiting} pending, {len(jobs) - waiting} running"
         else:
             state = outcome.get("state", "here" if run.local else "gone")
-            gone = "its jobs are gone without a result (cancelled?); python -m pipeline resume"
+            gone = f"its jobs are gone without a result (cancelled?): {operator_command('resume')}"
             message = outcome.get("message", "" if run.local else gone)
         phases = [stage.phase for stage in run.stages]
         shown.append({"run": run.run_id, "phases": phases, "state": state, "message": message})

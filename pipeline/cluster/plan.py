@@ -21,6 +21,7 @@ from typing import Any
 
 from pipeline.cluster.profile import Profile, Resources
 from pipeline.errors import InputError, PipelineError
+from pipeline.hints import operator_command
 from pipeline.phases.registry import Phase
 from pipeline.storage.appending import append_record, read_records
 from pipeline.storage.bounded import JSON_LIMIT, parsing, read_bounded
@@ -86,16 +87,20 @@ class Run:
     def run_id(self) -> str:
         return self.folder.name
 
+    @property
+    def roots(self) -> list[str]:
+        """The flags that every command of this run repeats."""
+        return ["--raw_root", str(self.raw_root), "--out_root", str(self.out_root), "--logs", str(self.logs)]
+
     def stage(self, phase: str) -> Stage:
         return next(stage for stage in self.stages if stage.phase == phase)
 
     def command(self, phase: str, scenes: Sequence[str] = ()) -> list[str]:
         """The script and its flags, as a person would type them."""
-        shared = ["--raw_root", str(self.raw_root), "--out_root", str(self.out_root), "--logs", str(self.logs)]
         stale = ["--on_stale", self.on_stale] if self.on_stale != "stop" else []
         chosen = [flag for scene in scenes for flag in ("--scene", scene)]
         stage = self.stage(phase)
-        return [*stage.command, *shared, *stale, *stage.args, *chosen]
+        return [*stage.command, *self.roots, *stale, *stage.args, *chosen]
 
     def save(self) -> None:
         self.folder.mkdir(parents=True)
@@ -213,13 +218,13 @@ class Plan:
             stored = parse_json(data, "the plan", path)
         except (OSError, InputError) as error:
             raise StalePlanError(
-                f"the plan {path} cannot be read ({error}); python -m pipeline resume makes a new one"
+                f"the plan {path} cannot be read ({error}); make a new one: {operator_command('resume')}"
             ) from None
         found = hashlib.sha256(data).hexdigest()
         if not isinstance(stored, dict) or stored.get("schema") != SCHEMA or (digest is not None and found != digest):
             raise StalePlanError(
                 f"the plan {path} is not the one that was submitted: it was changed, or is of another version. Nothing "
-                f"was done; python -m pipeline resume makes a new one"
+                f"was done; make a new one: {operator_command('resume')}"
             )
         with parsing("the plan", path):
             return cls(

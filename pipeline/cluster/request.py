@@ -3,13 +3,14 @@
 import argparse
 import os
 import shlex
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from pipeline import cli
 from pipeline.cluster.profile import array_phases, known_profiles
 from pipeline.errors import UsageError
-from pipeline.phases.registry import GROUPS, group, phase_named, phases
+from pipeline.phases.registry import GROUPS, Phase, group, phase_named, phases
 from pipeline.run_settings import RunSettings
 
 
@@ -71,12 +72,10 @@ def parse(description: str | None, argv: list[str] | None = None) -> Request:
     parser.prog = "python -m pipeline.cluster"
     parser.add_argument("what", choices=sorted(choices()), help="phases to run")
     add_flags(parser)
-    for phase in phases():
-        told = f"further flags of {shlex.join(phase.command)}"
-        parser.add_argument(f"--{phase.name}_args", default="", metavar="FLAGS", help=told)
+    add_phase_args(parser, phases())
     args, rest = parser.parse_known_args(argv)
     asked = choices()[args.what]
-    given = {name: _split(parser, name, getattr(args, f"{name}_args")) for name in asked}
+    given = phase_args(parser, args, asked)
     if rest and len(asked) > 1:
         parser.error(f'{rest[0]} is no flag of all phases; give it to one, as in: --{asked[1]}_args "{" ".join(rest)}"')
     given[asked[0]] = (*given[asked[0]], *rest)
@@ -84,6 +83,20 @@ def parse(description: str | None, argv: list[str] | None = None) -> Request:
         if phase_named(name).confirms:
             given[name] = ("--confirm", "--keep_confirmed", *given[name])
     return Request(phases=asked, args=given, settings=cli.run_settings(args), **cluster_flags(args))
+
+
+def add_phase_args(parser: argparse.ArgumentParser, taken: Iterable[Phase]) -> None:
+    """--NAME_args for each phase: flags of its script, in one word."""
+    for phase in taken:
+        told = f"further flags of {shlex.join(phase.command)}"
+        parser.add_argument(f"--{phase.name}_args", default="", metavar="FLAGS", help=told)
+
+
+def phase_args(
+    parser: argparse.ArgumentParser, args: argparse.Namespace, names: Iterable[str]
+) -> dict[str, tuple[str, ...]]:
+    """What `add_phase_args` was given, in words; ends the program as the parser does where a quotation does not end."""
+    return {name: _split(parser, name, getattr(args, f"{name}_args")) for name in names}
 
 
 def _split(parser: argparse.ArgumentParser, phase: str, text: str) -> tuple[str, ...]:

@@ -55,7 +55,7 @@ def resume(settings: RunSettings, flags: dict[str, Any]) -> ExitCode:
 
     Args:
         settings: roots, logs, scenes and --dry_run.
-        flags: as `commands.add_flags` gives them.
+        flags: as `request.cluster_flags` gives them.
 
     Raises:
         PipelineError: as `submit`.

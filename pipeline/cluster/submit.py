@@ -21,6 +21,7 @@ from pipeline.cluster.plan import Plan, Run
 from pipeline.cluster.profile import CPU, REPOSITORY, Resources
 from pipeline.cluster.scheduler import SchedulerError, Slurm, outside_job, scheduler_error
 from pipeline.cluster.worker import run_element, run_gate
+from pipeline.hints import operator_command
 
 GATE_RETRY_S = 600  # how long a gate waits for scenes that another run has in progress
 
@@ -100,7 +101,7 @@ def submit_gate(run: Run, jobs: list[str], delay_s: int = 0) -> str:
             return str(executor.submit(run_gate, str(run.folder)).job_id)
     except _BROKEN as error:
         _remove_litter(folder)
-        after = " When they end: python -m pipeline resume" if jobs else ""
+        after = f" When they end: {operator_command('resume')}" if jobs else ""
         raise scheduler_error(f"{_broke_off('the gate', error)}; {_queued(run, jobs)}.{after}") from None
 
 

@@ -21,7 +21,7 @@ from pipeline.cluster.plan import Plan, Run, StalePlanError
 from pipeline.cluster.profile import REPOSITORY
 from pipeline.cluster.scheduler import SchedulerError, Slurm
 from pipeline.errors import InputError
-from pipeline.hints import phase_command
+from pipeline.hints import operator_command, phase_command, use_roots
 from pipeline.storage.appending import append_record, read_records
 from pipeline.storage.files import names_in, read_json
 from pipeline.storage.lease import task_id
@@ -35,8 +35,9 @@ MAX_IDLE_RESTARTS = 3  # attempts in a row that finished nothing before a task s
 def run_element(plan_path: str, digest: str, element: int) -> None:
     """Run one element of a plan and exit as its script did (0, 1, 2, 3, or 75 when it was stopped and requeued)."""
     try:
+        run = Run.load(Path(plan_path).parent)
+        use_roots(*run.roots)
         plan = Plan.load(Path(plan_path), digest)
-        run = Run.load(plan.path.parent)
         scenes = still_indexed(run, plan.elements[element])
     except (StalePlanError, InputError) as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
@@ -64,7 +65,7 @@ def still_indexed(run: Run, scenes: tuple[str, ...]) -> tuple[str, ...]:
     if gone:
         raise StalePlanError(
             f"the plan is older than {path}, which no longer accepts {', '.join(gone)}; "
-            f"python -m pipeline resume plans again with the scenes there are"
+            f"plan again with the scenes there are: {operator_command('resume')}"
         )
     return scenes
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from pipeline.device import fix_threads
 from pipeline.errors import ExitCode, InputError, PipelineError, StaleError, UsageError
-from pipeline.hints import phase_command
+from pipeline.hints import next_step, phase_command
 from pipeline.media.images import multiple_of_16
 from pipeline.optics.lens import OpticsError, coc_to_radius_px, px_per_mm
 from pipeline.phases.calibration import (
@@ -85,7 +85,7 @@ def run_calibrate(settings: CalibrateSettings, run: RunSettings, presenter: Pres
             f"p95 {stats['p95'] * 1e6:.0f} um, max {stats['max'] * 1e6:.0f} um"
         )
         _tell_blur(stats["blur"], settings, reporter)
-        reporter.info(f"Look at {histogram_path(run.out_root)}, then: {phase_command('calibrate', '--confirm')}")
+        reporter.info(f"Look at {histogram_path(run.out_root)}.{next_step('calibrate', '--confirm')}")
         return ExitCode.DONE
 
 
@@ -95,15 +95,16 @@ def _settled(old: dict[str, Any], fields: Fields, run: RunSettings, reporter: Re
     if confirmed and added:
         reporter.info(
             f"calibrate: confirmed at {confirmed * 1e6:.0f} um, which also holds for {len(added)} added since "
-            f"({shorten(', '.join(added), 60, placeholder=' ...')}). Next: {phase_command('render')}. "
+            f"({shorten(', '.join(added), 60, placeholder=' ...')}). "
             f"To measure again with them, and render all again: {phase_command('calibrate', '--on_stale', 'redo')}"
+            + next_step("render").replace(" ", "\n", 1)
         )
         return True
     difference = first_difference(old["fields"], fields)
     if difference is None:
         state = f"confirmed at {confirmed * 1e6:.0f} um" if confirmed else "not confirmed yet"
-        step = phase_command("render") if confirmed else phase_command("calibrate", "--confirm")
-        reporter.info(f"calibrate: already done, {state}. Next: {step}")
+        step = next_step("render") if confirmed else next_step("calibrate", "--confirm")
+        reporter.info(f"calibrate: already done, {state}.{step}")
         return True
     if not confirmed:
         return False  # nobody relied on it yet
@@ -225,12 +226,16 @@ def _blur(summaries: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-_RECOMMENDATION = "the recommendation"
+RECOMMENDATION = "the recommendation"
 
 
-def _metres(text: str) -> float | None:
-    """A length such as 0.00035, 0.35mm or 350um in metres; None for the recommendation."""
-    if text == _RECOMMENDATION:
+def length_m(text: str) -> float | None:
+    """A length such as 0.00035, 0.35mm or 350um in metres; None for the recommendation.
+
+    Raises:
+        UsageError: it is no length.
+    """
+    if text == RECOMMENDATION:
         return None
     for suffix, scale in (("um", 1e-6), ("mm", 1e-3), ("m", 1.0), ("", 1.0)):
         if text.endswith(suffix):
@@ -244,7 +249,7 @@ def _metres(text: str) -> float | None:
 def _add_flags(parser: argparse.ArgumentParser) -> None:
     default = CalibrateSettings()
     parser.add_argument(
-        "--confirm", nargs="?", const=_RECOMMENDATION, metavar="VALUE", help="confirm p95, or this value"
+        "--confirm", nargs="?", const=RECOMMENDATION, metavar="VALUE", help="confirm p95, or this value"
     )
     parser.add_argument("--keep_confirmed", action="store_true", help="with --confirm: leave a value confirmed before")
     parser.add_argument("--seed", type=int, default=default.seed, help="project seed of the lens draws")
@@ -263,7 +268,7 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
 
 def _settings(args: argparse.Namespace) -> CalibrateSettings:
     if args.confirm is not None:
-        _metres(args.confirm)
+        length_m(args.confirm)
     return CalibrateSettings(
         seed=args.seed,
         focus_range=args.focus_range,
@@ -276,7 +281,7 @@ def _settings(args: argparse.Namespace) -> CalibrateSettings:
 def _run(args: argparse.Namespace, run: RunSettings, presenter: Presenter) -> ExitCode:
     settings = _settings(args)
     if args.confirm is not None:
-        return confirm(_metres(args.confirm), run, args.keep_confirmed)
+        return confirm(length_m(args.confirm), run, args.keep_confirmed)
     return run_calibrate(settings, run, presenter)
 
 

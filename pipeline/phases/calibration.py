@@ -14,7 +14,7 @@ from textwrap import shorten
 from typing import Any, Literal, get_args
 
 from pipeline.errors import ExitCode, InputError, NotConfirmedError, PipelineError, SceneError, UsageError
-from pipeline.hints import phase_command
+from pipeline.hints import next_step, phase_command
 from pipeline.optics.lens import SENSOR_WIDTH_MM, CocModel
 from pipeline.phases.dependencies import require
 from pipeline.reporter import Reporter
@@ -102,6 +102,15 @@ def read_calibration(path: Path) -> dict[str, Any]:
     return stats
 
 
+def statistics(stats: dict[str, Any]) -> str:
+    """What an operator looks at before confirming, in a sentence."""
+    um = {name: f"{stats[name] * 1e6:.0f}" for name in ("p50", "p90", "p95", "p99", "max")}
+    return (
+        f"Circle of confusion in um: p50 {um['p50']}, p90 {um['p90']}, p95 {um['p95']} (recommended), p99 {um['p99']}, "
+        f"max {um['max']}"
+    )
+
+
 def finished_depth(
     entries: list[SceneEntry], run: RunSettings, warn: Callable[[str], None]
 ) -> tuple[list[SceneEntry], dict[str, str]]:
@@ -179,7 +188,7 @@ def confirm(value_m: float | None, run: RunSettings, keep_confirmed: bool = Fals
             "took_recommendation": value_m is None,
         }
         write_shared(path, dump_json(stats).encode())
-        reporter.info(f"calibrate: max_coc {value * 1e6:.1f} um confirmed. Next: {phase_command('render')}")
+        reporter.info(f"calibrate: max_coc {value * 1e6:.1f} um confirmed.{next_step('render')}")
     return ExitCode.DONE
 
 
@@ -201,10 +210,8 @@ def confirmed_calibration(run: RunSettings, index: SceneIndex) -> Calibration:
         raise NotConfirmedError(f"there is no {path}; run: {phase_command('calibrate')}")
     stats = read_calibration(path)
     if not stats["confirmed_max_coc"]:
-        um = {name: f"{stats[name] * 1e6:.0f}" for name in ("p50", "p90", "p95", "p99", "max")}
         raise NotConfirmedError(
-            f"max_coc is not confirmed. Circle of confusion in um: p50 {um['p50']}, p90 {um['p90']}, p95 {um['p95']} "
-            f"(recommended), p99 {um['p99']}, max {um['max']}. Look at {histogram_path(run.out_root)}, then run: "
+            f"max_coc is not confirmed. {statistics(stats)}. Look at {histogram_path(run.out_root)}, then run: "
             f"{phase_command('calibrate', '--confirm')}"
         )
     recorded: dict[str, str] = stats["fields"]["upstream"]["depth"]
@@ -218,8 +225,8 @@ def confirmed_calibration(run: RunSettings, index: SceneIndex) -> Calibration:
             raise NotConfirmedError(f"the depth of {scene_id} changed after max_coc was confirmed: {error}") from None
         if current != depth:
             raise NotConfirmedError(
-                f"the depth of {scene_id} changed after max_coc was confirmed ({depth} -> {current}); run: "
-                f"{phase_command('calibrate', '--on_stale', 'redo')}, look at the numbers, and --confirm again"
+                f"the depth of {scene_id} changed after max_coc was confirmed ({depth} -> {current}); measure again, "
+                f"look at the numbers and confirm them: {phase_command('calibrate', '--on_stale', 'redo')}"
             )
     return Calibration(
         settings=CalibrateSettings(**stats["fields"]["settings"]),

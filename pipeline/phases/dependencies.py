@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pipeline.errors import InputError, SceneError
+from pipeline.errors import InputError, SceneError, TooEarlyError
 from pipeline.hints import phase_command
 from pipeline.media.sources import RawSource, open_source
 from pipeline.phases.registry import phase_named, scene_phases
@@ -47,12 +47,13 @@ def require(scene: Scene, entry: SceneEntry, phase: str) -> DoneRecord:
     """The record of a finished and current earlier phase.
 
     Raises:
-        SceneError: it is not finished, or stale; the message names the command to run.
+        TooEarlyError: it is not finished.
+        SceneError: it is stale. Both messages name the command to run.
     """
     command = phase_command(phase, "--scene", scene.scene_id)
     record = DoneRecord.read(record_folder(scene, phase))
     if record is None:
-        raise SceneError(f"phase {phase!r} is not finished; run: {command}")
+        raise TooEarlyError(f"phase {phase!r} is not finished; run: {command}", phase)
     stale = stale_upstream(scene, entry, record)
     if stale:
         raise SceneError(f"phase {phase!r} is stale: {stale}; run: {command} --on_stale redo")

@@ -112,7 +112,7 @@ class DepthPhase(ScenePhase):
             if entry.depth_kind is None:
                 raise InputError(
                     f"engine 'given' needs depth/ or disparity/ beside the frames, and {self._run.raw_root / entry.source} "
-                    f"has none; add it and run {phase_command('index')}, or choose another depth engine"
+                    f"has none; choose another depth engine, or add it and run: {phase_command('index')}"
                 )
 
     def run(self, scene: Scene, entry: SceneEntry, work: Work) -> Result:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ExitCode, UsageError
-from pipeline.hints import phase_command
+from pipeline.hints import next_step, phase_command
 from pipeline.media.prefetch import map_processes
 from pipeline.phases.registry import Phase, Presenter
 from pipeline.phases.source_check import IndexSettings, check_source, is_unchanged, look_under
@@ -114,10 +114,14 @@ def _report_depth(index: SceneIndex, reporter: Reporter) -> None:
     """Which scenes have depth with them, and what phase 3 needs for the others."""
     without = [entry.source for entry in index.accepted.values() if entry.depth_kind is None]
     if without:
+        from pipeline.engines.vda.choose import BRING  # with the engine, which most commands need not import
+
         reporter.info(
-            f"index: {len(index.accepted) - len(without)} of {len(index.accepted)} scenes have depth with them; phase 3 has to "
-            f"estimate the others (--engine vda, weights by: python -m pipeline weights vda --download): "
-            f"{', '.join(without[:_LISTED])}{', ...' if len(without) > _LISTED else ''}"
+            f"index: {len(index.accepted) - len(without)} of {len(index.accepted)} scenes have depth with them, "
+            f"and not {', '.join(without[:_LISTED])}{', ...' if len(without) > _LISTED else ''}\n"
+            f"  add depth beside them and run phase 1 again, or have phase 3 estimate it with a network\n"
+            f"  its weights, once: {BRING}\n"
+            f"  phase 3, then:     {phase_command('depth', '--engine', 'vda', '--engine_opt', 'encoder=vits')}"
         )
 
 
@@ -139,8 +143,8 @@ def _report(
     rejected = len(index.entries) - len(index.accepted)
     reporter.info(
         f"index: {len(index.accepted)} scenes accepted ({splits}), {rejected} rejected; "
-        f"{len(fresh)} checked, {len(index.entries) - len(fresh)} unchanged. "
-        + (f"Next: {phase_command('deblur')}" if index.accepted else "Nothing to go on with: see the reasons above")
+        f"{len(fresh)} checked, {len(index.entries) - len(fresh)} unchanged."
+        + (next_step("deblur") if index.accepted else " Nothing to go on with: see the reasons above")
     )
     return ExitCode.DONE if index.accepted else ExitCode.FAILED
 

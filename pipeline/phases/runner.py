@@ -20,7 +20,7 @@ from pipeline.errors import (
     StoppedError,
     explain_os_error,
 )
-from pipeline.hints import operator_command, phase_command
+from pipeline.hints import next_step, phase_command
 from pipeline.phases.base import ScenePhase, Work
 from pipeline.phases.registry import following
 from pipeline.reporter import Reporter
@@ -80,14 +80,15 @@ def run_scenes(phase: ScenePhase, settings: RunSettings) -> ExitCode:
             reporter.info(f"{phase.name}: stopped by {stopped}; {tally.sentence()}. Run the same command to go on.")
             return ExitCode.STOPPED
         failed = bool(tally.failed)
-        advice = f"mend what is named above, then: {phase_command(phase.name)}" if failed else _next(phase.name)
-        reporter.info(f"{phase.name}: {tally.sentence()}. {advice[0].upper()}{advice[1:]}")
+        reporter.info(f"{phase.name}: {tally.sentence()}.{_advice(phase.name, failed)}")
         return ExitCode.SOME_SCENES_FAILED if failed else ExitCode.DONE
 
 
-def _next(name: str) -> str:
+def _advice(name: str, failed: bool) -> str:
+    if failed:
+        return f" Mend what is named above, then: {phase_command(name)}"
     after = following(name)
-    return f"next: {phase_command(after.name)}" if after else f"next: {operator_command('status')}"
+    return next_step(after.name) if after else ""
 
 
 def _one_scene(
@@ -140,7 +141,7 @@ def _one_scene(
             reporter.log_only(traceback.format_exc())
         tally.failed.append(name)
         if not settings.dry_run:
-            _remember_failure(scene, phase.name, reason)
+            _remember_failure(scene, phase.name, reason, getattr(error, "waits_for", ""))
 
 
 def _under_lease(
@@ -236,7 +237,7 @@ def _prepare(
 
 
 def _finish(phase: ScenePhase, scene: Scene, entry: SceneEntry, fields: Fields, work: Work) -> None:
-    started = time.monotonic()
+    started, spent_s = time.monotonic(), work.journal.spent_s
     outputs = phase.outputs(scene, entry)
     result = phase.run(scene, entry, work)
     work.reporter.end_progress()
@@ -260,7 +261,7 @@ def _finish(phase: ScenePhase, scene: Scene, entry: SceneEntry, fields: Fields, 
             repairs=result.repairs,
             warnings=result.warnings,
             summary=result.summary,
-            wall_s=round(time.monotonic() - started, 3),
+            wall_s=round(spent_s + time.monotonic() - started, 3),
             job_id=current_job_id(),
         ).write(folder, work.lease.check)
 
@@ -276,10 +277,10 @@ def explain_error(error: BaseException) -> str:
     return f"{type(error).__name__}: {error} (the traceback is in the log)"
 
 
-def _remember_failure(scene: Scene, phase: str, reason: str) -> None:
+def _remember_failure(scene: Scene, phase: str, reason: str, waits_for: str) -> None:
     at = time.strftime("%Y-%m-%dT%H:%M:%S%z")
     # The reason was printed; a full disk, or a link that leads away, must not hide it behind another error.
     with contextlib.suppress(OSError, InputError):
         refuse_links(scene.dir.parent, [scene.private_dir])
         scene.private_dir.mkdir(parents=True, exist_ok=True)
-        write_json(scene.failure_path(phase), {"phase": phase, "reason": reason, "at": at})
+        write_json(scene.failure_path(phase), {"phase": phase, "reason": reason, "at": at, "waits_for": waits_for})

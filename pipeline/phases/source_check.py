@@ -6,6 +6,7 @@ root, the command that would work is.
 
 import hashlib
 import os
+import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -85,10 +86,11 @@ def _names(raw_root: Path) -> list[str]:
     try:
         return sorted(entry.name for entry in raw_root.iterdir() if not entry.name.startswith("."))
     except FileNotFoundError:
-        demo = ", or make demo scenes with: python scripts/make_demo_scenes.py" if checkout() else ""
+        made = shlex.join(["python", "scripts/make_demo_scenes.py", "--raw_root", str(raw_root)])
+        demo = f", or make demo scenes there: {made}" if checkout() else ""
         raise UsageError(f"there is no folder {raw_root}; give one with --raw_root{demo}") from None
     except NotADirectoryError:
-        hint = f"--raw_root {raw_root.parent} --scene {raw_root.stem}"
+        hint = shlex.join(["--raw_root", str(raw_root.parent), "--scene", raw_root.stem])
         raise UsageError(
             f"--raw_root {raw_root} cannot be read: it is a file, and a root is a folder of scenes: {hint}"
         ) from None

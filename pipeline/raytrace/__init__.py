@@ -13,7 +13,8 @@ from pipeline.raytrace.photograph import psnr_db, render_photograph
 from pipeline.raytrace.render import Frame, render_frame, to_srgb8
 from pipeline.raytrace.scenes import BUILDERS
 from pipeline.raytrace.world import RayScene, RaytraceError
-from pipeline.raytrace.write import SceneRequest, make_scene, scene_requests, write_scene
+from pipeline.raytrace.write import SceneRequest, scene_requests, write_scene
+from pipeline.raytrace.write_all import write_scenes
 
 SCENES: tuple[str, ...] = tuple(BUILDERS)
 
@@ -42,11 +43,11 @@ __all__ = [
     "RaytraceError",
     "SceneRequest",
     "build_scene",
-    "make_scene",
     "psnr_db",
     "render_frame",
     "render_photograph",
     "scene_requests",
     "to_srgb8",
     "write_scene",
+    "write_scenes",
 ]

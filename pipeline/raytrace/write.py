@@ -12,8 +12,8 @@ import io
 import json
 import os
 import shutil
-import time
 import zipfile
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -92,12 +92,22 @@ def scene_requests(num_scenes: int, seed: int = 0) -> list[tuple[str, str, int]]
     return scenes
 
 
-def write_scene(out_dir: Path | str, request: SceneRequest, clean_dir: Path | str | None = None) -> bool:
+def _no_advance() -> None:
+    return
+
+
+def write_scene(
+    out_dir: Path | str,
+    request: SceneRequest,
+    clean_dir: Path | str | None = None,
+    advance: Callable[[], None] = _no_advance,
+) -> bool:
     """Render a scene into `out_dir/<scene_id>`, or leave a complete one alone.
 
     Args:
         out_dir: the raw root; made if missing.
         request: what to render.
+        advance: called after each frame.
         clean_dir: also write frames without blur and noise to `clean_dir/<scene_id>`, for tests.
 
     Returns:
@@ -128,6 +138,7 @@ def write_scene(out_dir: Path | str, request: SceneRequest, clean_dir: Path | st
             write_arrays(partial / "depth" / f"depth_{index:04d}.npz", depth=frame.depth_m.astype(np.float16))
             if clean is not None:
                 Image.fromarray(frame.srgb).save(clean / f"frame_{index:04d}.png")
+            advance()
         (partial / "camera.json").write_text(json.dumps(_camera(scene, request, wanted), indent=1) + "\n")
         partial.rename(target)
     finally:
@@ -200,19 +211,3 @@ def _check_existing(target: Path, wanted: dict) -> None:
         raise RaytraceError(
             f"{target} holds {frames} of {wanted['num_frames']} frames; delete it to have it made again"
         )
-
-
-def make_scene(out_dir: Path, request: SceneRequest) -> tuple[bool, bool, str]:
-    """`write_scene` for a worker process: a failure is a result, so that the other scenes go on.
-
-    Returns:
-        Whether it succeeded, whether anything was written, and a line that says so.
-    """
-    started = time.monotonic()
-    try:
-        made = write_scene(out_dir, request)
-    except (RaytraceError, OSError) as error:
-        return False, False, f"{request.scene_id}: FAILED: {error}"
-    if not made:
-        return True, False, f"{request.scene_id}: already there, skipped"
-    return True, True, f"{request.scene_id}: {request.num_frames} frames in {time.monotonic() - started:.0f} s"

@@ -36,7 +36,7 @@ from pipeline.reporter import Reporter
 from pipeline.seeds import stable_seed
 from pipeline.signals import StopSignals
 from pipeline.storage.files import write_bytes
-from pipeline.weights import Condition, find, weights_folder, weights_named
+from pipeline.weights import Condition, download_command, find, weights_folder, weights_named
 
 _SHOWS_PX = 2.0  # a step of the radius from which on an edge of the depth is one, as for films
 _JPEG_QUALITY = 95
@@ -189,10 +189,9 @@ def _check_weights(settings: RefocusSettings) -> None:
     found = [find(weights_named(title), folder) for title in settings.flux_files()]
     missing = [item.weights.title for item in found if item.condition is Condition.MISSING]
     if missing:
-        place = f" --weights {folder}" if folder != Path(".") else ""
         raise UsageError(
-            f"weights are missing: {', '.join(missing)}; get them with: python -m pipeline weights {' '.join(missing)} "
-            f"--download{place}; or do without, with --engine lens --no_deblur"
+            f"weights are missing: {', '.join(missing)}; do without, with --engine lens --no_deblur, or get them: "
+            f"{download_command(missing, folder)}"
         )
 
 

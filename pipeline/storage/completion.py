@@ -74,8 +74,8 @@ def software_versions() -> dict[str, str]:
 
 @dataclass(frozen=True, kw_only=True)
 class DoneRecord:
-    """The JSON of a `.done` file. `wall_s`, `host`, `job_id` and `versions` are the only parts that may differ between
-    two runs of the same work."""
+    """The JSON of a `.done` file. `wall_s` (of all the runs that it took), `host`, `job_id` and `versions` are the only
+    parts that may differ between two runs of the same work."""
 
     phase: str
     fingerprint: str

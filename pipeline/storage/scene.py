@@ -137,8 +137,8 @@ class SceneIndex:
         except Exception as error:  # InputError from the file, anything from what is in it
             raise PipelineError(
                 f"{error if isinstance(error, InputError) else f'the scene index {path} lacks or garbles {one_line(error)}'}; "
-                f"remove it and run {phase_command('index')} again "
-                f"(every scene keeps its split, which its split.txt remembers)"
+                f"every scene keeps its split, which its split.txt remembers; remove the index and run: "
+                f"{phase_command('index')}"
             ) from None
 
 

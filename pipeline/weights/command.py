@@ -1,10 +1,9 @@
 """`python -m pipeline weights`: which published weights are here, which are not, and how they get here."""
 
 import argparse
-from pathlib import Path
 
 from pipeline.weights.download import download
-from pipeline.weights.files import Condition, find_all, table, weights_folder
+from pipeline.weights.files import Condition, download_command, find_all, table, weights_folder
 from pipeline.weights.registry import select
 
 
@@ -38,9 +37,6 @@ def run(names: list[str], given: str, fetch: bool) -> str:
     lines = [table(found)]
     lacking = [item for item in found if item.condition is not Condition.THERE and item.weights.by_default]
     if lacking:
-        place = f" --weights {folder}" if folder != Path(".") else ""
-        names_text = " ".join(item.weights.title for item in lacking)
-        lines.append(
-            f"\nfetch what the engines' defaults need: python -m pipeline weights {names_text} --download{place}"
-        )
+        titles = [item.weights.title for item in lacking]
+        lines.append(f"\nfetch what the engines' defaults need: {download_command(titles, folder)}")
     return "\n".join(lines)

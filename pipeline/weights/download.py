@@ -1,26 +1,65 @@
 """Fetching weights from the Hugging Face hub; the only place of the project that uses a network, and only when told to."""
 
-from collections.abc import Iterable
+import socket
+from collections.abc import Callable, Iterable
+from functools import cache
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from pipeline.errors import PipelineError
 from pipeline.weights.digest import verified_sha256
 from pipeline.weights.files import Condition, Found, find
 from pipeline.weights.registry import Weights
 
+PATIENCE_S = 10.0
+
 
 def download(wanted: Iterable[Weights], folder: Path) -> list[Found]:
     """Fetch what is not there whole; a file goes below `folder`, a diffusers folder into the hub's own cache.
 
     Raises:
-        PipelineError: the hub cannot be reached, refuses, or sent something else than expected; the message says what to do.
+        PipelineError: the hub cannot be reached, refuses, or sent something else than expected; the message says what to do,
+            a line for each that is lacking.
     """
-    return [_one(weights, folder) for weights in wanted]
+    found: list[Found] = []
+    failures: list[str] = []
+    offline = cache(why_offline)  # asked once, and not at all where nothing is lacking
+    for weights in wanted:
+        try:
+            found.append(_one(weights, folder, offline))
+        except PipelineError as error:
+            failures.append(str(error))
+    if failures:
+        raise PipelineError("\n".join(failures))
+    return found
 
 
-def _one(weights: Weights, folder: Path) -> Found:
+def why_offline() -> str | None:
+    """Why the hub cannot be reached at all, so that its client need not try for half a minute and a page; None where it can.
+
+    Behind a proxy only the client can tell.
+    """
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return "HF_HUB_OFFLINE is set"
+    if getproxies():
+        return None
+    hub = urlsplit(constants.ENDPOINT)
+    try:
+        socket.create_connection((hub.hostname or "", hub.port or 443), timeout=PATIENCE_S).close()
+    except OSError as error:
+        return error.strerror or str(error)
+    return None
+
+
+def _one(weights: Weights, folder: Path, offline: Callable[[], str | None]) -> Found:
     found = find(weights, folder)
     if found.condition is not Condition.THERE:
+        reason = offline()
+        if reason:
+            raise PipelineError(_unfetched(weights, folder, f"offline ({reason})"))
         _fetch(weights, folder)
         found = find(weights, folder)
         if found.condition is not Condition.THERE:
@@ -47,7 +86,11 @@ def _fetch(weights: Weights, folder: Path) -> None:
         ) from None
     except (HTTPError, OSError) as error:  # all that the hub's client raises without a network is one of the two
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise PipelineError(
-            f"{weights.title} could not be fetched from https://huggingface.co/{weights.repo}: {reason}\n"
-            f"Without a network, copy it from another machine to {folder / weights.name}"
-        ) from None
+        raise PipelineError(_unfetched(weights, folder, reason)) from None
+
+
+def _unfetched(weights: Weights, folder: Path, reason: str) -> str:
+    return (
+        f"{weights.title} could not be fetched from https://huggingface.co/{weights.repo}: {reason}; "
+        f"copy it from another machine to {folder / weights.name}"
+    )

@@ -8,13 +8,14 @@ Hugging Face hub (HF_HUB_CACHE, or hub/ below HF_HOME).
 import os
 import re
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import UsageError
+from pipeline.hints import command
 from pipeline.storage.bounded import JSON_LIMIT, one_line, open_regular, read_bounded
 from pipeline.storage.files import parse_json
 from pipeline.weights.registry import Weights
@@ -240,6 +241,12 @@ def table(found: Iterable[Found]) -> str:
     return "\n".join([*lines, *notes])
 
 
+def download_command(titles: Sequence[str], folder: Path) -> str:
+    """What a person types to get weights into a folder."""
+    place = ("--weights", str(folder)) if folder != Path(".") else ()
+    return command("pipeline", "weights", *titles, "--download", *place)
+
+
 def require(wanted: Iterable[Weights], folder: Path) -> list[Found]:
     """The weights an engine is about to use.
 
@@ -249,11 +256,10 @@ def require(wanted: Iterable[Weights], folder: Path) -> list[Found]:
     found = find_all(wanted, folder)
     lacking = [item for item in found if item.condition is not Condition.THERE]
     if lacking:
-        names = " ".join(item.weights.title for item in lacking)
-        place = f" --weights {folder}" if folder != Path(".") else ""
+        names = [item.weights.title for item in lacking]
         raise UsageError(
             f"weights are missing or damaged:\n{table(found)}\n"
-            f"Get them with: python -m pipeline weights {names} --download{place}\n"
+            f"Get them with: {download_command(names, folder)}\n"
             f"or say where they are: --engine_opt weights=DIR, or the environment variable {VARIABLE}"
         )
     return found

@@ -123,7 +123,7 @@ def test_a_stale_plan_says_so_in_the_log_and_the_gate(tiny: Operator):
     tiny.wait_idle()
     (run,) = tiny.runs()
     logs = "".join(path.read_text() for path in (run.folder / "deblur_0").glob("*.out"))
-    assert "the plan is older than" in logs and "no longer accepts scene_2; python -m pipeline resume" in logs
+    assert "the plan is older than" in logs and "no longer accepts scene_2; plan again" in logs
     assert tiny.states("deblur") == {"scene_0": "done", "scene_1": "done"}
 
 

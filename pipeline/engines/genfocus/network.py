@@ -78,7 +78,7 @@ class FluxNetwork:
         """The picture, (H, W, 3) uint8.
 
         Raises:
-            torch.OutOfMemoryError, MemoryError: too large for the memory plan in force; `plan.shrink` may help.
+            torch.OutOfMemoryError, MemoryError: too large for the memory plan in force; a plan that was shrunk may help.
         """
         started = time.monotonic()
         self._start_measuring()

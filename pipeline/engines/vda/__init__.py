@@ -16,7 +16,7 @@ from pipeline.engines.base import Clip, SafePoint, with_weights
 from pipeline.engines.info import EngineInfo, option, unrecorded
 from pipeline.engines.vda.architecture import PATCH_PX
 from pipeline.errors import UsageError
-from pipeline.weights import DamagedWeightsError, require, weights_folder, weights_named
+from pipeline.weights import DamagedWeightsError, download_command, require, weights_folder, weights_named
 
 if TYPE_CHECKING:
     from pipeline.engines.vda.stream import DepthStream
@@ -65,7 +65,9 @@ class VideoDepthAnything:
         try:
             read_state(found.path, options.encoder)
         except DamagedWeightsError as error:
-            raise UsageError(f"{error}. Get the file again: python -m pipeline weights {title} --download") from None
+            raise UsageError(
+                f"{error}. Get the file again: {download_command([title], weights_folder(options.weights))}"
+            ) from None
         self.info = with_weights(type(self).info, [found])
 
     @property

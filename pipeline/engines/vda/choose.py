@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from pipeline.engines import load_engine
 from pipeline.engines.base import DepthEstimator
 from pipeline.engines.vda import VideoDepthAnything
+from pipeline.hints import command
 from pipeline.weights import Condition, find, weights_folder, weights_named
 
-BRING = "python -m pipeline weights metric_video_depth_anything_vits.pth --download"
+BRING = command("pipeline", "weights", "metric_video_depth_anything_vits.pth", "--download")
 _ENCODERS = {
     "cpu": ("vits", "vitb", "vitl"),
     "cuda": ("vitl", "vitb", "vits"),
