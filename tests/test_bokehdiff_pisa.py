@@ -21,6 +21,7 @@ from pipeline.engines.bokehdiff.pisa import (
 )
 
 PUBLISHED = Pisa(distance="published", resampling="published", occlusion="published", index="published")
+OURS = Pisa()
 SCALE = 0.5
 
 
@@ -74,7 +75,7 @@ def test_each_convention_would_be_noticed(name: str):
     assert difference(Pisa(points=3, spread=1, contrast=3.0), other, 2, 3) > 1e-4
 
 
-def flat(rows: int, columns: int, disparity: float, gain_px: float, pisa: Pisa = Pisa()) -> Geometry:
+def flat(rows: int, columns: int, disparity: float, gain_px: float, pisa: Pisa = OURS) -> Geometry:
     values = torch.full((1, 16 * rows, 16 * columns), disparity, dtype=torch.float64)
     return geometry(Defocus(disparity=values, focus=0.5, gain_px=gain_px), pisa)
 
@@ -106,7 +107,9 @@ def measured_radius_px(rows: int, columns: int, gain_px: float, pisa: Pisa) -> t
     zeros = torch.zeros(1, 1, rows * columns, 1, dtype=torch.float64)
     spot = weights(zeros, zeros, where, 1.0)[0, 0, :, middle].view(rows, columns)
     spot = spot / spot.sum()
-    y, x = (torch.arange(n, dtype=torch.float64) * 16 - at * 16 for n, at in ((rows, rows // 2), (columns, columns // 2)))
+    y, x = (
+        torch.arange(n, dtype=torch.float64) * 16 - at * 16 for n, at in ((rows, rows // 2), (columns, columns // 2))
+    )
     # The second moment of a uniform disc along an axis is radius^2 / 4.
     return tuple(2 * math.sqrt(float((spot.sum(dim) * at**2).sum())) for dim, at in ((0, x), (1, y)))
 
@@ -162,7 +165,11 @@ def test_hardness_is_a_function_of_the_step():
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
-    [({"distance": "miles"}, "distance must be pixels or published"), ({"contrast": 1.0}, "contrast must be"), ({"points": 0}, "points and spread")],
+    [
+        ({"distance": "miles"}, "distance must be pixels or published"),
+        ({"contrast": 1.0}, "contrast must be"),
+        ({"points": 0}, "points and spread"),
+    ],
 )
 def test_wrong_settings(wrong: dict[str, object], message: str):
     with pytest.raises(ValueError, match=message):

@@ -1,9 +1,10 @@
 """SDXL in small, with random weights, in the folder layout of the real one; a LoRA and a vae.ckpt that fit it.
 
-The real one's block types, two transformer blocks where PISA sits, a VAE with /8 and SDXL's scaling, two CLIP encoders, tokenizers
-made here. Everything random is far from zero, norms too, so that no wrong convention hides behind a one or a nought.
+The real one's block types, two transformer blocks where PISA sits, a VAE with /8 and SDXL's scaling, two CLIP encoders,
+tokenizers made here. Everything random is far from zero, norms too, so that no wrong convention hides behind a one or a nought.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +36,20 @@ UNET = {
     "projection_class_embeddings_input_dim": POOLED + 6 * 4,
 }
 RANK = 3
+LOUDER = 5.0
 
 
 def unet(seed: int = 0, **changes: Any) -> Any:
     """A small UNet2DConditionModel, float32."""
     from diffusers import UNet2DConditionModel
 
-    return randomise(UNet2DConditionModel(**(UNET | changes)), seed)
+    made = randomise(UNet2DConditionModel(**(UNET | changes)), seed)
+    block = made.down_blocks[1].attentions[0]
+    with torch.no_grad():  # where light goes must show in a picture
+        block.proj_out.weight *= LOUDER
+        for inner in block.transformer_blocks:
+            inner.attn1.to_out[0].weight *= LOUDER
+    return made
 
 
 def vae(seed: int = 1) -> Any:
@@ -60,7 +68,7 @@ def vae(seed: int = 1) -> Any:
     )
     randomise(made, seed)
     with torch.no_grad():  # pictures around grey: what is clamped to black and white would hide differences
-        made.decoder.conv_out.weight *= 0.1
+        made.decoder.conv_out.weight *= 0.25
         made.decoder.conv_out.bias.zero_()
     return made
 
@@ -95,7 +103,9 @@ def text_models() -> dict[str, Any]:
             pad_token_id=end,
         )
 
-    tokenizers = [CLIPTokenizer(vocab=vocab, merges=[], model_max_length=77, pad_token=pad) for pad in ("<|endoftext|>", "!")]
+    tokenizers = [
+        CLIPTokenizer(vocab=vocab, merges=[], model_max_length=77, pad_token=pad) for pad in ("<|endoftext|>", "!")
+    ]
     return {
         "text_encoder": randomise(CLIPTextModel(config(WIDTHS[0])), 2),
         "text_encoder_2": randomise(CLIPTextModelWithProjection(config(WIDTHS[1])), 3),
@@ -134,16 +144,20 @@ def trained_vae(base: Any, seed: int = 5) -> dict[str, torch.Tensor]:
     """What vae.ckpt holds: the three parts of the encoder, moved a little."""
     generator = torch.Generator().manual_seed(seed)
     state = base.state_dict()
-    return {name: state[name] + 0.05 * torch.randn(shape, generator=generator) for name, shape in trained_shapes(base).items()}
+    return {
+        name: state[name] + 0.05 * torch.randn(shape, generator=generator)
+        for name, shape in trained_shapes(base).items()
+    }
 
 
 def write_weights(folder: Path) -> Path:
     """The base and BokehDiff's two files, as the registry names them."""
-    from diffusers import StableDiffusionXLPipeline
-
-    net, coder = unet(), vae()
-    pipe = StableDiffusionXLPipeline(unet=net, vae=coder, scheduler=scheduler(), **text_models())
-    pipe.save_pretrained(folder / BASE)
+    net, coder, base = unet(), vae(), folder / BASE
+    parts = {"unet": net, "vae": coder, "scheduler": scheduler(), **text_models()}
+    for name, part in parts.items():
+        part.save_pretrained(base / name)
+    index = {name: [type(part).__module__.split(".")[0], type(part).__name__] for name, part in parts.items()}
+    (base / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionXLPipeline"} | index))
     (folder / "bokehdiff").mkdir()
     save_file(lora_tensors(lora(net)), folder / "bokehdiff" / LORA)
     torch.save(trained_vae(coder), folder / "bokehdiff" / VAE)

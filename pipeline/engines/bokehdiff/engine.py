@@ -104,11 +104,11 @@ class BokehDiff:
 
 def blur_of(request: BokehRequest) -> Blur:
     """Disparity over that of the nearest point, and K times it: |disparity - focus| K is the label's radius in true pixels."""
-    disparity = 1 / request.depth_m.astype(np.float32)
+    disparity: Depth = np.float32(1) / request.depth_m.astype(np.float32)
     nearest = np.float32(disparity.max())
     per_metre = disparity_gain_px(request.lens, request.px_per_mm)
     return Blur(
-        disparity=disparity / nearest,
+        disparity=(disparity / nearest).astype(np.float32),
         focus=float(1 / request.lens.focus_m / nearest),
         gain_px=float(per_metre * nearest),
         max_radius_px=float(coc_to_radius_px(request.max_coc_m, request.px_per_mm)),

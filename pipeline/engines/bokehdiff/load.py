@@ -106,7 +106,9 @@ def schedule_alpha(base: Path) -> float:
     except (OSError, ValueError, TypeError) as error:
         raise UsageError(f"the schedule in {base / 'scheduler'} cannot be read ({error}); fetch it again") from None
     if scheduler.config.prediction_type != "epsilon":
-        raise UsageError(f"{base} predicts {scheduler.config.prediction_type}; BokehDiff needs one that predicts epsilon")
+        raise UsageError(
+            f"{base} predicts {scheduler.config.prediction_type}; BokehDiff needs one that predicts epsilon"
+        )
     return float(scheduler.alphas_cumprod[TIMESTEP])
 
 
@@ -129,6 +131,4 @@ def read_parts(files: NetworkFiles, options: BokehDiffOptions) -> Parts:
     merge_lora(unet, files.lora)
     vae = getattr(library, _VAE).from_pretrained(base, subfolder="vae", **how).eval()
     load_trained(vae, files.vae)
-    return Parts(
-        unet=unet, vae=vae, pisa=install(unet, pisa_of(options)), text=text, alpha=schedule_alpha(files.base)
-    )
+    return Parts(unet=unet, vae=vae, pisa=install(unet, pisa_of(options)), text=text, alpha=schedule_alpha(files.base))

@@ -27,7 +27,7 @@ _RAY_FROM, _RAY_TO = 0.1, 0.9
 
 
 def training_contrast(step: int) -> float:
-    """The contrast c after so many optimiser steps. A function of the step: a counter in the layer counts checkpointed passes twice."""
+    """The contrast c after so many optimiser steps; a counter in the layer would count checkpointed passes twice."""
     return 3.0 + 2.0 * step
 
 
@@ -134,7 +134,8 @@ def spread_offsets(count: int) -> list[tuple[float, float]]:
 def occlusion(disparity: Tensor, pisa: Pisa, asked: Tensor) -> Tensor:
     """O: the share of places around the ray from source k to query q at which the map is nearer than the ray.
 
-    The ray has disparity d_p = p d_k + 1 - p and runs from x_k at p = 1 to x_q in the plane of the camera, linear in depth 1 / d.
+    The ray has disparity d_p = p d_k + 1 - p. It runs from x_k at p = 1 to x_q in the plane of the camera, linear in
+    depth 1 / d.
 
     Args:
         disparity: (B, 16 R, 16 C).
