@@ -43,7 +43,10 @@ class BokehDiff:
     """Deterministic: the input has no noise, and the places around rays are a fixed pattern."""
 
     info = EngineInfo(name="bokehdiff", role="bokeh", version=1, licence="not stated", deterministic=True)
-    Options = BokehDiffOptions
+
+    @dataclass(frozen=True, kw_only=True)
+    class Options(BokehDiffOptions):
+        """As they are: other modules read them without the engine."""
 
     def __init__(self, options: BokehDiffOptions, device: str) -> None:
         from pipeline.engines.bokehdiff.load import choose_files, read_parts
