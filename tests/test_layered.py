@@ -39,14 +39,17 @@ def disc_beside(distance: np.ndarray) -> np.ndarray:
 
 def test_a_blurred_flat_edge_is_the_analytic_disc():
     assert 5 < RADIUS < 15
-    found = rendered(samples=400).mean(axis=(0, 2))
+    found = rendered(samples=900).mean(axis=(0, 2))
     inside = (np.arange(50) + 0.5) / 50  # the pixel's own extent
     x = np.arange(WIDTH)[:, None] + inside
-    exact = disc_beside((WIDTH / 2 - x) / RADIUS).mean(axis=1)
-    assert np.abs(found - exact).max() < 2e-3
-    for other in (0.95, 1.05):
-        wrong = disc_beside((WIDTH / 2 - x) / (other * RADIUS)).mean(axis=1)
-        assert np.abs(found - wrong).max() > 5e-3, "5 % of the radius would be noticed"
+
+    def off(radius_px: float) -> float:
+        """Root mean square difference along the row; two seeds of 900 rays differ by 0.0017."""
+        exact = disc_beside((WIDTH / 2 - x) / radius_px).mean(axis=1)
+        return float(np.sqrt(((found - exact) ** 2).mean()))
+
+    assert off(RADIUS) < 2e-3
+    assert min(off(0.95 * RADIUS), off(1.05 * RADIUS)) > 2.5e-3, "5 % of the radius would be noticed"
 
 
 def test_a_sharp_edge_before_a_blurred_background_stays_one():

@@ -8,13 +8,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.device import resolve_device
 from pipeline.engines import load_engine
-from pipeline.engines.base import SafePoint
+from pipeline.engines.base import BokehRenderer, SafePoint
 from pipeline.engines.bokehdiff.engine import Blur, BokehDiff
 from pipeline.errors import InputError, UsageError
 from pipeline.media.depth_files import Depth, resize_depth
@@ -60,7 +61,7 @@ def blur_folder(folder: Path, results: Path, settings: FolderSettings) -> None:
     if existing and not settings.overwrite:
         raise UsageError(f"{existing[0]} exists already; give another --data_id, or --overwrite")
     options = {"dtype": "bf16" if device.startswith("cuda") else "fp32", "variant": settings.variant}
-    engine = load_engine("bokeh", "bokehdiff", options | settings.engine_opts, device, BokehDiff)
+    engine = load_engine("bokeh", "bokehdiff", options | settings.engine_opts, device, BokehRenderer)
     results.mkdir(parents=True, exist_ok=True)
     with StopSignals() as signals, Reporter("bokehdiff", None) as reporter:
         for photograph in photographs:
@@ -117,7 +118,7 @@ def _from_png(source: Path) -> Disparity:
 
 
 def _blur_one(
-    engine: BokehDiff, photograph: _Photograph, settings: FolderSettings, reporter: Reporter, safe_point: SafePoint
+    engine: BokehRenderer, photograph: _Photograph, settings: FolderSettings, reporter: Reporter, safe_point: SafePoint
 ) -> None:
     picture, notes = read_picture(photograph.path)
     for note in notes:
@@ -134,7 +135,9 @@ def _blur_one(
     )
     for name, output in photograph.outputs.items():
         asked = Blur(disparity=disparity, focus=shifted(disparity, focus, name), gain_px=settings.k * scale)
-        drawn = retry_on_oom(engine, partial(engine.render_blur, sharp, asked, safe_point), reporter.warning)
+        drawn = retry_on_oom(
+            engine, partial(cast(BokehDiff, engine).render_blur, sharp, asked, safe_point), reporter.warning
+        )
         write_bytes(output, encode_jpeg(resize_picture(drawn, size), _QUALITY))
         reporter.info(f"bokehdiff: {output}")
 
