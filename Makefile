@@ -69,6 +69,7 @@ bench: env
 	@$(PYTHON) benchmarks/bokehflow.py --quick
 	@$(PYTHON) benchmarks/vda.py --quick
 	@$(PYTHON) benchmarks/genfocus.py --quick
+	@$(PYTHON) benchmarks/bokehdiff.py --quick
 
 clean-demo:
 	rm -rf demo

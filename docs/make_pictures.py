@@ -31,9 +31,17 @@ from model.video.focus import Anchor
 from model.video.plan import follow
 from model.video.settings import ApplySettings
 from pipeline.media.video_io import TimedFolder
-from pipeline.optics import Lens, coc_diameter, defocus_px, focus_map, px_per_mm, render_lens_blur
+from pipeline.optics import Aperture, Lens, coc_diameter, defocus_px, focus_map, px_per_mm, render_lens_blur
 from pipeline.optics.visible import draw_visible_lens
-from pipeline.raytrace import Frame, build_scene, render_frame, render_photograph, to_srgb8
+from pipeline.raytrace import (
+    Frame,
+    Plane,
+    build_scene,
+    render_frame,
+    render_layers,
+    render_photograph,
+    to_srgb8,
+)
 from pipeline.raytrace.scenes.bars import BarsCase
 
 IMAGES = Path(__file__).parent / "images"
@@ -158,6 +166,32 @@ def film(folder: Path, number: int = 40) -> None:
     sheet(panels, 2, IMAGES / "breakdance.jpg", *look.size)
 
 
+def layered() -> None:
+    """A lattice before a street at night, as two planes through the lens: the truth for pairs made on the fly."""
+    margin, width, height = 40, 480, 288
+    full = (width + 2 * margin, height + 2 * margin)
+    street = render_frame(build_scene("night"), 0, width=full[0], height=full[1]).linear
+    street = street * (1 + 14 * np.clip(street.max(axis=2, keepdims=True) - 0.75, 0, 1))  # lamps brighter than white
+    y, x = np.mgrid[: full[1], : full[0]].astype(np.float32)
+    bars = np.minimum(np.abs((x + y) % 110 - 55), np.abs((x - y) % 110 - 55)) < 7
+    wire = np.float32((0.5, 0.16, 0.05)) * (0.6 + 0.4 * np.sin((x - 2 * y) / 9))[..., None].astype(np.float32)
+    near, far = 1.0, 0.12
+    planes = (
+        Plane(linear=wire, alpha=bars.astype(np.float32), disparity=near),
+        Plane(linear=street.astype(np.float32), disparity=far),
+    )
+    panels: list[Panel] = []
+    for title, focus, opening in (
+        ("focus on the lattice, a disc", near, Aperture()),
+        ("focus on the street, a disc", far, Aperture()),
+        ("focus on the lattice, six blades", near, Aperture(blades=6)),
+    ):
+        lens = Lens(f_m=0.05, f_number=1.8, focus_m=1 / focus)
+        found = render_layers(planes, lens, opening, px_per_mm=px_per_mm(width), margin_px=margin, samples=196)
+        panels.append((title, to_srgb8(found)))
+    sheet(panels, 3, IMAGES / "layered.jpg", width, height)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, help="a training run: draw the network's picture from it, and nothing else")
@@ -178,6 +212,7 @@ def main() -> None:
     else:
         physics()
         bars(args.before)
+        layered()
 
 
 def visible_lens(scene_id: str, set_index: int, depth_m: npt.NDArray[np.float32]) -> Lens:

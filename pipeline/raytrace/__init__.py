@@ -4,11 +4,13 @@
     frame = render_frame(scene, 0, width=320, height=192)                    # linear light, sRGB, z-depth
     lens = scene.lens(f_number=2.0, focus_m=3.9)                             # the scene's own focal length
     photo = render_photograph(scene, 0, lens, width=320, height=192)         # linear light
+    photo = render_layers((cut_out, behind), lens, px_per_mm=40, margin_px=24) # pictures on planes instead of a scene
 
 What it is: exact hits of simple shapes, baked textures, one sun, sky light, mirrors on wet ground. What it is not: a path
 tracer. It imports nothing of ours but the optics.
 """
 
+from pipeline.raytrace.layered import Plane, render_layers
 from pipeline.raytrace.photograph import psnr_db, render_photograph
 from pipeline.raytrace.render import Frame, render_frame, to_srgb8
 from pipeline.raytrace.scenes import BUILDERS
@@ -39,12 +41,14 @@ def build_scene(name: str, seed: int = 0) -> RayScene:
 __all__ = [
     "SCENES",
     "Frame",
+    "Plane",
     "RayScene",
     "RaytraceError",
     "SceneRequest",
     "build_scene",
     "psnr_db",
     "render_frame",
+    "render_layers",
     "render_photograph",
     "scene_requests",
     "to_srgb8",

@@ -58,7 +58,7 @@ def settings_of(args: argparse.Namespace) -> RefocusSettings:
             raise UsageError(f"--engine_opt takes NAME=VALUE, got {text!r}")
         pairs[name] = value
     return RefocusSettings(
-        focus_px=None if args.focus_px is None else _pixel(args.focus_px),
+        focus_px=None if args.focus_px is None else pixel_of(args.focus_px),
         k=args.k,
         engine=args.engine,
         depth=args.depth,
@@ -72,7 +72,8 @@ def settings_of(args: argparse.Namespace) -> RefocusSettings:
     )
 
 
-def _pixel(text: str) -> tuple[int, int]:
+def pixel_of(text: str) -> tuple[int, int]:
+    """X,Y as given on a command line. Raises UsageError where it is something else."""
     try:
         x, y = (int(piece) for piece in text.split(","))
     except ValueError:

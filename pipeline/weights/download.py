@@ -78,8 +78,8 @@ def _fetch(weights: Weights, folder: Path) -> None:
             patterns = ["model_index.json", *(f"{name}/*" for name in (*weights.folders, *weights.configs))]
             snapshot_download(weights.repo, allow_patterns=patterns)
         else:
-            target = folder / weights.name
-            hf_hub_download(weights.repo, weights.title, local_dir=target.parent, force_download=target.exists())
+            target, below = folder / weights.name, folder / weights.name.removesuffix(weights.title)
+            hf_hub_download(weights.repo, weights.title, local_dir=below, force_download=target.exists())
     except GatedRepoError:
         raise PipelineError(
             f"{weights.repo} is gated: accept its licence at https://huggingface.co/{weights.repo}, then run: hf auth login"

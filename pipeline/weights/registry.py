@@ -12,6 +12,8 @@ from pipeline.errors import UsageError
 _FLUX_LICENCE = "FLUX.1 [dev] Non-Commercial License"
 _LORA_KEYS = r".+\.lora_[AB]\.weight"
 _VDA_KEYS = r"(pretrained|head)\..+"
+_BOKEHDIFF_LORA_KEYS = r".+\.(lora_[AB](\.default)?|lora\.(down|up))\.weight"
+_BOKEHDIFF_VAE_KEYS = r"encoder\.(conv_in|mid_block|conv_out)\..+"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +22,7 @@ class Weights:
 
     Args:
         engines: who needs it.
-        name: where it lies below the weights folder; its last part names it everywhere else.
+        name: where it lies below the weights folder; its last part names it everywhere else, after the subfolder if any.
         repo: on the Hugging Face hub.
         licence: of the weights; what is made with them is bound by it.
         about_bytes: size of the published file, to the precision that the number of parameters gives.
@@ -29,6 +31,7 @@ class Weights:
         configs: sub-folders of a folder that must hold other files.
         by_default: the engines' default options need it.
         sha256: of the file, where it is known.
+        subfolder: of the repository, that the file lies in; the end of its folder in `name` too.
     """
 
     engines: tuple[str, ...]
@@ -41,11 +44,13 @@ class Weights:
     configs: tuple[str, ...] = ()
     by_default: bool = True
     sha256: str | None = None
+    subfolder: str = ""
 
     @property
     def title(self) -> str:
         """The name without folders, as tables, options and fingerprints spell it."""
-        return self.name.rpartition("/")[2]
+        last = self.name.rpartition("/")[2]
+        return f"{self.subfolder}/{last}" if self.subfolder else last
 
 
 def _vda(encoder: str, repo: str, licence: str, about_bytes: float) -> Weights:
@@ -72,6 +77,19 @@ def _lora(engine: str, name: str, by_default: bool = True) -> Weights:
     )
 
 
+def _bokehdiff(file: str, keys: str, about_bytes: float, subfolder: str = "") -> Weights:
+    return Weights(
+        engines=("bokehdiff",),
+        name="/".join(part for part in ("bokehdiff", subfolder, file) if part),
+        repo="zcx65535/bokehdiff",
+        licence="not stated",
+        about_bytes=about_bytes,
+        keys=keys,
+        by_default=not subfolder,
+        subfolder=subfolder,
+    )
+
+
 REGISTRY = (
     Weights(
         engines=("genfocus", "bokehnet"),
@@ -88,6 +106,23 @@ REGISTRY = (
     _vda("vitl", "Large", "CC-BY-NC-4.0", 1.54e9),
     _vda("vitb", "Base", "CC-BY-NC-4.0", 0.46e9),
     _vda("vits", "Small", "Apache-2.0", 0.116e9),
+    Weights(
+        engines=("bokehdiff",),
+        name="RealVisXL_V5.0",
+        repo="SG161222/RealVisXL_V5.0",
+        licence="CreativeML Open RAIL++-M",  # SDXL's, of which it is a derivative
+        about_bytes=6.94e9,
+        folders=("unet", "vae", "text_encoder", "text_encoder_2"),
+        configs=("tokenizer", "tokenizer_2", "scheduler"),
+    ),
+    *(
+        _bokehdiff(file, keys, about, subfolder)
+        for subfolder in ("", "small")
+        for file, keys, about in (
+            ("pytorch_lora_weights.safetensors", _BOKEHDIFF_LORA_KEYS, 98e6),
+            ("vae.ckpt", _BOKEHDIFF_VAE_KEYS, 42e6),
+        )
+    ),
 )
 
 

@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import dataclass
+from typing import Protocol
 
 from pipeline.engines.info import option, unrecorded
 
@@ -42,6 +43,19 @@ class FluxOptions:
                 raise ValueError(f"{name} must be {' or '.join(allowed)}, got {getattr(self, name)!r}")
 
 
+class MemoryOptions(Protocol):
+    """What a plan starts from."""
+
+    @property
+    def tile_batch(self) -> int: ...
+
+    @property
+    def offload(self) -> str: ...
+
+    @property
+    def tiling(self) -> str: ...
+
+
 class MemoryPlan:
     """How much is held at once. It starts as the options say; each `shrink` takes the next step down.
 
@@ -49,7 +63,7 @@ class MemoryPlan:
     (tiles where they were off, the VAE in tiles); last what is slow (layers one by one).
     """
 
-    def __init__(self, options: FluxOptions, device: str) -> None:
+    def __init__(self, options: MemoryOptions, device: str) -> None:
         self._gpu = not device.startswith("cpu")
         self.tile_batch = options.tile_batch
         self.offload = options.offload if self._gpu else "none"

@@ -49,12 +49,11 @@ def embedded_prompt(text: str, flux: Path, flux_sha256: str, dtype: torch.dtype,
         UsageError: the text encoders or tokenizers are damaged or not whole.
     """
     origin = _origin(text, flux_sha256, dtype)
-    path = cache / _name(origin)
-    kept = _read(path, origin)
+    kept = read_kept(cache, origin)
     if kept is None:
         made = _embed(PROMPTS, flux, dtype)
         for other, prompt in made.items():
-            _keep(cache, _origin(other, flux_sha256, dtype), prompt)
+            keep(cache, _origin(other, flux_sha256, dtype), prompt)
         kept = made[text]
     return kept
 
@@ -68,7 +67,9 @@ def _name(origin: dict[str, str]) -> str:
     return f"{hashlib.blake2b(text.encode(), digest_size=16).hexdigest()}.safetensors"
 
 
-def _read(path: Path, origin: dict[str, str]) -> Prompt | None:
+def read_kept(cache: Path, origin: dict[str, str]) -> Prompt | None:
+    """What was embedded from that origin before; None where it was not, or cannot be used."""
+    path = cache / _name(origin)
     try:
         with safe_open(path, framework="pt") as file:
             if file.metadata() == origin:
@@ -82,7 +83,8 @@ def _read(path: Path, origin: dict[str, str]) -> Prompt | None:
     return None
 
 
-def _keep(cache: Path, origin: dict[str, str], prompt: Prompt) -> None:
+def keep(cache: Path, origin: dict[str, str], prompt: Prompt) -> None:
+    """Keep it for the next start, where the folder can be written."""
     tensors = {"tokens": prompt.tokens.contiguous(), "pooled": prompt.pooled.contiguous()}
     try:
         cache.mkdir(parents=True, exist_ok=True)
@@ -94,7 +96,7 @@ def _keep(cache: Path, origin: dict[str, str], prompt: Prompt) -> None:
 @torch.no_grad()
 def _embed(texts: Iterable[str], flux: Path, dtype: torch.dtype) -> dict[str, Prompt]:
     try:
-        encoders = {name: _encoder(flux / name, kind, dtype) for name, kind in _ENCODERS.items()}
+        encoders = {name: whole_encoder(flux / name, kind, dtype) for name, kind in _ENCODERS.items()}
         pipe = diffusers().FluxPipeline.from_pretrained(
             flux, transformer=None, vae=None, local_files_only=True, **encoders
         )
@@ -103,13 +105,13 @@ def _embed(texts: Iterable[str], flux: Path, dtype: torch.dtype) -> dict[str, Pr
     embedded = {}
     for text in texts:
         for name in ("tokenizer", "tokenizer_2"):
-            _check_words(getattr(pipe, name), text, flux / name)
+            check_words(getattr(pipe, name), text, flux / name)
         tokens, pooled, _ = pipe.encode_prompt(text, device="cpu", max_sequence_length=TOKENS)
         embedded[text] = Prompt(tokens.to(dtype), pooled.to(dtype))
     return embedded
 
 
-def _encoder(folder: Path, kind: str, dtype: torch.dtype) -> Any:
+def whole_encoder(folder: Path, kind: str, dtype: torch.dtype) -> Any:
     """A text encoder none of whose weights are random, as transformers would leave those that its files lack."""
     how = {"dtype": dtype, "local_files_only": True, "output_loading_info": True, "ignore_mismatched_sizes": True}
     model, report = getattr(transformers(), kind).from_pretrained(folder, **how)
@@ -119,10 +121,10 @@ def _encoder(folder: Path, kind: str, dtype: torch.dtype) -> Any:
     return model
 
 
-def _check_words(tokenizer: Any, text: str, folder: Path) -> None:
+def check_words(tokenizer: Any, text: str, folder: Path) -> None:
     """A tokenizer without its vocabulary takes every word for an unknown one, and says nothing."""
     known = tokenizer.decode(tokenizer(text).input_ids, skip_special_tokens=True)
     if "".join(known.split()) != "".join(text.split()):
         raise UsageError(
-            f"{folder} reads {text!r} as {known.strip()!r}: its vocabulary is not whole; fetch FLUX.1-dev again"
+            f"{folder} reads {text!r} as {known.strip()!r}: its vocabulary is not whole; fetch the folder again"
         )
