@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from model.bokehflow.config import BokehFlowConfig, BokehFlowError
-from pipeline.storage.files import write_bytes
+from pipeline.storage.files import write_shared
 
 DIRECTIONS = 4
 DEPTH_SAMPLES = 32  # per side: of the last depth map, what the mean blur under the next lens is taken from
@@ -74,7 +74,7 @@ class BokehFlowState:
     def save(self, path: Path) -> None:
         """Write a safetensors file, atomically."""
         whole = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
-        write_bytes(path, safetensors.torch.save(whole))
+        write_shared(path, safetensors.torch.save(whole))
 
     @classmethod
     def load(cls, path: Path) -> "BokehFlowState":

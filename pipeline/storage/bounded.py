@@ -70,6 +70,18 @@ def open_regular(path: Path) -> BinaryIO:
     return os.fdopen(descriptor, "rb")
 
 
+def refuse_link(path: Path) -> None:
+    """InputError when `path` is a symbolic link; it names where that leads."""
+    try:
+        target = os.readlink(path)
+    except (OSError, ValueError):  # no link, or nothing there
+        return
+    raise InputError(
+        f"{path} is a link to {target}; nothing was touched, since below the output root no link is followed. Put what it "
+        f"leads to in its place, or remove it; the output root itself may be a link"
+    )
+
+
 def read_bounded(path: Path, limit_bytes: int) -> bytes:
     """The bytes of a regular file of at most `limit_bytes`.
 

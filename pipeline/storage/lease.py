@@ -19,10 +19,10 @@ from types import TracebackType
 from typing import Any
 
 from pipeline.errors import LeaseHeldError, LeaseLostError, UsageError
-from pipeline.storage.bounded import MIB, read_bounded
+from pipeline.storage.bounded import MIB, read_bounded, refuse_link
 from pipeline.storage.holder import current_job_id, gone, task_id, this_process, who
 
-__all__ = ["Lease", "LeaseTimes", "current_job_id", "glance", "held", "read_lease", "task_id"]
+__all__ = ["Lease", "LeaseTimes", "current_job_id", "glance", "held", "read_lease", "task_id", "traces"]
 
 EXPIRES_VARIABLE = "BOKEHFLOW_LEASE_EXPIRES_S"
 _ASIDE_S = 0.05  # for so long a lease may be away from its name while somebody looks whether it is abandoned
@@ -75,6 +75,7 @@ class Lease:
 
     Raises on entry:
         LeaseHeldError: someone else holds it; the message says who, since when and what frees it.
+        InputError: a symbolic link stands in its place.
         OSError: its folder cannot be written.
     """
 
@@ -160,6 +161,7 @@ class Lease:
 
     def _make_way(self) -> None:
         """Remove the lease that is in the way when its holder is gone or silent; LeaseHeldError otherwise."""
+        refuse_link(self.path)
         holder = read_lease(self.path)
         if holder is None:
             return
@@ -241,12 +243,21 @@ def glance(path: Path) -> tuple[tuple[Any, int], float] | None:
     return known
 
 
-def read_lease(path: Path) -> dict[str, Any] | None:
-    """The holder's data; None when there is no lease; {} when it cannot be read."""
+def traces(path: Path) -> bool:
+    """Whether the lease at `path` is there, or a draft that a killed worker left beside it."""
     try:
-        holder = json.loads(read_bounded(path, MIB))
+        names = os.listdir(path.parent)
     except (FileNotFoundError, NotADirectoryError):
-        return {} if os.path.lexists(path) else None  # a link that leads nowhere stands in the way like any other file
+        return False
+    return any(name == path.name or (name.startswith(f".{path.name}.") and name.endswith(".tmp")) for name in names)
+
+
+def read_lease(path: Path) -> dict[str, Any] | None:
+    """The holder's data; None when there is no lease; {} when it cannot be read, or is a link, which is not followed."""
+    try:
+        holder = {} if path.is_symlink() else json.loads(read_bounded(path, MIB))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
     except Exception:  # torn, foreign, unreadable: nobody knows whose it is
         return {}
     return holder if isinstance(holder, dict) else {}
