@@ -168,12 +168,36 @@ def test_disk_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     os.utime(path, (time.time() - 5,) * 2)
     with Lease(path, times=SHORT) as lease:
         lease.check()
-    # Two takers at once: the second finds a fresh lease in its hands and puts it back.
+    # Two takers at once: the second finds a fresh lease in its place and leaves it alone.
     _foreign(path, 700)
     taker = Lease(path)
     with Lease(path, times=SHORT) as winner:
         taker._take_aside("theirs")
         winner.check()
+
+
+def test_lease_that_was_away_does_not_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A slow taker has the fresh lease of a second worker in its hands; until it goes on a third one does all the work."""
+    path, rename = tmp_path / "x.lease", os.rename
+    _foreign(path, 700)
+    slow = Lease(path)
+    second = Lease(path, times=SHORT)
+    done = []
+
+    def between(source: Path, target: Path) -> None:
+        monkeypatch.setattr(os, "rename", rename)
+        second.__enter__()  # takes the silent lease over, as the slow one is about to
+        rename(source, target)
+        with Lease(path) as third:
+            third.check()
+            done.append("by the third")
+
+    monkeypatch.setattr(os, "rename", between)
+    slow._take_aside("theirs")
+    with pytest.raises(LeaseLostError):
+        second.check()
+    second.__exit__(None, None, None)
+    assert done and list(tmp_path.iterdir()) == []
 
 
 def test_drafts_of_killed_workers_are_swept_and_live_ones_are_not(tmp_path: Path):

@@ -25,7 +25,6 @@ from pipeline.storage.holder import current_job_id, gone, task_id, this_process,
 __all__ = ["Lease", "LeaseTimes", "current_job_id", "glance", "held", "read_lease", "task_id", "traces"]
 
 EXPIRES_VARIABLE = "BOKEHFLOW_LEASE_EXPIRES_S"
-_ASIDE_S = 0.05  # for so long a lease may be away from its name while somebody looks whether it is abandoned
 # When a lease was first seen with the heartbeat it still has: path -> (token and heartbeat, time.monotonic()).
 _sightings: dict[Path, tuple[tuple[Any, int], float]] = {}
 
@@ -113,11 +112,7 @@ class Lease:
 
     def is_ours(self) -> bool:
         """Whether the lease on the disk is this one."""
-        found = read_lease(self.path)
-        if found is None:  # somebody may be looking at it, aside
-            time.sleep(_ASIDE_S)
-            found = read_lease(self.path)
-        return found is not None and found.get("token") == self._token
+        return (read_lease(self.path) or {}).get("token") == self._token
 
     def check(self) -> None:
         """Look at the disk, and raise LeaseLostError unless the lease there is this one."""
@@ -191,17 +186,18 @@ class Lease:
             self._safe_point()
 
     def _take_aside(self, token: Any) -> None:
-        """Remove the lease with this token. Only one of several takers can rename this very file, and it looks at what it
-        got before it drops it: a fresh lease that came in between is put back."""
-        aside = self.path.with_name(f".{self.path.name}.{uuid.uuid4().hex}.tmp")
-        try:
-            os.rename(self.path, aside)
-        except FileNotFoundError:
+        """Remove the lease with this token; only one of several takers can rename this very file.
+
+        A fresh lease that came between the look and the rename is not put back: while it was away a third worker may have
+        had the scene, done it and released it, and its holder, finding its own token again, would do all of it twice. Its
+        holder loses it instead.
+        """
+        if (read_lease(self.path) or {}).get("token") != token:
             return
-        found = read_lease(aside)
-        if found and found.get("token") != token:
-            self._place(aside, json.dumps(found).encode())
-        aside.unlink(missing_ok=True)
+        aside = self.path.with_name(f".{self.path.name}.{uuid.uuid4().hex}.tmp")
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(self.path, aside)
+            aside.unlink(missing_ok=True)
 
     def _now_s(self) -> float:
         """The file system's clock: that of the draft, touched now."""
