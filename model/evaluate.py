@@ -26,7 +26,7 @@ from pipeline.device import resolve_device
 from pipeline.errors import ExitCode, UsageError
 from pipeline.reporter import Reporter
 from pipeline.signals import StopSignals
-from pipeline.storage.files import write_bytes, write_json
+from pipeline.storage.files import dump_json, write_shared
 
 
 def parse(argv: Sequence[str], family: str) -> argparse.Namespace:
@@ -103,11 +103,11 @@ def evaluate(args: argparse.Namespace, signals: StopSignals) -> ExitCode:
         report = report_of(loaded, found, request)
         reporter.info(table(report["scores"], found.columns))
         out.mkdir(parents=True, exist_ok=True)
-        write_json(out / f"evaluation_{args.split}.json", report)
+        write_shared(out / f"evaluation_{args.split}.json", dump_json(report).encode())
         sheet = out / f"evaluation_{args.split}.png"
         rows = [(result.name, result.images) for result in found.results[:SHEET_ROWS] if result.images]
         if rows:
-            write_bytes(sheet, sheet_png(rows, found.sheet_columns))
+            write_shared(sheet, sheet_png(rows, found.sheet_columns))
         if found.summary:
             reporter.info(f"evaluate: {found.summary}; {sheet}")
     return ExitCode.DONE

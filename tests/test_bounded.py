@@ -10,6 +10,7 @@ import pytest
 
 from pipeline.errors import InputError
 from pipeline.media.depth_files import encode_npz
+from pipeline.media.depth_readers import ArrayStack
 from pipeline.storage.bounded import load_npy, load_npz, npy_header, one_line, open_regular, parsing, read_bounded
 
 
@@ -81,6 +82,18 @@ def test_npz_that_lies_is_refused_before_memory_is_asked_for(members: dict[str, 
     with pytest.raises(InputError, match=message) as caught:
         load_npz(_npz(members), "depth", "x.npz", 1024)
     assert "x.npz" in str(caught.value)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_npz_that_expands_in_one_piece_is_refused_unread(method: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = tmp_path / "clip_depths.npz"
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.writestr("depths.npy", _npy(np.zeros((1, 2, 2), np.float32)))
+    monkeypatch.setattr(zipfile.ZipFile, "open", lambda *args: pytest.fail("it was opened"))
+    with path.open("rb") as file, pytest.raises(InputError, match=r"packed in another way than NumPy's"):
+        load_npz(file, "depths", str(path), 1024)
+    with pytest.raises(InputError, match=r"packed in another way than NumPy's"):
+        ArrayStack(path, ("depths",))
 
 
 def test_npy_with_a_truncated_body_or_an_absurd_shape():

@@ -16,14 +16,17 @@ from test_cluster import FAST, entry, local, make_plan, make_run, partition
 from pipeline.cluster.failures import TaskStates, unfinished
 from pipeline.cluster.gate import advance
 from pipeline.cluster.plan import Run, Stage
+from pipeline.cluster.preflight import _difference, check_flags
 from pipeline.cluster.profile import load_profile
 from pipeline.cluster.queue_view import active_scenes, place, queued_scenes
 from pipeline.cluster.scheduler import Partition, QueuedTask, SchedulerUnreachableError, Slurm, outside_job
 from pipeline.cluster.stage_status import make_plans, reason, stage_status
 from pipeline.cluster.worker import Records
+from pipeline.commands import phase_parser
 from pipeline.errors import StaleError
 from pipeline.phases.registry import phase_named
 from pipeline.signals import StopSignals
+from pipeline.storage.completion import as_stored
 from pipeline.storage.scene import SceneIndex
 
 
@@ -204,6 +207,24 @@ def test_what_is_done_with_other_settings_is_not_passed_over(
     assert not list((scene_project.logs / "runs").glob("*"))
     assert local(scene_project, "deblur", *flags, "--on_stale", "keep") == 0
     assert local(scene_project, "deblur", *FAST.split()) == 0
+
+
+@pytest.mark.parametrize(
+    ("done", "asked", "words"),
+    [
+        ("", "--f_number 2", "f_number 'not given' -> 2.0"),
+        ("", "--focus 1.5 --num_sets 4", "focus_m 'not given' -> 1.5"),
+        ("--focal_mm 35", "--focal_mm 50", "focal_mm 35.0 -> 50.0"),
+        ("--f_number 2", "", "f_number 2.0 -> 'not given'"),
+        ("--f_number 2 --focus 3", "--focus 3 --f_number 2", None),
+        ("", "--num_sets 4", None),
+    ],
+)
+def test_own_lens_is_compared_with_records_that_lack_one(done: str, asked: str, words: str | None):
+    phase = phase_named("render")
+    settings = phase.settings(phase_parser(phase).parse_args(done.split()))
+    record = {"engine": {"name": "lens", "options": {}}, "settings": as_stored(settings.recorded())}
+    assert _difference(check_flags(phase, tuple(asked.split())), record) == words
 
 
 def test_a_gate_out_of_time_says_what_to_run(

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY
 
-from pipeline.errors import LeaseHeldError, LeaseLostError, UsageError
+from pipeline.errors import InputError, LeaseHeldError, LeaseLostError, UsageError
 from pipeline.storage import files
 from pipeline.storage import holder as identity
 from pipeline.storage.files import remove_leftovers, write_bytes, write_json
@@ -168,12 +168,36 @@ def test_disk_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     os.utime(path, (time.time() - 5,) * 2)
     with Lease(path, times=SHORT) as lease:
         lease.check()
-    # Two takers at once: the second finds a fresh lease in its hands and puts it back.
+    # Two takers at once: the second finds a fresh lease in its place and leaves it alone.
     _foreign(path, 700)
     taker = Lease(path)
     with Lease(path, times=SHORT) as winner:
         taker._take_aside("theirs")
         winner.check()
+
+
+def test_lease_that_was_away_does_not_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A slow taker has the fresh lease of a second worker in its hands; until it goes on a third one does all the work."""
+    path, rename = tmp_path / "x.lease", os.rename
+    _foreign(path, 700)
+    slow = Lease(path)
+    second = Lease(path, times=SHORT)
+    done = []
+
+    def between(source: Path, target: Path) -> None:
+        monkeypatch.setattr(os, "rename", rename)
+        second.__enter__()  # takes the silent lease over, as the slow one is about to
+        rename(source, target)
+        with Lease(path) as third:
+            third.check()
+            done.append("by the third")
+
+    monkeypatch.setattr(os, "rename", between)
+    slow._take_aside("theirs")
+    with pytest.raises(LeaseLostError):
+        second.check()
+    second.__exit__(None, None, None)
+    assert done and list(tmp_path.iterdir()) == []
 
 
 def test_drafts_of_killed_workers_are_swept_and_live_ones_are_not(tmp_path: Path):
@@ -209,16 +233,26 @@ def test_lease_times_are_checked(text: str, monkeypatch: pytest.MonkeyPatch, tmp
         Lease(tmp_path / "x.lease")
 
 
-def test_link_in_a_leases_place_waits_and_is_taken_over_like_a_foreign_lease(tmp_path: Path):
-    path = tmp_path / "x.lease"
-    for target in ("nothing", "x.lease"):
+def test_link_in_a_leases_place_is_refused(tmp_path: Path):
+    path, away = tmp_path / "x.lease", tmp_path / "away"
+    away.write_text(json.dumps({**HERE, "pid": 2**22 + 5, "process_start": "1"}))  # a lease, and its holder is dead
+    for target in ("nothing", "x.lease", "away"):
         path.symlink_to(target)
-        with pytest.raises(LeaseHeldError), Lease(path):
+        os.utime(path, (0, 0), follow_symlinks=False)
+        with pytest.raises(InputError, match=f"x.lease is a link to {target}; nothing was touched"), Lease(path):
             pass
-        time.sleep(0.9)
-        with Lease(path, times=SHORT) as lease:
+        assert {entry.name for entry in tmp_path.iterdir()} == {"x.lease", "away"}
+        path.unlink()
+
+
+def test_lease_that_became_a_link_is_lost(tmp_path: Path):
+    path = tmp_path / "x.lease"
+    with Lease(path) as lease:
+        path.rename(tmp_path / "away")
+        path.symlink_to("away")
+        with pytest.raises(LeaseLostError):
             lease.check()
-        assert list(tmp_path.iterdir()) == []
+    assert path.is_symlink() and (tmp_path / "away").exists()
 
 
 # --- namespaces ------------------------------------------------------------------------------------------------------
@@ -296,6 +330,26 @@ def test_taker_in_the_gap_between_fence_and_rename(tmp_path: Path, monkeypatch: 
     assert target.read_bytes() == b"the successor's"
 
 
+def test_write_whose_temporary_file_was_swept_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A worker that lost the scene may sweep once more before it notices; whoever holds the lease loses nothing by it."""
+    real = os.replace
+
+    def replace(source: Path, destination: Path) -> None:
+        monkeypatch.setattr(os, "replace", real)
+        assert remove_leftovers(tmp_path) == 1
+        real(source, destination)
+
+    with Lease(tmp_path / "x.lease") as lease:
+        for fence in (lease.check, files.no_fence):
+            monkeypatch.setattr(os, "replace", replace)
+            write_bytes(tmp_path / "frame_0001.png", b"ours", fence)
+            assert (tmp_path / "frame_0001.png").read_bytes() == b"ours"
+            (tmp_path / "frame_0001.png").unlink()
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(FileNotFoundError):
+        write_bytes(tmp_path / "no folder" / "x", b"")
+
+
 def test_journal_of_a_lost_lease_reaches_no_file_that_is_read(tmp_path: Path):
     first = Journal(tmp_path / "j.jsonl")
     first.begin({"a": 1})
@@ -314,7 +368,9 @@ def test_journal_of_a_lost_lease_reaches_no_file_that_is_read(tmp_path: Path):
         journal.close()
 
 
-def test_shared_file_sweeps_what_its_dead_writers_left_and_nobody_else_s(tmp_path: Path):
+def test_shared_file_sweeps_what_its_dead_writers_left_and_nobody_else_s(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     write_bytes(tmp_path / "name", b"")
     here = files._here(os.getpid())
     dead = tmp_path / f".index.json.{here}-{2**22 + 5}-0.tmp"
@@ -323,8 +379,15 @@ def test_shared_file_sweeps_what_its_dead_writers_left_and_nobody_else_s(tmp_pat
     old = tmp_path / ".index.json.4567-7-0.tmp"
     for path in (dead, alive, elsewhere, other, old):
         path.touch()
-    os.utime(old, (time.time() - 4000,) * 2)
+    os.utime(old, (time.time() - 700,) * 2)
+    foreign = tmp_path / ".index.json.swp.tmp"
+    foreign.touch()
+    os.utime(foreign, (0, 0))
     files.write_shared(tmp_path / "index.json", b"{}")
     assert {path.name for path in tmp_path.iterdir()} == {
-        "name", "index.json", alive.name, elsewhere.name, other.name
+        "name", "index.json", alive.name, elsewhere.name, other.name, foreign.name
     }  # fmt: skip
+    monkeypatch.setenv("BOKEHFLOW_LEASE_EXPIRES_S", "0.1")
+    time.sleep(0.11)
+    files.remove_abandoned(tmp_path / "index.json")
+    assert not elsewhere.exists() and alive.exists() and other.exists() and foreign.exists()

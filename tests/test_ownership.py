@@ -10,6 +10,8 @@ from finished_scenes import finish_scenes
 
 from pipeline import __main__ as commands
 from pipeline.storage.completion import DoneRecord
+from pipeline.storage.files import _here
+from pipeline.storage.holder import this_process
 from pipeline.storage.scene import Scene
 
 MIN = ("--min_frames", "6")
@@ -69,6 +71,9 @@ def test_redo_leaves_what_the_pipeline_does_not_write(phase: int, copied: Projec
         (2, "frames_sharp"),
         (2, "frames_sharp/frame_0002.png"),
         (2, ".pipeline"),
+        (2, ".pipeline/deblur.lease"),
+        (2, ".pipeline/deblur.jsonl"),
+        (5, ".pipeline/render.failed.json"),
         (3, "depth_maps"),
         (3, "depth_maps/stats.json"),
         (5, "bokeh_renders"),
@@ -84,6 +89,8 @@ def test_link_out_of_the_output_root_is_refused(phase: int, place: str, how: str
     linked = scene.dir / place
     away = copied.root / "elsewhere" / linked.name
     away.parent.mkdir()
+    if place.endswith((".lease", ".failed.json")):  # of a process that is dead
+        linked.write_text(json.dumps(this_process("theirs") | {"pid": 2**22 + 5}))
     linked.rename(away)
     linked.symlink_to(away)
     if how == "resume":
@@ -94,6 +101,34 @@ def test_link_out_of_the_output_root_is_refused(phase: int, place: str, how: str
     assert f"{linked} is a link to {away}; nothing was touched" in copied.text
     assert {path: path.read_bytes() for path in away.parent.rglob("*") if path.is_file()} == before
     assert linked.is_symlink()
+
+
+@pytest.mark.parametrize("phase", FOLDERS)
+def test_what_killed_workers_left_beside_finished_work_goes(phase: int, copied: Project, monkeypatch):
+    """Nobody takes the lease of a finished scene any more; a lease in use, and files of other writers, stay."""
+    scene = Scene(copied.out, "scene0")
+    name = {2: "deblur", 3: "depth", 5: "render"}[phase]
+    lease, journal = scene.lease_path(name), scene.journal_path(name)
+    frame = sorted((scene.dir / FOLDERS[phase]).rglob("*_0001.*"))[0]
+    assert copied.run(phase, *COMMANDS[phase], "--redo", "--scene", "scene0") == 0
+    before = {path: path.stat().st_mtime_ns for path in scene.dir.rglob("*") if path.is_file()}
+    left = [path.with_name(f".{path.name}.0123456789ab-7-0.tmp") for path in (frame, frame.parent / ".done", journal)]
+    left += [scene.failure_path(name).with_name(f".{name}.failed.json.{_here(0)}-7-0.tmp")]
+    left += [lease.with_name(f".{lease.name}.0123.tmp"), lease]
+    foreign = [frame.with_name(f".{frame.name}.tmp"), scene.private_dir / ".other.lease.0123.tmp"]
+    holder = this_process("theirs")
+    for path in (*left, *foreign):
+        path.write_text(json.dumps(holder if path == lease else holder | {"pid": 2**22 + 5}))
+    assert copied.run(phase, *COMMANDS[phase]) == 0, "its holder lives: this process"
+    assert all(path.exists() for path in (*left, *foreign))
+    lease.write_text(json.dumps(holder | {"pid": 2**22 + 5}))
+    assert copied.run(phase, *COMMANDS[phase], "--dry_run") == 0
+    assert all(path.exists() for path in (*left, *foreign))
+    assert copied.run(phase, *COMMANDS[phase]) == 0
+    assert all(path.exists() for path in foreign) and not any(path.exists() for path in left)
+    for path in foreign:
+        path.unlink()
+    assert {path: path.stat().st_mtime_ns for path in scene.dir.rglob("*") if path.is_file()} == before
 
 
 @pytest.mark.parametrize(

@@ -65,10 +65,12 @@ def test_a_reader_never_sees_half_a_file(tmp_path: Path):
 
 def test_leftovers_go_and_nothing_else(tmp_path: Path):
     (tmp_path / ".frame_0001.png.123-4.tmp").write_bytes(b"")
-    (tmp_path / "frame_0001.png").write_bytes(b"")
-    (tmp_path / ".done").write_bytes(b"")
+    for name in ("frame_0001.png", ".done", ".frame_0001.png.tmp", ".frame_0001.png.swp-7.tmp"):
+        (tmp_path / name).write_bytes(b"")
     assert remove_leftovers(tmp_path) == 1
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".done", "frame_0001.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        ".done", ".frame_0001.png.swp-7.tmp", ".frame_0001.png.tmp", "frame_0001.png"
+    ]  # fmt: skip
 
 
 def test_json_is_strict(tmp_path: Path):

@@ -57,6 +57,20 @@ def test_kill_between_checkpoint_and_best_is_mended(scenes: Path, whole_run: Pat
     assert losses(tmp_path / "run") == losses(whole_run)
 
 
+def test_what_a_killed_trainer_left_goes(scenes: Path, whole_run: Path, tmp_path: Path):  # noqa: F811
+    out = tmp_path / "run"
+    shutil.copytree(whole_run, out)
+    before = {path for path in out.rglob("*") if "tensorboard" not in path.parts}
+    names = ("settings.json", "stopped.json", "best.json", "train.jsonl", "pictures/step_000002.png")
+    left = [(out / name).with_name(f".{Path(name).name}.0123456789ab-7-0.tmp") for name in names]
+    for path in left:
+        path.write_bytes(b"half")
+    foreign = out / ".notes.md.tmp"
+    foreign.touch()
+    assert train.main(["--config", str(write_config(tmp_path / "c.toml", scenes, out))]) == 0
+    assert {path for path in out.rglob("*") if "tensorboard" not in path.parts} == before | {foreign}
+
+
 def test_second_trainer_in_a_folder_is_refused(scenes: Path, tmp_path: Path, capsys):  # noqa: F811
     config = write_config(tmp_path / "c.toml", scenes, tmp_path / "run")
     (tmp_path / "run").mkdir()

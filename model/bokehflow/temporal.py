@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from model.bokehflow.config import BokehFlowConfig, BokehFlowError
 from model.recurrent.config import DIRECTIONS
 from model.recurrent.motion import FRAME_SAMPLES
-from pipeline.storage.files import write_bytes
+from pipeline.storage.files import write_shared
 
 DEPTH_SAMPLES = 32  # per side: of the last depth map, what the mean blur under the next lens is taken from
 
@@ -72,7 +72,7 @@ class BokehFlowState:
     def save(self, path: Path) -> None:
         """Write a safetensors file, atomically."""
         whole = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
-        write_bytes(path, safetensors.torch.save(whole))
+        write_shared(path, safetensors.torch.save(whole))
 
     @classmethod
     def load(cls, path: Path) -> "BokehFlowState":

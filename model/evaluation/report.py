@@ -17,7 +17,7 @@ from pipeline.errors import UsageError
 from pipeline.hints import command
 from pipeline.media.images import PICTURE_SUFFIXES, natural_key
 from pipeline.storage.appending import read_records
-from pipeline.storage.files import read_json, write_bytes, write_json
+from pipeline.storage.files import dump_json, read_json, write_shared
 
 APPLIED_FRAMES = 3
 SHEET_WIDTH = 1600
@@ -120,7 +120,7 @@ def write(
         shown.append(("network_applied.jpg", applied_strip(applied[0]), applied[1]))
     for name, image, caption in shown:
         if image is not None:
-            write_bytes(folder / name, _jpeg(image))
+            write_shared(folder / name, _jpeg(image))
             images.append({"file": name, "caption": caption})
     steps = max((step for _, points in losses for step, _ in points), default=-1) + 1
     summary = {
@@ -138,7 +138,7 @@ def write(
         "pictures": images,
     }
     path = folder / "network.json"
-    write_json(path, summary)
+    write_shared(path, dump_json(summary).encode())
     return path
 
 

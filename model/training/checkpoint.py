@@ -23,6 +23,7 @@ from torch import Tensor, as_tensor
 
 from model.errors import CheckpointError
 from model.training.families import DEFAULT_FAMILY
+from model.training.log import LOG_NAME, PICTURES_NAME
 from model.training.network_file import (
     BEST_NAME,
     FORMAT,
@@ -42,11 +43,20 @@ from pipeline.storage.files import (
     dump_json,
     no_fence,
     read_json,
+    remove_leftovers,
     sync_folder,
     write_bytes,
     write_if_changed,
     write_json,
 )
+
+SETTINGS_NAME = "settings.json"
+# A run that was told to stop leaves this file until it goes on: torchrun turns every exit code into 1, and whoever started it
+# may want to know that it can be resumed.
+STOPPED_NAME = "stopped.json"
+RUN_FILES = frozenset(
+    (SETTINGS_NAME, STOPPED_NAME, BEST_NAME, LOG_NAME)
+)  # what is replaced as a whole beside the checkpoints
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,7 +237,7 @@ def load_resume(folder: Path, task: Task[Any], ema: Ema) -> None:
                     item.optimizer.state[p] = {k: v if k == "step" else v.to(p.device) for k, v in values.items()}
 
 
-def prune(out_dir: Path, keep_last: int, step: int, best_step: int | None) -> None:
+def prune(out_dir: Path, keep_last: int, step: int, best_step: int | None, fence: Fence = no_fence) -> None:
     """Remove all checkpoints but the last few and the best, and what killed writers left.
 
     Args:
@@ -235,20 +245,26 @@ def prune(out_dir: Path, keep_last: int, step: int, best_step: int | None) -> No
         step: of the checkpoint just written. Those of later steps were damaged, or the run would have gone on from them;
             counted among the last they would push out the whole ones, so they go.
         best_step: kept whatever its age.
+
+    Raises:
+        LeaseLostError: the fence is a lease's, and the lease was lost.
     """
+    fence()
     folders = step_folders(out_dir)
     kept = {best_step, *[found for found, _ in folders if found <= step][-keep_last:]}
     for found, folder in folders:
         if found not in kept:
             shutil.rmtree(folder, ignore_errors=True)
-    sweep_partials(out_dir)
+    sweep(out_dir)
 
 
-def sweep_partials(out_dir: Path) -> None:
-    """Remove what killed or superseded writers left; from then on none of them can finish a checkpoint. Only the holder of
-    the run's lease may call this."""
+def sweep(out_dir: Path) -> None:
+    """Remove what killed or superseded writers left, in the whole run's folder; from then on none of them can finish a write.
+    Only the holder of the run's lease may call this."""
     for leftover in (out_dir / "checkpoints").glob(".step_*.partial"):
         shutil.rmtree(leftover, ignore_errors=True)
+    remove_leftovers(out_dir, RUN_FILES.__contains__)
+    remove_leftovers(out_dir / PICTURES_NAME, lambda name: name.startswith("step_"))
 
 
 def note_best(out_dir: Path, score_name: str, state: ResumeState, fence: Fence = no_fence) -> None:

@@ -12,6 +12,8 @@ from typing import Any
 from pipeline.storage.appending import OwnAppender, read_records
 from pipeline.storage.files import Fence, no_fence, write_bytes
 
+LOG_NAME, PICTURES_NAME = "train.jsonl", "pictures"
+
 
 class TrainLog:
     """Used as a context manager.
@@ -25,8 +27,8 @@ class TrainLog:
     def __init__(self, out_dir: Path, first_step: int, fence: Fence = no_fence) -> None:
         from torch.utils.tensorboard import SummaryWriter  # slow to import, and only training needs it
 
-        self._path = out_dir / "train.jsonl"
-        self._images = out_dir / "pictures"
+        self._path = out_dir / LOG_NAME
+        self._images = out_dir / PICTURES_NAME
         self._images.mkdir(exist_ok=True)
         self._fence = fence
         self._file = OwnAppender(self._path, self._lines_before(first_step), fence)

@@ -22,13 +22,15 @@ from accelerate import Accelerator
 from model.data.loaders import BatchPlan
 from model.errors import ADVICE, TrainingDivergedError
 from model.training.checkpoint import (
+    SETTINGS_NAME,
+    STOPPED_NAME,
     ResumeState,
     find_resume,
     load_resume,
     note_best,
     prune,
     save_checkpoint,
-    sweep_partials,
+    sweep,
 )
 from model.training.families import task_class
 from model.training.gradients import Measured, average_over_processes, backpropagate, clip, parameters_of
@@ -47,9 +49,6 @@ from pipeline.storage.completion import Fields
 from pipeline.storage.files import Fence, no_fence, write_json
 from pipeline.storage.lease import Lease
 
-# A run that was told to stop leaves this file until it goes on: torchrun turns every exit code into 1, and whoever started it
-# may want to know that it can be resumed.
-STOPPED_NAME = "stopped.json"
 WAIT_LIMIT = timedelta(days=1)
 
 
@@ -127,7 +126,7 @@ class Trainer:
                 (out_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
                 lease = stack.enter_context(Lease(out_dir / "train.lease", self._safe_point))
                 self._fence = lease.check
-                sweep_partials(out_dir)
+                sweep(out_dir)
                 (out_dir / STOPPED_NAME).unlink(missing_ok=True)
             self._wait()
             return self._run()
@@ -187,7 +186,7 @@ class Trainer:
             f"{parameters / 1e6:.2f} M parameters on {self._accelerator.num_processes} x {self.device.type}, "
             f"{'bf16 autocast' if self._autocast else 'float32'}, steps {self._state.step} to {self.settings.run.steps}"
         )
-        write_json(self.settings.out_dir / "settings.json", asdict(self.settings), self._fence)
+        write_json(self.settings.out_dir / SETTINGS_NAME, asdict(self.settings), self._fence)
 
     def _loop(self, reporter: Reporter, log: TrainLog | None) -> None:
         run = self.settings.run
@@ -298,7 +297,7 @@ class Trainer:
             out_dir, state = self.settings.out_dir, self._state
             save_checkpoint(out_dir, self.task, self.ema, state, self._fence)
             note_best(out_dir, self.task.score.name, state, self._fence)
-            prune(out_dir, self.settings.run.keep_last, state.step, state.best_step)
+            prune(out_dir, self.settings.run.keep_last, state.step, state.best_step, self._fence)
         self._wait()
 
 

@@ -25,7 +25,7 @@ from pipeline.hints import operator_command
 from pipeline.phases.registry import Phase
 from pipeline.storage.appending import append_record, read_records
 from pipeline.storage.bounded import JSON_LIMIT, parsing, read_bounded
-from pipeline.storage.files import dump_json, parse_json, read_json, write_bytes, write_json
+from pipeline.storage.files import dump_json, parse_json, read_json, write_shared
 
 SCHEMA = 2
 
@@ -111,7 +111,8 @@ class Run:
             "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         }
         stored.pop("folder")
-        write_json(self.folder / "run.json", {key: _plain(value) for key, value in stored.items()})
+        plain = {key: _plain(value) for key, value in stored.items()}
+        write_shared(self.folder / "run.json", dump_json(plain).encode())
 
     @classmethod
     def load(cls, folder: Path) -> "Run":
@@ -156,10 +157,8 @@ class Run:
 
     def finish(self, state: str, message: str) -> None:
         """Note how the run ended: "finished" or "stopped"."""
-        write_json(
-            self.folder / "outcome.json",
-            {"state": state, "message": message, "at": time.strftime("%Y-%m-%dT%H:%M:%S%z")},
-        )
+        outcome = {"state": state, "message": message, "at": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+        write_shared(self.folder / "outcome.json", dump_json(outcome).encode())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,7 +199,7 @@ class Plan:
         data = dump_json(stored).encode()
         if self.path.exists():
             raise PipelineError(f"{self.path} exists; a plan is never rewritten. Another submission is at this run")
-        write_bytes(self.path, data)
+        write_shared(self.path, data)
         return Plan.load(self.path)
 
     @classmethod

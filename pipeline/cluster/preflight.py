@@ -22,11 +22,16 @@ from pipeline.storage.scene import Scene, SceneEntry
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """What a phase's flags ask for, as far as it is known before the phase runs: engine, options that were given, settings."""
+    """What a phase's flags ask for, as far as it is known before the phase runs: engine, options that were given, settings.
+
+    Args:
+        exact: the settings are what a record will hold, name by name: what a record lacks was not asked for then.
+    """
 
     engine: str = ""
     options: dict[str, Any] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
+    exact: bool = False
 
 
 def check_flags(phase: Phase, args: tuple[str, ...]) -> Asked:
@@ -43,17 +48,18 @@ def check_flags(phase: Phase, args: tuple[str, ...]) -> Asked:
         last = words.getvalue().strip().splitlines()[-1:] or [""]
         raise UsageError(f"{shlex.join(phase.command)} does not take {shlex.join(args)}: {last[0]}") from None
     settings = phase.settings(parsed)
+    exact = hasattr(settings, "recorded")
+    asked = settings.recorded() if exact else asdict(settings)
     if phase.role is None:
-        return Asked(settings=asdict(settings))
+        return Asked(settings=asked, exact=exact)
     if not parsed.device.startswith("cuda"):  # whether there is one is known on the node alone
         check_device(parsed.device)
     engine = engine_class(phase.role, parsed.engine)
     given = given_options(parsed, phase.role)
     options = parse_options(engine, given)
     phase.check(settings, info_for(engine, options))
-    return Asked(
-        engine=parsed.engine, options={name: getattr(options, name) for name in given}, settings=asdict(settings)
-    )
+    named = {name: getattr(options, name) for name in given}
+    return Asked(engine=parsed.engine, options=named, settings=asked, exact=exact)
 
 
 def check_same_settings(run: Run, asked: dict[str, Asked], entries: Sequence[SceneEntry]) -> None:
@@ -82,11 +88,16 @@ def _difference(wanted: Asked, recorded: dict[str, Any]) -> str | None:
     engine = recorded.get("engine", {})
     if engine.get("name", "") != wanted.engine:
         return f"engine {engine.get('name')!r} -> {wanted.engine!r}"
-    for old, new in ((engine.get("options", {}), wanted.options), (recorded.get("settings", {}), wanted.settings)):
-        for name, value in new.items():
+    settings = recorded.get("settings", {})
+    for old, new, exact in (
+        (engine.get("options", {}), wanted.options, False),
+        (settings, wanted.settings, wanted.exact),
+    ):
+        for name in sorted(new.keys() | (old.keys() if exact else ())):
+            before, value = old.get(name, "not given"), new.get(name, "not given")
             # "auto" is recorded as what it became on the node that did it.
-            if name in old and value != "auto" and old[name] != value:
-                return f"{name} {old[name]!r} -> {value!r}"
+            if (exact or name in old) and value != "auto" and before != value:
+                return f"{name} {before!r} -> {value!r}"
     return None
 
 

@@ -18,7 +18,7 @@ from PIL import Image
 
 from pipeline.errors import InputError
 from pipeline.media.geometry import MAX_PIXELS
-from pipeline.storage.bounded import load_npy, load_npz, npy_header, open_regular, parsing
+from pipeline.storage.bounded import load_npy, load_npz, npy_header, open_member, open_regular, parsing
 
 Stored = npt.NDArray[Any]  # (H, W), as in the file
 MAP_SUFFIXES = (".npz", ".npy", ".png", ".tif", ".tiff", ".exr", ".pfm")
@@ -174,7 +174,7 @@ class ArrayStack(Stack):
                     raise InputError(
                         f"{self.path} has keys {sorted(names)[:20]}, needs {' or '.join(map(repr, self._keys))}"
                     )
-                with archive.open(names[key]) as member:
+                with open_member(archive, names[key], str(self.path)) as member:
                     yield member
 
     def _header(self, stream: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:

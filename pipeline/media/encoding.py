@@ -17,6 +17,7 @@ from av.video.reformatter import ColorRange, Colorspace
 
 from pipeline.errors import InputError, PipelineError
 from pipeline.media.images import AnyPicture
+from pipeline.storage.bounded import parsing
 from pipeline.storage.files import Fence, no_fence, write_bytes
 
 BLOCK_FRAMES = 24  # every block begins with a key frame: about one a second, which players like for seeking
@@ -161,13 +162,13 @@ class Block:
             InputError: it is damaged.
         """
         try:
-            with np.load(path, allow_pickle=False) as stored:
+            with parsing("the packets", path), np.load(path, allow_pickle=False) as stored:
                 data, ends = stored["data"].tobytes(), np.cumsum(stored["sizes"]).tolist()
                 starts = [0, *ends[:-1]]
                 pieces = tuple(data[start:end] for start, end in zip(starts, ends, strict=True))
                 return cls(data=pieces, pts=tuple(stored["pts"].tolist()), key=tuple(stored["key"].tolist()))
-        except (OSError, ValueError, KeyError, EOFError) as error:
-            raise InputError(f"{path} cannot be read: {error}") from None
+        except FileNotFoundError as error:
+            raise InputError(f"{path} cannot be read: {error.strerror}") from None
 
 
 def decoding_times(pts: Sequence[int]) -> list[int]:

@@ -7,6 +7,7 @@ A scene that fails is a result, not a crash: its reason is printed, logged with 
 import contextlib
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from pipeline.device import fix_threads
@@ -27,10 +28,10 @@ from pipeline.reporter import Reporter
 from pipeline.run_settings import RunSettings
 from pipeline.signals import StopSignals
 from pipeline.storage.completion import Assessment, DoneRecord, State, as_stored, assess, fingerprint
-from pipeline.storage.files import names_in, remove_leftovers, write_json
+from pipeline.storage.files import dump_json, leftovers, names_in, remove_leftovers, write_shared
 from pipeline.storage.holder import current_job_id
 from pipeline.storage.journal import Fields
-from pipeline.storage.lease import Lease, glance
+from pipeline.storage.lease import Lease, glance, traces
 from pipeline.storage.ownership import OwnFiles, refuse_links
 from pipeline.storage.scene import Scene, SceneEntry, SceneIndex
 
@@ -102,19 +103,17 @@ def _one_scene(
 ) -> None:
     name = entry.scene_id
     try:
-        outputs = phase.outputs(scene, entry)
-        folders = {path.parent for path in outputs} | set(phase.folders(scene))
         fields = as_stored(phase.fields(scene, entry))
         found = _assess(phase, scene, entry, fields)
         if _settled(found, settings, name, tally, reporter):
+            if found.state is State.DONE and not settings.dry_run:
+                _tidy(phase, settings, scene, entry, signals)
             return
         if settings.dry_run:
             reporter.info(f"{name}: would run ({found.state}: {found.reason})")
             tally.planned.append(name)
             return
-        single = [path for path in outputs if path.parent == scene.dir]  # not in a folder of the phase's own
-        refuse_links(settings.out_root, [scene.private_dir, *folders, *single])
-        phase.own_files(scene, entry).refuse_links()
+        _refuse_links(phase, settings, scene, entry)
         with Lease(scene.lease_path(phase.name), signals.safe_point) as lease:
             work = Work(journal=phase.journal(scene), lease=lease, signals=signals, reporter=reporter)
             if not _under_lease(phase, settings, scene, entry, fields, work, tally):
@@ -144,6 +143,36 @@ def _one_scene(
             _remember_failure(scene, phase.name, reason, getattr(error, "waits_for", ""))
 
 
+def _refuse_links(phase: ScenePhase, settings: RunSettings, scene: Scene, entry: SceneEntry) -> None:
+    """InputError when anything that the phase writes or removes is a symbolic link."""
+    outputs = phase.outputs(scene, entry)
+    folders = {path.parent for path in outputs} | set(phase.folders(scene))
+    single = [path for path in outputs if path.parent == scene.dir]  # not in a folder of the phase's own
+    private = [at(phase.name) for at in (scene.journal_path, scene.lease_path, scene.failure_path)]
+    refuse_links(settings.out_root, [*folders, *single, *private])
+    phase.own_files(scene, entry).refuse_links()
+
+
+def _tidy(phase: ScenePhase, settings: RunSettings, scene: Scene, entry: SceneEntry, signals: StopSignals) -> None:
+    """Remove what killed workers left beside finished work, for which nobody takes the lease any more."""
+    own, lease_path = phase.own_files(scene, entry), scene.lease_path(phase.name)
+    with contextlib.suppress(OSError, InputError, LeaseHeldError):  # in use, or not writable: it is in nobody's way
+        _refuse_links(phase, settings, scene, entry)
+        if traces(lease_path) or own.leftovers() or leftovers(scene.private_dir, _private_names(phase, scene)):
+            with Lease(lease_path, signals.safe_point):
+                _sweep(own, phase, scene)
+
+
+def _sweep(own: OwnFiles, phase: ScenePhase, scene: Scene) -> None:
+    own.sweep()
+    remove_leftovers(scene.private_dir, _private_names(phase, scene))
+
+
+def _private_names(phase: ScenePhase, scene: Scene) -> Callable[[str], bool]:
+    names = {scene.journal_path(phase.name).name, scene.failure_path(phase.name).name}
+    return names.__contains__
+
+
 def _under_lease(
     phase: ScenePhase,
     settings: RunSettings,
@@ -159,8 +188,8 @@ def _under_lease(
     """
     own = phase.own_files(scene, entry)
     try:
-        own.sweep()
-        remove_leftovers(scene.private_dir, lambda name: name == work.journal.path.name)
+        work.lease.check()
+        _sweep(own, phase, scene)
         work.journal = phase.journal(scene)
         found = _assess(phase, scene, entry, fields)
         if _settled(found, settings, scene.scene_id, tally, work.reporter):
@@ -281,6 +310,7 @@ def _remember_failure(scene: Scene, phase: str, reason: str, waits_for: str) -> 
     at = time.strftime("%Y-%m-%dT%H:%M:%S%z")
     # The reason was printed; a full disk, or a link that leads away, must not hide it behind another error.
     with contextlib.suppress(OSError, InputError):
-        refuse_links(scene.dir.parent, [scene.private_dir])
+        refuse_links(scene.dir.parent, [scene.failure_path(phase)])
         scene.private_dir.mkdir(parents=True, exist_ok=True)
-        write_json(scene.failure_path(phase), {"phase": phase, "reason": reason, "at": at, "waits_for": waits_for})
+        note = dump_json({"phase": phase, "reason": reason, "at": at, "waits_for": waits_for})
+        write_shared(scene.failure_path(phase), note.encode())

@@ -35,7 +35,7 @@ from pipeline.refocus.settings import RefocusSettings
 from pipeline.reporter import Reporter
 from pipeline.seeds import stable_seed
 from pipeline.signals import StopSignals
-from pipeline.storage.files import write_bytes
+from pipeline.storage.files import write_shared
 from pipeline.weights import Condition, download_command, find, weights_folder, weights_named
 
 _SHOWS_PX = 2.0  # a step of the radius from which on an edge of the depth is one, as for films
@@ -62,7 +62,7 @@ def refocus(photo: Path, output: Path, settings: RefocusSettings, *, overwrite: 
         for note in notes:
             reporter.info(f"{photo.name}: {note}")
         refocused = _Run(photo, picture, settings, reporter, signals.safe_point).go()
-        write_bytes(output, _WRITERS[output.suffix.lower()](refocused))
+        write_shared(output, _WRITERS[output.suffix.lower()](refocused))
         reporter.info(f"refocus: {output}, {refocused.shape[1]}x{refocused.shape[0]}")
 
 

@@ -12,7 +12,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -70,6 +70,18 @@ def open_regular(path: Path) -> BinaryIO:
     return os.fdopen(descriptor, "rb")
 
 
+def refuse_link(path: Path) -> None:
+    """InputError when `path` is a symbolic link; it names where that leads."""
+    try:
+        target = os.readlink(path)
+    except (OSError, ValueError):  # no link, or nothing there
+        return
+    raise InputError(
+        f"{path} is a link to {target}; nothing was touched, since below the output root no link is followed. Put what it "
+        f"leads to in its place, or remove it; the output root itself may be a link"
+    )
+
+
 def read_bounded(path: Path, limit_bytes: int) -> bytes:
     """The bytes of a regular file of at most `limit_bytes`.
 
@@ -124,6 +136,19 @@ def load_npy(file: BinaryIO, origin: str, limit_bytes: int) -> npt.NDArray[Any]:
         return array
 
 
+def open_member(archive: zipfile.ZipFile, name: str, origin: str) -> IO[bytes]:
+    """A member of a zip archive, read in pieces of the size that is asked for.
+
+    Only as NumPy writes: bzip2 and LZMA hand out whatever a piece of the file expands to, and 242 bytes of bzip2 hold 300 MB.
+
+    Raises:
+        InputError: it is packed in another way.
+    """
+    if archive.getinfo(name).compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise InputError(f"{origin} is packed in another way than NumPy's; save it with numpy.savez_compressed")
+    return archive.open(name)
+
+
 def load_npz(file: BinaryIO, key: str, origin: str, limit_bytes: int) -> npt.NDArray[Any]:
     """The array under `key` of an npz stream, without unpickling and without trusting its sizes.
 
@@ -141,7 +166,7 @@ def load_npz(file: BinaryIO, key: str, origin: str, limit_bytes: int) -> npt.NDA
         if f"{key}.npy" not in names:
             keys = sorted(name.removesuffix(".npy") for name in names[:20])
             raise InputError(f"{origin} has keys {keys}, needs {key!r}")
-        with archive.open(f"{key}.npy") as stream:
+        with open_member(archive, f"{key}.npy", origin) as stream:
             head = stream.read(2 * _NPY_HEADER_LIMIT)
             file = io.BytesIO(head)
             shape, dtype = npy_header(file)

@@ -3,13 +3,16 @@
 What this is not: a database. One rename is atomic; order between files is the caller's business (done records last).
 Whether this process may still write is asked of a fence, after the temporary file is there and right before the rename.
 Whoever takes work over removes the temporary files first. So a writer that was stopped at any point and wakes up later is
-refused by the fence, or finds its temporary file gone; between the two there is no gap.
+refused by the fence, or finds its temporary file gone; between the two there is no gap. A writer that still may write and
+finds it gone, since somebody took it for dead, writes it again.
 """
 
+import contextlib
 import hashlib
 import itertools
 import json
 import os
+import re
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -20,10 +23,11 @@ from typing import Any
 from pipeline.errors import InputError
 from pipeline.storage.bounded import JSON_LIMIT, parsing, read_bounded
 from pipeline.storage.holder import boot_id, pid_namespace, process_start
+from pipeline.storage.lease import LeaseTimes
 
 Fence = Callable[[], None]  # raises when this process may not write any more
 _counter = itertools.count()
-_ABANDONED_S = 3600.0
+_TEMPORARY = re.compile(r"\.(?P<target>.+)\.(?:(?P<place>[0-9a-f]+)-)?(?P<process>\d+)-\d+\.tmp", re.DOTALL)
 
 
 def no_fence() -> None:
@@ -57,6 +61,13 @@ def write_bytes(path: Path, data: bytes, fence: Fence = no_fence) -> None:
 
 def replace_keeping_open(path: Path, data: bytes, fence: Fence = no_fence) -> int:
     """`write_bytes`, and a descriptor that appends to the very file that was written, whatever stands at `path` later."""
+    for _ in range(3):
+        with contextlib.suppress(FileNotFoundError):  # the temporary file was swept, or the folder is gone
+            return _replace(path, data, fence)
+    return _replace(path, data, fence)
+
+
+def _replace(path: Path, data: bytes, fence: Fence) -> int:
     # The place too: pids of two machines, or two namespaces, on one disk may well be the same.
     process = os.getpid()
     temporary = path.with_name(f".{path.name}.{_here(process)}-{process}-{next(_counter)}.tmp")
@@ -81,26 +92,28 @@ def replace_keeping_open(path: Path, data: bytes, fence: Fence = no_fence) -> in
 def write_shared(path: Path, data: bytes) -> None:
     """`write_bytes` where no lease is held: several commands may write this file at once, and the last one wins.
 
-    Temporary files of this name go first whose writer is dead, or which are an hour old.
+    What dead writers of this file left goes first.
     """
-    for entry in _scan(path.parent):
-        if is_temporary(entry.name) and _target(entry.name) == path.name and _is_abandoned(Path(entry.path)):
-            Path(entry.path).unlink(missing_ok=True)
+    remove_abandoned(path)
     write_bytes(path, data)
 
 
-def _target(temporary: str) -> str:
-    return temporary[1:].rsplit(".", 2)[0]
+def remove_abandoned(path: Path) -> None:
+    """Remove temporary files for `path`, which no lease covers, whose writers are dead or as silent as an expired lease."""
+    for entry in _scan(path.parent):
+        if target_of(entry.name) == path.name and _is_abandoned(Path(entry.path)):
+            Path(entry.path).unlink(missing_ok=True)
 
 
 def _is_abandoned(temporary: Path) -> bool:
-    place, _, process = temporary.name.rsplit(".", 2)[1].rpartition("-")[0].partition("-")
-    if place == _here(os.getpid()) and process.isdigit():
-        return process_start(int(process)) is None
+    found = _TEMPORARY.fullmatch(temporary.name)
+    if found and found["place"] == _here(os.getpid()):
+        return process_start(int(found["process"])) is None
     try:
-        return time.time() - temporary.stat().st_mtime > _ABANDONED_S
+        age_s = time.time() - temporary.lstat().st_mtime
     except FileNotFoundError:
         return False
+    return abs(age_s) > LeaseTimes.from_environment().expires_s
 
 
 def write_if_changed(path: Path, data: bytes, fence: Fence = no_fence) -> None:
@@ -118,9 +131,16 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def is_temporary(name: str) -> bool:
-    """Whether `write_bytes` may have given this name to a file it had not finished."""
-    return name.startswith(".") and name.endswith(".tmp")
+def target_of(name: str) -> str | None:
+    """The name of the file for which `write_bytes` made a temporary file of this name; None for a name that it gives none."""
+    found = _TEMPORARY.fullmatch(name)
+    return found["target"] if found else None
+
+
+def leftovers(folder: Path, names: Callable[[str], bool] = lambda name: True) -> list[Path]:
+    """Temporary files in a folder, of those targets that `names` is true for."""
+    found = ((Path(entry.path), target_of(entry.name)) for entry in _scan(folder))
+    return [path for path, target in found if target is not None and names(target)]
 
 
 def remove_leftovers(folder: Path, names: Callable[[str], bool] = lambda name: True) -> int:
@@ -130,12 +150,10 @@ def remove_leftovers(folder: Path, names: Callable[[str], bool] = lambda name: T
         folder: not its subfolders.
         names: which targets' temporary files: those of names that others write are not ours to remove.
     """
-    removed = 0
-    for entry in _scan(folder):
-        if is_temporary(entry.name) and names(_target(entry.name)):
-            Path(entry.path).unlink(missing_ok=True)
-            removed += 1
-    return removed
+    found = leftovers(folder, names)
+    for path in found:
+        path.unlink(missing_ok=True)
+    return len(found)
 
 
 def _scan(folder: Path) -> Iterator[os.DirEntry[str]]:

@@ -19,13 +19,12 @@ from types import TracebackType
 from typing import Any
 
 from pipeline.errors import LeaseHeldError, LeaseLostError, UsageError
-from pipeline.storage.bounded import MIB, read_bounded
+from pipeline.storage.bounded import MIB, read_bounded, refuse_link
 from pipeline.storage.holder import current_job_id, gone, task_id, this_process, who
 
-__all__ = ["Lease", "LeaseTimes", "current_job_id", "glance", "held", "read_lease", "task_id"]
+__all__ = ["Lease", "LeaseTimes", "current_job_id", "glance", "held", "read_lease", "task_id", "traces"]
 
 EXPIRES_VARIABLE = "BOKEHFLOW_LEASE_EXPIRES_S"
-_ASIDE_S = 0.05  # for so long a lease may be away from its name while somebody looks whether it is abandoned
 # When a lease was first seen with the heartbeat it still has: path -> (token and heartbeat, time.monotonic()).
 _sightings: dict[Path, tuple[tuple[Any, int], float]] = {}
 
@@ -75,6 +74,7 @@ class Lease:
 
     Raises on entry:
         LeaseHeldError: someone else holds it; the message says who, since when and what frees it.
+        InputError: a symbolic link stands in its place.
         OSError: its folder cannot be written.
     """
 
@@ -112,11 +112,7 @@ class Lease:
 
     def is_ours(self) -> bool:
         """Whether the lease on the disk is this one."""
-        found = read_lease(self.path)
-        if found is None:  # somebody may be looking at it, aside
-            time.sleep(_ASIDE_S)
-            found = read_lease(self.path)
-        return found is not None and found.get("token") == self._token
+        return (read_lease(self.path) or {}).get("token") == self._token
 
     def check(self) -> None:
         """Look at the disk, and raise LeaseLostError unless the lease there is this one."""
@@ -160,6 +156,7 @@ class Lease:
 
     def _make_way(self) -> None:
         """Remove the lease that is in the way when its holder is gone or silent; LeaseHeldError otherwise."""
+        refuse_link(self.path)
         holder = read_lease(self.path)
         if holder is None:
             return
@@ -189,17 +186,18 @@ class Lease:
             self._safe_point()
 
     def _take_aside(self, token: Any) -> None:
-        """Remove the lease with this token. Only one of several takers can rename this very file, and it looks at what it
-        got before it drops it: a fresh lease that came in between is put back."""
-        aside = self.path.with_name(f".{self.path.name}.{uuid.uuid4().hex}.tmp")
-        try:
-            os.rename(self.path, aside)
-        except FileNotFoundError:
+        """Remove the lease with this token; only one of several takers can rename this very file.
+
+        A fresh lease that came between the look and the rename is not put back: while it was away a third worker may have
+        had the scene, done it and released it, and its holder, finding its own token again, would do all of it twice. Its
+        holder loses it instead.
+        """
+        if (read_lease(self.path) or {}).get("token") != token:
             return
-        found = read_lease(aside)
-        if found and found.get("token") != token:
-            self._place(aside, json.dumps(found).encode())
-        aside.unlink(missing_ok=True)
+        aside = self.path.with_name(f".{self.path.name}.{uuid.uuid4().hex}.tmp")
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(self.path, aside)
+            aside.unlink(missing_ok=True)
 
     def _now_s(self) -> float:
         """The file system's clock: that of the draft, touched now."""
@@ -241,12 +239,21 @@ def glance(path: Path) -> tuple[tuple[Any, int], float] | None:
     return known
 
 
-def read_lease(path: Path) -> dict[str, Any] | None:
-    """The holder's data; None when there is no lease; {} when it cannot be read."""
+def traces(path: Path) -> bool:
+    """Whether the lease at `path` is there, or a draft that a killed worker left beside it."""
     try:
-        holder = json.loads(read_bounded(path, MIB))
+        names = os.listdir(path.parent)
     except (FileNotFoundError, NotADirectoryError):
-        return {} if os.path.lexists(path) else None  # a link that leads nowhere stands in the way like any other file
+        return False
+    return any(name == path.name or (name.startswith(f".{path.name}.") and name.endswith(".tmp")) for name in names)
+
+
+def read_lease(path: Path) -> dict[str, Any] | None:
+    """The holder's data; None when there is no lease; {} when it cannot be read, or is a link, which is not followed."""
+    try:
+        holder = {} if path.is_symlink() else json.loads(read_bounded(path, MIB))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
     except Exception:  # torn, foreign, unreadable: nobody knows whose it is
         return {}
     return holder if isinstance(holder, dict) else {}

@@ -9,8 +9,8 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from pipeline.errors import InputError
-from pipeline.storage.files import Fence, is_temporary, no_fence, remove_leftovers
+from pipeline.storage.bounded import refuse_link
+from pipeline.storage.files import Fence, leftovers, no_fence, target_of
 
 DONE_NAME = ".done"
 
@@ -28,18 +28,7 @@ def refuse_links(root: Path, paths: Iterable[Path]) -> None:
             step = step / name
             if step not in seen:
                 seen.add(step)
-                _refuse(step)
-
-
-def _refuse(path: Path) -> None:
-    try:
-        target = os.readlink(path)
-    except (OSError, ValueError):  # no link, or nothing there
-        return
-    raise InputError(
-        f"{path} is a link to {target}; nothing was touched, since below the output root no link is followed. Put what it "
-        f"leads to in its place, or remove it; the output root itself may be a link"
-    )
+                refuse_link(step)
 
 
 class OwnFiles:
@@ -81,13 +70,21 @@ class OwnFiles:
         for folder, entries in self.walk():
             for entry in entries:
                 if entry.is_symlink():
-                    _refuse(folder / entry.name)
+                    refuse_link(folder / entry.name)
+
+    def leftovers(self) -> list[Path]:
+        """Temporary files of earlier writers, or of one who is at work."""
+        folders = [*(folder for folder, _ in self.walk()), self._dir]
+        return [
+            path
+            for folder in folders
+            for path in leftovers(folder, lambda name, folder=folder: self._is_ours(folder / name))  # type: ignore[misc]
+        ]
 
     def sweep(self) -> None:
         """Remove the temporary files of earlier writers: after this none of them can finish a write (`files`)."""
-        for folder, _ in self.walk():
-            remove_leftovers(folder, lambda name, folder=folder: self._is_ours(folder / name))  # type: ignore[misc]
-        remove_leftovers(self._dir, lambda name: self._is_ours(self._dir / name))
+        for path in self.leftovers():
+            path.unlink(missing_ok=True)
 
     def remove(self, fence: Fence = no_fence) -> list[Path]:
         """Remove what is ours, first every `.done`, so that no reader takes the rest for whole; folders that became empty
@@ -103,7 +100,7 @@ class OwnFiles:
                 if self._is_ours(path):
                     fence()
                     path.unlink(missing_ok=True)
-                elif not is_temporary(path.name):
+                elif target_of(path.name) is None:
                     left.append(path)
         for folder in reversed(folders):
             try:

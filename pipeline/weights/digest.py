@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from pipeline.errors import UsageError
-from pipeline.storage.files import write_json
+from pipeline.storage.files import dump_json, write_shared
 from pipeline.weights.files import Found, content_files, user_cache
 
 _READERS = 4  # hashing releases the interpreter's lock; more would only make a disk seek
@@ -36,7 +36,7 @@ def file_sha256(path: Path) -> str:
         value = hashlib.file_digest(stream, "sha256").hexdigest()
     with contextlib.suppress(OSError):  # without a cache it is only slower
         cache.parent.mkdir(parents=True, exist_ok=True)
-        write_json(cache, {"seen": seen, "sha256": value})
+        write_shared(cache, dump_json({"seen": seen, "sha256": value}).encode())
     return value
 
 

@@ -77,12 +77,12 @@ def judge(root: Path, one: Any, seed: int, number: int) -> tuple[str, str]:
     path = root / one.file
     sample = path.read_bytes()
     stamp = path.stat()
-    # The scale of what was in use before: the peak is set back to it.
+    reader = rng.choice(one.readers)
+    put_in_place(path, mutate(sample, path.name, rng), rng)
+    # The scale of what was in use before: the peak is set back to it, since damaging may take more than reading.
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
     before_mb = _peak_mb()
-    reader = rng.choice(one.readers)
-    put_in_place(path, mutate(sample, path.name, rng), rng)
     said, verdict = "", ACCEPTED
     signal.setitimer(signal.ITIMER_REAL, TIME_LIMIT_S)
     try:
@@ -147,21 +147,18 @@ def run(
     with contextlib.redirect_stdout(io.StringIO()):
         subjects.build(project)
     samples(project, REPOSITORY)
+    shutil.copytree(project, root / "whole", symlinks=True)
     before, around = _state(project), {path.name for path in root.iterdir()}
     found = Found()
     deadline = time.monotonic() + seconds
     last = first + (10**9 if count is None else count)
     number = first
     while number < last and (count is not None or time.monotonic() < deadline):
-        number = _one_worker(
-            project,
-            seed,
-            range(number, last),
-            tuple(formats or ()),
-            found,
-            console,
-            deadline if count is None else None,
-        )
+        stop = deadline if count is None else None
+        number = _one_worker(project, seed, range(number, last), tuple(formats or ()), found, console, stop)
+        if number < last:  # whoever was killed did not put its sample back
+            shutil.rmtree(project)
+            shutil.copytree(root / "whole", project, symlinks=True)
     after = _state(project)
     changed = [name for name in {*before, *after} if before.get(name) != after.get(name)]
     found.outside = len({path.name for path in root.iterdir()} - around) + len(changed)

@@ -18,7 +18,7 @@ from pipeline.engines.genfocus.forward import Prompt
 from pipeline.engines.genfocus.libraries import diffusers, transformers
 from pipeline.errors import UsageError
 from pipeline.storage.bounded import one_line
-from pipeline.storage.files import write_bytes
+from pipeline.storage.files import write_shared
 from pipeline.weights import user_cache
 
 DEBLUR_PROMPT = "a sharp photo with everything in focus"
@@ -88,7 +88,7 @@ def keep(cache: Path, origin: dict[str, str], prompt: Prompt) -> None:
     tensors = {"tokens": prompt.tokens.contiguous(), "pooled": prompt.pooled.contiguous()}
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        write_bytes(cache / _name(origin), save(tensors, metadata=origin))
+        write_shared(cache / _name(origin), save(tensors, metadata=origin))
     except OSError as error:
         _log.warning("embedded prompts cannot be kept in %s (%s); the next start embeds them again", cache, error)
 

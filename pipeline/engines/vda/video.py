@@ -5,11 +5,11 @@ and apply_bokeh read beside the video.
 """
 
 import os
-import tempfile
+import shutil
 import threading
 import zipfile
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice
@@ -23,8 +23,10 @@ import numpy.typing as npt
 from pipeline.engines.base import Clip, SafePoint, StreamingDepth
 from pipeline.errors import InputError, UsageError
 from pipeline.media.arrays import Picture
+from pipeline.media.sinks import lease_path, work_folder
 from pipeline.media.video_io import TimedFolder, TimedFrame, TimedVideo
 from pipeline.media.video_writer import VideoSink
+from pipeline.storage.lease import Lease
 
 _ENDS_PERCENT = (2, 98)  # of inverse depth, for colours
 _SAMPLED = 16  # maps that the ends are taken from
@@ -81,13 +83,15 @@ def video_depth(
 
     Raises:
         InputError: the video cannot be read or holds no frames.
+        LeaseHeldError: another command writes the same file.
     """
     folder.mkdir(parents=True, exist_ok=True)
     frames = _Chosen(source, settings)
     count = len(frames)
     size = settings.size(*source.size)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".depths_") as work:
-        path = Path(work) / "depths.npy"
+    target = folder / f"{source.path.stem}_depths.npz"
+    with Lease(lease_path(target), safe_point) as lease, _emptied(work_folder(target)) as work:
+        path = work / "depths.npy"
         depths: Any = np.lib.format.open_memmap(path, "w+", np.float32, (count, size[1], size[0]))
         clip = Clip(range(count), frames.read, None)
         for number, depth in enumerate(engine.stream(clip, safe_point)):
@@ -97,12 +101,23 @@ def video_depth(
         depths.flush()
         if settings.colour_video:
             _write_colours(folder / f"{source.path.stem}_depth.mp4", source, frames.times_s, depths)
-        target = folder / f"{source.path.stem}_depths.npz"
-        partial = Path(work) / target.name
+        partial = work / target.name
         with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
             archive.write(path, "depths.npy")
+        lease.check()
         os.replace(partial, target)
     return target
+
+
+@contextmanager
+def _emptied(work: Path) -> Iterator[Path]:
+    """A work folder: what a killed command left in it, gigabytes perhaps, goes first."""
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir()
+    try:
+        yield work
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
 
 
 class _Chosen:
