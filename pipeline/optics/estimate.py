@@ -87,7 +87,7 @@ def zhuo_sim_radius(photo: FloatMap) -> FloatMap:
     return np.asarray(RADIUS_OF_SIGMA * (share * spread + (1 - share) * far), np.float32)
 
 
-BLURRED_SHARE = 0.3  # of a picture's edges: with more, it is not all in focus
+BLURRED_SHARE = 0.04  # of a picture's edges: all-in-focus pictures had 0.00 to 0.024, shallow focus 0.05 and more
 BLURRED_SIGMA = 0.004  # of the width, and at least so many pixels:
 BLURRED_SIGMA_PX = 2.0
 SHARP_SIGMA_PX = 1.2

@@ -189,8 +189,8 @@ def _check(raw_root: Path, base: SceneEntry, settings: IndexSettings) -> SceneEn
     blur_notes: tuple[str, ...] = ()
     if shares and float(np.median(shares)) > BLURRED_SHARE:
         blur_notes = (
-            f"{np.median(shares):.0%} of the edges are out of focus or smeared while others are sharp: frames are taken for all in "
-            "focus, so this blur would stay in pictures and be missing in labels",
+            f"{np.median(shares):.0%} of the edges are out of focus or smeared while others are sharp: frames are taken for "
+            "all in focus, so this blur would stay in pictures and be missing in labels",
         )
     said = (f"{text} ({number} of {count} frames)" for text, number in sorted(notes.items()))
     return replace(
