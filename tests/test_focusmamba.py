@@ -11,11 +11,11 @@ import torch
 from finished_scenes import shared_scenes
 
 from model.data.focus_dataset import FocusDataset
-from model.data.photographs import find_photographs
 from model.data.sampling import ClipSettings
 from model.data.scene_manifest import find_scenes
 from model.evaluate import main as evaluate
 from model.evaluation.eval_clips import scene_clips
+from model.evaluation.photographs import find_photographs
 from model.focusmamba import VARIANTS, FocusMamba, FocusMambaConfig, FocusMambaError, variant
 from model.focusmamba import augment as augmentation
 from model.focusmamba.bank import OCTAVES, FilterBank, blur
@@ -93,16 +93,18 @@ def test_the_bank_reads_the_blur_of_a_step_edge_and_forgets_exposure():
         return linear_to_srgb(blur(light, sigma) if sigma else light)
 
     bank = FilterBank()
+    read = {}
+    for sigma in (0.0, 1.5, 3.0):
+        read[sigma] = bank(edge(sigma, 1.0))[0, :, 24, 47:49].mean(1)
+        darker = bank(edge(sigma, 0.5))[0, :, 24, 47:49].mean(1)
+        assert float((darker - read[sigma]).abs().max()) < 0.06
     for sigma in (1.5, 3.0):
-        planes = bank(edge(sigma, 1.0))
         for number, s in enumerate((1.0, 2.0, 4.0)):
-            ratio = torch.exp(planes[0, OCTAVES + number, 24, 47:49].mean() + 0.7)
-            # averaged over a window beside the ridge, so a little below the ridge's own sqrt(1 + s^2 / sigma^2)
-            assert float(ratio) == pytest.approx((1 + s**2 / sigma**2) ** 0.5, rel=0.12)
-        darker = bank(edge(sigma, 0.5))[0, :, 24, 48]
-        assert float((darker - planes[0, :, 24, 48]).abs().max()) < 0.05
-    fine = [float(bank(edge(sigma, 1.0))[0, 0, 24, 48]) for sigma in (0, 1.5, 3.0)]
-    assert fine == sorted(fine, reverse=True)
+            # energies are averaged over a window, where the blurred edge is the wider one: a little below the ridge's ratio
+            ridge = 0.5 * np.log(1 + s**2 / sigma**2)
+            assert 0.5 * ridge < float(read[sigma][OCTAVES + number]) + 0.7 <= ridge + 0.01
+    for plane in (0, 1, OCTAVES, OCTAVES + 1, OCTAVES + 2):
+        assert read[0.0][plane] > read[1.5][plane] > read[3.0][plane]
 
 
 def test_signed_label_and_focus_map_are_the_label_formula():
@@ -177,6 +179,9 @@ def test_change_along_the_flow_is_held_against_the_labels_own():
 def test_every_term_of_the_loss_is_there_in_its_time_and_moves_the_network():
     settings = ClipSettings(clip_frames=2, crop_width=32, crop_height=32)
     batch = collate([FocusClips(clips(), settings, augmentation.NOTHING)[0]])
+    batch = replace(
+        batch, signed_px=8 * batch.signed_px, map_radius_px=8 * batch.map_radius_px
+    )  # enough for a side to show
     torch.manual_seed(0)
     net = FocusMamba(TINY)
     loss = FocusLoss(FocusLossWeights(), steps=10)
@@ -196,7 +201,7 @@ def test_every_term_of_the_loss_is_there_in_its_time_and_moves_the_network():
         value.backward(retain_graph=True)
         norm = sum(float(p.grad.abs().sum()) for p in net.parameters() if p.grad is not None)
         assert norm > 0, name
-    with pytest.raises(UsageError, match="loss.render must be finite and >= 0, got -1"):
+    with pytest.raises(UsageError, match=r"loss\.render must be finite and >= 0, got -1"):
         FocusLossWeights(render=-1)
 
 
@@ -229,7 +234,7 @@ def test_focus_distance_follows_from_radii_and_depth():
 
 def test_ray_traced_photographs_carry_the_blur_of_their_lens(tmp_path: Path):
     request = PhotographRequest(
-        scene_id="bear_007", name="bear", seed=7, width=48, height=32, num_frames=1, num_sets=1, samples=16
+        scene_id="bear_007", name="bear", seed=7, width=144, height=80, num_frames=1, num_sets=1, samples=24
     )
     assert write_photographs(tmp_path, request) and not write_photographs(tmp_path, request)
     (clip,) = find_photographs(tmp_path).clips
