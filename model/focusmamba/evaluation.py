@@ -106,7 +106,7 @@ def evaluate_focusmamba(loaded: Loaded[FocusMamba], request: EvaluationRequest) 
         )
         reporter.advance()
     reporter.end_progress()
-    shown = spread(list(range(len(results))), SHEET_ROWS)  # type: ignore[arg-type,type-var]
+    shown = {number * len(results) // SHEET_ROWS for number in range(SHEET_ROWS)}  # spread over clips and conditions
     for number, result in enumerate(results):
         if number not in shown:
             result.images = []

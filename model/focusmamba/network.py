@@ -92,6 +92,7 @@ class FocusMamba(nn.Module):
         self.cue = MotionCue(config, extra=MEMORY_PLANES) if config.enable_cue else None
         self._largest = math.log1p(config.max_radius_px)
         share = math.log1p(FIRST_MAGNITUDE_PX) / self._largest
+        assert self.head.last.bias is not None, "the head makes one"
         with torch.no_grad():
             self.head.last.bias[0] = math.log(share / (1 - share))
 

@@ -167,7 +167,7 @@ def _check(raw_root: Path, base: SceneEntry, settings: IndexSettings) -> SceneEn
     for index, picture, converted in source.decode():
         count += 1
         if index in looked_at:
-            shares.append(blurred_share(picture.astype(np.float32) / 255))
+            shares.append(blurred_share(np.asarray(picture / 255, np.float32)))
         size = (picture.shape[1], picture.shape[0])
         if size not in sizes:
             check_frame_size(*size, base.source)
