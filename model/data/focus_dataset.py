@@ -18,7 +18,7 @@ from pipeline.errors import InputError
 from pipeline.hints import phase_command
 from pipeline.media.convert import tensor_to_image
 from pipeline.media.depth_files import read_npz
-from pipeline.optics.labels import label_of
+from pipeline.optics.labels import label_of, signed_label_px
 from pipeline.seeds import stable_seed
 
 
@@ -29,6 +29,9 @@ class FocusSample(TypedDict):
     bokeh: Tensor  # (3, H, W) the photograph, [0, 1]
     depth_m: Tensor  # (1, H, W) metres
     focus_map: Tensor  # (1, H, W) 1 in focus, 0 at least max_coc out of focus
+    signed_px: (
+        Tensor  # (1, H, W) blur radius in pixels, negative in front of the focus plane, saturated as the photograph is
+    )
     roi: Tensor  # (4,) int64: left, top, right, bottom in pixels, half-open
     f_m: Tensor  # scalars, float32
     f_number: Tensor
@@ -87,6 +90,7 @@ class FocusDataset(Dataset[FocusSample]):
             bokeh=read_bokeh(scene, set_index, number),
             depth_m=depth,
             focus_map=stored,
+            signed_px=signed_label_px(depth, chosen.lens, scene.px_per_mm, scene.max_radius_px),
             roi=torch.tensor(choose_box(self._roi, tensor_to_image(frame), rng)),
             f_m=torch.tensor(chosen.lens.f_m),
             f_number=torch.tensor(chosen.lens.f_number),

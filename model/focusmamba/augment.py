@@ -166,7 +166,7 @@ def h264(photos: Tensor, crf: int) -> Tensor:
     decoder = av.CodecContext.create("h264", "r")
     frames = [frame for packet in packets for frame in decoder.decode(packet)] + list(decoder.decode(None))
     assert len(frames) == count, f"{count} frames went into H.264 and {len(frames)} came out"
-    return torch.stack([image_to_tensor(frame.to_ndarray(format="rgb24")) for frame in frames])
+    return torch.stack([image_to_tensor(np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)) for frame in frames])
 
 
 def degraded(photos: Tensor, settings: AugmentSettings, rng: Rng) -> Tensor:

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from model.data.photographs import find_photographs
 from model.data.sampling import ClipSettings, draw_window, item_of, sample_rng
 from model.data.scene_manifest import find_scenes
 from model.evaluation.eval_clips import EvalClip, EvalFrame, scene_clips
+from model.evaluation.photographs import find_photographs
 from model.focusmamba.augment import (
     AugmentSettings,
     degraded,

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from model.data.photographs import find_photographs
 from model.data.scene_manifest import find_scenes
 from model.evaluation.eval_clips import EvalClip, scene_clips, spread
 from model.evaluation.focus_baselines import NAMES, FocusBaselines
+from model.evaluation.photographs import find_photographs
 from model.evaluation.scores import ClipResult, Evaluation, EvaluationRequest, NetworkPage, pool
 from model.evaluation.visualize import SHEET_ROWS
 from model.focusmamba.measure import NETWORK, SHEET_COLUMNS, STATELESS, Condition, measure_clip, truth_of, with_noise
@@ -106,7 +106,7 @@ def evaluate_focusmamba(loaded: Loaded[FocusMamba], request: EvaluationRequest) 
         )
         reporter.advance()
     reporter.end_progress()
-    shown = spread(list(range(len(results))), SHEET_ROWS)  # type: ignore[arg-type,type-var]
+    shown = {number * len(results) // SHEET_ROWS for number in range(SHEET_ROWS)}  # spread over clips and conditions
     for number, result in enumerate(results):
         if number not in shown:
             result.images = []

@@ -182,7 +182,8 @@ def focus_distance_m(radius_px: FloatMap, depth_m: FloatMap) -> float:
     inverse = (1 / depth_m.astype(np.float64)).ravel()
     radius = radius_px.astype(np.float64).ravel()
     best, least = 1.0, np.inf
-    for candidate in np.linspace(*np.percentile(inverse, (1, 99)), FOCUS_STEPS):
+    low, high = (float(end) for end in np.percentile(inverse, (1, 99)))
+    for candidate in np.linspace(low, high, FOCUS_STEPS):
         spread = np.abs(inverse - candidate)
         gain = float(radius @ spread) / max(float(spread @ spread), 1e-12)
         error = float(((radius - gain * spread) ** 2).sum())

@@ -82,12 +82,17 @@ class FocusMamba(nn.Module):
         seen = 3 + (CHANNELS if config.enable_bank else 0)
         self.bank = FilterBank() if config.enable_bank else None
         self.stem = ConvStem(config, seen)
+        # The stem's GroupNorm takes away how strong a plane is in the whole picture, which is how blurred the picture is.
+        self.levels = nn.Sequential(
+            nn.Linear(2 * seen, config.channels), nn.GELU(), nn.Linear(config.channels, config.channels)
+        )
         self.blocks = nn.ModuleList(Block(config, i / max(1, config.blocks - 1)) for i in range(config.blocks))
         self.norm = nn.LayerNorm(config.channels)
         self.head = FullResolutionHead(config, 3, gain=1.0, guide_channels=seen + MEMORY_PLANES)
         self.cue = MotionCue(config, extra=MEMORY_PLANES) if config.enable_cue else None
         self._largest = math.log1p(config.max_radius_px)
         share = math.log1p(FIRST_MAGNITUDE_PX) / self._largest
+        assert self.head.last.bias is not None, "the head makes one"
         with torch.no_grad():
             self.head.last.bias[0] = math.log(share / (1 - share))
 
@@ -114,7 +119,9 @@ class FocusMamba(nn.Module):
             planes = torch.cat([planes, self.bank(padded)], dim=1)
         samples = sample_frame(wide)
         memory = self._memory(samples, state)
-        x = self.stem(planes.to(self.norm.weight.dtype))
+        planes = planes.to(self.norm.weight.dtype)
+        pooled_planes = [pool(planes, STRIDE) for pool in (nn.functional.avg_pool2d, nn.functional.max_pool2d)]
+        x = self.stem(planes) + self.levels(torch.cat(pooled_planes, dim=1).permute(0, 2, 3, 1))
         if self.cue is not None:
             before = samples if state is None else state.frame_samples
             x = x + self.cue(samples, before, *x.shape[1:3], memory)

@@ -108,7 +108,7 @@ class FocusMambaTask(Task[FocusBatch]):
         return Validation(
             score=score,
             values=found,
-            summary=f"{score:.3f} px, AUROC {found['auroc'] or 0:.3f}",
+            summary=f"{score:.3f} px, AUROC {_figure(found.get('auroc'))}",
             sheet=sheet_png([(result.name, result.images) for result in results], SHEET_COLUMNS),
         )
 
@@ -138,6 +138,10 @@ class FocusMambaTask(Task[FocusBatch]):
     @classmethod
     def page(cls) -> NetworkPage:
         return report_page()
+
+
+def _figure(value: float | None) -> str:
+    return "not defined" if value is None else f"{value:.3f}"
 
 
 TASK = FocusMambaTask

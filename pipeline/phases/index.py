@@ -43,6 +43,8 @@ def run_index(settings: IndexSettings, run: RunSettings) -> ExitCode:
     stored: dict[str, Any] = {"min_frames": settings.min_frames, "seed": settings.seed, "version": VERSION}
     if settings.accept_truncated:
         stored["accept_truncated"] = True
+    if settings.check_blur:
+        stored["check_blur"] = True
     known = old.entries if old and old.settings == stored else {}
     if run.redo:
         known = {name: entry for name, entry in known.items() if name not in run.scenes}
@@ -196,6 +198,9 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--accept_truncated", action="store_true", help="take cut-off videos up to their last whole frame"
     )
+    parser.add_argument(
+        "--check_blur", action="store_true", help="note sources that already show optical blur; none is rejected for it"
+    )
 
 
 def _settings(args: argparse.Namespace) -> IndexSettings:
@@ -204,6 +209,7 @@ def _settings(args: argparse.Namespace) -> IndexSettings:
         seed=args.seed,
         workers=args.workers,
         accept_truncated=args.accept_truncated,
+        check_blur=args.check_blur,
     )
 
 

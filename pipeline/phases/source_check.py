@@ -10,6 +10,8 @@ import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from pipeline.checkout import checkout
 from pipeline.errors import InputError, UsageError
 from pipeline.media.delivered_depth import DeliveredDepth, check_delivered, depth_companions, find_delivered_depth
@@ -17,6 +19,7 @@ from pipeline.media.frame_folder import VIDEO_SUFFIXES, is_depth_name
 from pipeline.media.geometry import check_frame_size
 from pipeline.media.images import PICTURE_SUFFIXES
 from pipeline.media.sources import RawSource, open_source
+from pipeline.optics.estimate import BLURRED_SHARE, blurred_share
 from pipeline.storage.scene import SceneEntry, unsafe_id_reason
 
 _SHOWN = 3
@@ -31,12 +34,14 @@ class IndexSettings:
         seed: shuffles the scenes into splits.
         workers: scenes checked at once; changes nothing else.
         accept_truncated: take videos that were cut off up to their last whole frame.
+        check_blur: note sources that already show optical blur; the pipeline takes every frame for all in focus.
     """
 
     min_frames: int = 16
     seed: int = 0
     workers: int = 2
     accept_truncated: bool = False
+    check_blur: bool = False
 
     def __post_init__(self) -> None:
         if self.min_frames < 1:
@@ -159,8 +164,12 @@ def _check(raw_root: Path, base: SceneEntry, settings: IndexSettings) -> SceneEn
     sizes: dict[tuple[int, int], int] = {}
     notes: dict[str, int] = {}
     count = 0
+    shares: list[float] = []
+    looked_at = {0, settings.min_frames // 2, settings.min_frames - 1} if settings.check_blur else set()
     for index, picture, converted in source.decode():
         count += 1
+        if index in looked_at:
+            shares.append(blurred_share(np.asarray(picture / 255, np.float32)))
         size = (picture.shape[1], picture.shape[0])
         if size not in sizes:
             check_frame_size(*size, base.source)
@@ -179,11 +188,17 @@ def _check(raw_root: Path, base: SceneEntry, settings: IndexSettings) -> SceneEn
         checked = check_delivered(depth, (width, height), count)
         bad = f"the delivered depth cannot be used, phase 3 would need another engine: {checked.problem}"
         depth_notes = (*((bad,) if checked.problem else ()), *checked.notes)
+    blur_notes: tuple[str, ...] = ()
+    if shares and float(np.median(shares)) > BLURRED_SHARE:
+        blur_notes = (
+            f"{np.median(shares):.0%} of the edges are out of focus or smeared while others are sharp: frames are taken for "
+            "all in focus, so this blur would stay in pictures and be missing in labels",
+        )
     said = (f"{text} ({number} of {count} frames)" for text, number in sorted(notes.items()))
     return replace(
         base,
         accepted=True,
-        notes=(*said, *source.notes, *depth_notes),
+        notes=(*said, *source.notes, *blur_notes, *depth_notes),
         num_frames=count,
         width=width,
         height=height,

@@ -7,6 +7,7 @@ stored depth and metadata.json. A scene's result is the list of everything wrong
 import argparse
 import os
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from pipeline.media.images import multiple_of_16, read_sharp
 from pipeline.media.prefetch import map_processes
 from pipeline.optics.labels import label_of
 from pipeline.optics.lens import OpticsError, coc_to_radius_px, px_per_mm
+from pipeline.phases.blur_check import check_set, listed, read_blur_frame
 from pipeline.phases.dependencies import redo_command, require
 from pipeline.phases.depth import MAX_DEPTH_M, MIN_DEPTH_M
 from pipeline.phases.registry import Phase, Presenter, scene_phases
@@ -49,10 +51,17 @@ _MAX_LISTED = 5  # of one kind of problem; the count is always given
 
 @dataclass(frozen=True, kw_only=True)
 class ValidateSettings:
-    """workers: scenes checked at once. if_changed: do nothing when a passing report is younger than all outputs."""
+    """What phase 6 does beside its checks.
+
+    Args:
+        workers: scenes checked at once.
+        if_changed: do nothing when a passing report is younger than all outputs.
+        check_blur: look into photographs of every set for the blur that their labels say.
+    """
 
     workers: int = 2
     if_changed: bool = False
+    check_blur: bool = False
 
     def __post_init__(self) -> None:
         if self.workers < 1:
@@ -73,15 +82,18 @@ class SceneReport:
     bytes: int = 0
     mean_focus: list[float] = field(default_factory=list)
     label_error: float = 0.0  # largest difference of a recomputed focus map
+    blur: list[dict[str, object]] | None = None  # of every set with --check_blur, see blur_check.listed
 
 
-def nothing_changed(run: RunSettings, entries: list[SceneEntry]) -> bool:
+def nothing_changed(run: RunSettings, entries: list[SceneEntry], check_blur: bool = False) -> bool:
     """Whether a passing report is younger than every file and folder it covers (a removed file touches its folder)."""
     try:
         report = validation_path(run.out_root)
         written = min(report.stat().st_mtime_ns, page_path(run.out_root).stat().st_mtime_ns)
         stored = read_json(report, "the validation report")["scenes"]
         if any(not stored[entry.scene_id]["passed"] for entry in entries) or len(stored) != len(entries):
+            return False
+        if check_blur and any(stored[entry.scene_id]["blur"] is None for entry in entries):
             return False
     except Exception:  # whatever is wrong with the report, it is written anew
         return False
@@ -104,7 +116,7 @@ def run_validate(settings: ValidateSettings, run: RunSettings, presenter: Presen
     entries = run.chosen(index)
     refuse_links(run.out_root, [validation_path(run.out_root), page_path(run.out_root)])
     with StopSignals() as signals, Reporter("validate", None if run.dry_run else run.logs) as reporter:
-        if settings.if_changed and entries and nothing_changed(run, entries):
+        if settings.if_changed and entries and nothing_changed(run, entries, settings.check_blur):
             reporter.info(
                 f"validate: nothing changed since all {len(entries)} scenes passed; see {page_path(run.out_root)}"
             )
@@ -117,7 +129,7 @@ def run_validate(settings: ValidateSettings, run: RunSettings, presenter: Presen
         fix_threads()
         reporter.begin_progress("validate", len(entries))
         reports: dict[str, SceneReport] = {}
-        calls = [(roots_in_use(), run.out_root, entry) for entry in entries]
+        calls = [(roots_in_use(), run.out_root, entry, settings.check_blur) for entry in entries]
         for found in map_processes(_check_elsewhere, calls, settings.workers):
             reports[found.scene_id] = found
             reporter.advance()
@@ -162,19 +174,19 @@ def _write_report(run: RunSettings, index: SceneIndex, reports: dict[str, SceneR
     write_shared(validation_path(run.out_root), dump_json(stored).encode())
 
 
-def _check_elsewhere(roots: tuple[str, ...], out_root: Path, entry: SceneEntry) -> SceneReport:
+def _check_elsewhere(roots: tuple[str, ...], out_root: Path, entry: SceneEntry, check_blur: bool) -> SceneReport:
     use_roots(*roots)  # a fresh process, and its reasons name commands
-    return check_scene(out_root, entry)
+    return check_scene(out_root, entry, check_blur=check_blur)
 
 
-def check_scene(out_root: Path, entry: SceneEntry) -> SceneReport:
+def check_scene(out_root: Path, entry: SceneEntry, *, check_blur: bool = False) -> SceneReport:
     """Everything that is wrong with one scene, and a few numbers about it."""
-    return _SceneCheck(Scene(out_root, entry.scene_id), entry).run()
+    return _SceneCheck(Scene(out_root, entry.scene_id), entry, check_blur).run()
 
 
 class _SceneCheck:
-    def __init__(self, scene: Scene, entry: SceneEntry) -> None:
-        self._scene, self._entry = scene, entry
+    def __init__(self, scene: Scene, entry: SceneEntry, check_blur: bool = False) -> None:
+        self._scene, self._entry, self._blur_wanted = scene, entry, check_blur
         self._size = multiple_of_16((entry.width, entry.height))
         self._report = SceneReport(scene_id=scene.scene_id, num_frames=entry.num_frames, size=self._size)
         self._problems: dict[str, list[str]] = {}
@@ -190,6 +202,8 @@ class _SceneCheck:
         sums = [0.0] * len(sets)
         for frame in range(self._entry.num_frames):
             self._check_frame(frame, sets, sums)
+        if self._blur_wanted and not self._problems:  # of damaged files nothing can be said
+            self._check_blur(sets)
         self._report.mean_focus = [round(total / max(1, self._entry.num_frames), 4) for total in sums]
         for kind, details in self._problems.items():
             more = f" and {len(details) - _MAX_LISTED} more" if len(details) > _MAX_LISTED else ""
@@ -314,6 +328,20 @@ class _SceneCheck:
                     "render",
                 )
 
+    def _check_blur(self, sets: list[LensSet]) -> None:
+        metadata = self._scene.read_metadata()
+        found = []
+        for number, lens_set in enumerate(sets):
+            read = partial(read_blur_frame, self._scene, number, lens_set, float(metadata["px_per_mm"]))
+            found.append(check_set(read, self._entry.num_frames))
+            for problem in found[-1].problems():
+                self._problem("blur", f"set {number}: {problem}", "render")
+            if not found[-1].judged:
+                self._report.warnings.append(
+                    f"set {number}: too little texture or blur to tell whether the blur is right"
+                )
+        self._report.blur = listed(found)
+
     def _check_picture(self, path: Path, phase: str) -> None:
         if not path.exists():
             return  # listed as missing
@@ -366,10 +394,15 @@ def _folder_bytes(folder: Path) -> int:
 def _add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=int, default=ValidateSettings().workers, help="scenes checked at once")
     parser.add_argument("--if_changed", action="store_true", help="nothing to do when a passing report is still good")
+    parser.add_argument(
+        "--check_blur",
+        action="store_true",
+        help="hold photographs of every set against their sharp frames: is the blur the label's?",
+    )
 
 
 def _settings(args: argparse.Namespace) -> ValidateSettings:
-    return ValidateSettings(workers=args.workers, if_changed=args.if_changed)
+    return ValidateSettings(workers=args.workers, if_changed=args.if_changed, check_blur=args.check_blur)
 
 
 def _run(args: argparse.Namespace, run: RunSettings, presenter: Presenter) -> ExitCode:

@@ -53,7 +53,10 @@ def _clips_of(folder: Path) -> list[EvalClip]:
     record = read_json(folder / RECORD, "the photographs' record")
     try:
         num_frames, per_mm = int(record["request"]["num_frames"]), float(record["px_per_mm"])
-        lenses = [Lens(**{key: float(one[key]) for key in ("f_m", "f_number", "focus_m")}) for one in record["lenses"]]
+        lenses = [
+            Lens(f_m=float(one["f_m"]), f_number=float(one["f_number"]), focus_m=float(one["focus_m"]))
+            for one in record["lenses"]
+        ]
     except (KeyError, TypeError, ValueError, OpticsError) as error:
         raise UsageError(f"{folder / RECORD} is no record of photographs: {one_line(error)}") from None
     return [
