@@ -23,7 +23,7 @@ class LiftError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class LiftConfig:
-    """Size and switches of one network. The defaults are the published design, with `warp_s1` and `alpha` as its critics have it.
+    """Size and switches of one network. The defaults are the published design, but for `warp_s1` and `alpha`.
 
     Args:
         frames_before, frames_after: context frames on either side of the target, at most; the target is not central in the

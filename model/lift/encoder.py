@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +39,7 @@ class Encoder(nn.Module):
         widths = (3, config.c1, config.c2, config.c4, config.c8)
         self.stages = nn.ModuleList(
             nn.Sequential(conv(before, width, 1 if number == 0 else 2), leaky(), conv(width, width), leaky())
-            for number, (before, width) in enumerate(zip(widths, widths[1:], strict=False))
+            for number, (before, width) in enumerate(pairwise(widths))
         )
         self.last = nn.Sequential(conv(config.c8, config.c16, 2), leaky())
 

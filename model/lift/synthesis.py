@@ -86,5 +86,5 @@ class Refinement(nn.Module):
             warped = [warp(detail, flow) for detail, flow in zip(details, pair, strict=True)]
             parts = [base, *warped, *frames, visible]
             if self.config.refine_on == "blend":
-                base = blend(*frames, visible) + enlarge(coarse - blend_s4, 4)
+                base = blend(frames[0], frames[1], visible) + enlarge(coarse - blend_s4, 4)
         return base + self.body(torch.cat(parts, 1)).float()

@@ -98,8 +98,6 @@ class TemporalTransformer(nn.Module):
 
     def _alpha(self, x: Tensor, present: Tensor) -> Tensor:
         """(B, N, P) softmax over the frames, of every patch or, "frame", the same for all of them."""
-        if self.config.alpha == "frame":
-            logits = self.weigh(x.mean(2)).expand(-1, -1, x.shape[2])
-        else:
-            logits = self.weigh(x)[..., 0]
+        whole = self.config.alpha == "frame"
+        logits = self.weigh(x.mean(2)).expand(-1, -1, x.shape[2]) if whole else self.weigh(x)[..., 0]
         return logits.float().masked_fill(~present[:, :, None], float("-inf")).softmax(1)
