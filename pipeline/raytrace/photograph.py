@@ -21,7 +21,7 @@ _RAYS_PER_BATCH = 250_000
 
 def render_photograph(
     scene: RayScene,
-    frame_index: int,
+    frame_index: float,
     lens: Lens,
     aperture: Aperture | None = None,
     *,
@@ -63,7 +63,7 @@ def render_photograph(
     world = scene.at(frame_index)
     camera = Camera(world.pose, lens.f_m, width, height)
     lens_cells = strata(samples)
-    seed = stable_seed("photograph", scene.name, scene.seed, frame_index, samples, sample_set)
+    seed = stable_seed("photograph", scene.name, scene.seed, _whole(frame_index), samples, sample_set)
     # Which stratum of the pixel goes with which stratum of the lens: shuffled, so that the two are independent.
     pixel_cells = lens_cells[np.random.Generator(np.random.PCG64(seed)).permutation(samples)]
     batch = max(1, _RAYS_PER_BATCH // (width * height))
@@ -94,6 +94,10 @@ def render_photograph(
     picture /= np.float32(samples)
     add_lamps(picture, world, camera, lens, opening, samples=samples, seed=seed)
     return picture
+
+
+def _whole(frame_index: float) -> int | str:
+    return int(frame_index) if frame_index == int(frame_index) else repr(frame_index)
 
 
 def _check_lens(scene: RayScene, lens: Lens, f_m: float | None) -> None:

@@ -51,13 +51,13 @@ def to_srgb8(linear: F32) -> NDArray[np.uint8]:
 
 
 def render_frame(
-    scene: RayScene, frame_index: int, *, width: int, height: int, supersample: int = 3, f_m: float | None = None
+    scene: RayScene, frame_index: float, *, width: int, height: int, supersample: int = 3, f_m: float | None = None
 ) -> Frame:
     """Everything in focus: the picture of a pinhole, and its depth.
 
     Args:
         scene: from `build_scene`.
-        frame_index: >= 0; the frame is taken at frame_index / scene.fps seconds.
+        frame_index: >= 0; the frame is taken at frame_index / scene.fps seconds, any instant is allowed.
         width, height: pixels, > 0.
         supersample: samples along each side of a pixel, >= 1.
         f_m: focal length in metres, None for the scene's own.

@@ -154,15 +154,20 @@ def stripes(height: int, width: int, count: int, first: tuple, second: tuple, se
     return (mix(first, second, amount) * worn[..., None]).astype(np.float32)
 
 
-def sign(text: str, ink: tuple, paper: tuple, seed: int, scale: int = 12, margin: int = 2) -> F32:
-    """A painted board with letters, its aspect given by the text; row 0 is the top."""
+def letters(text: str) -> F32:
+    """(7, 6 n - 1) a line of letters as cells of 0 and 1, row 0 on top."""
     unknown = sorted(set(text) - set(_GLYPHS))
     if unknown:
         raise ValueError(f"sign text must use the letters {''.join(sorted(_GLYPHS))!r}, got {unknown} in {text!r}")
-    cells = np.zeros((7 + 2 * margin, 6 * len(text) - 1 + 2 * margin), np.float32)
+    cells = np.zeros((7, 6 * len(text) - 1), np.float32)
     for i, letter in enumerate(text):
-        bits = [[value >> (4 - bit) & 1 for bit in range(5)] for value in _GLYPHS[letter]]
-        cells[margin : margin + 7, margin + 6 * i : margin + 6 * i + 5] = np.array(bits, np.float32)
+        cells[:, 6 * i : 6 * i + 5] = [[value >> (4 - bit) & 1 for bit in range(5)] for value in _GLYPHS[letter]]
+    return cells
+
+
+def sign(text: str, ink: tuple, paper: tuple, seed: int, scale: int = 12, margin: int = 2) -> F32:
+    """A painted board with letters, its aspect given by the text; row 0 is the top."""
+    cells = np.pad(letters(text), margin)
     cells[0, :] = cells[-1, :] = cells[:, 0] = cells[:, -1] = 0.7
     big = np.kron(cells, np.ones((scale, scale), np.float32))
     worn = 0.85 + 0.3 * noise(big.shape[0], big.shape[1], 4, seed, octaves=5)

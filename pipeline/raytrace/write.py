@@ -16,8 +16,10 @@ import time
 import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
@@ -123,7 +125,7 @@ def write_scene(out_dir: Path | str, request: SceneRequest, clean_dir: Path | st
             )
             picture = degraded(frame.linear, scene, index) if request.degrade else frame.linear
             Image.fromarray(to_srgb8(picture)).save(partial / f"frame_{index:04d}.png")
-            _write_depth(partial / "depth" / f"depth_{index:04d}.npz", frame.depth_m)
+            write_arrays(partial / "depth" / f"depth_{index:04d}.npz", depth=frame.depth_m.astype(np.float16))
             if clean is not None:
                 Image.fromarray(frame.srgb).save(clean / f"frame_{index:04d}.png")
         (partial / "camera.json").write_text(json.dumps(_camera(scene, request, wanted), indent=1) + "\n")
@@ -150,13 +152,15 @@ def degraded(linear: F32, scene: RayScene, frame_index: int) -> F32:
     return np.clip(soft + sigma * rng.standard_normal(soft.shape, dtype=np.float32), 0, 1).astype(np.float32)
 
 
-def _write_depth(path: Path, depth_m: F32) -> None:
-    data = io.BytesIO()
-    np.lib.format.write_array(data, depth_m.astype(np.float16), allow_pickle=False)
-    member = zipfile.ZipInfo("depth.npy", date_time=(1980, 1, 1, 0, 0, 0))  # a fixed date: same depth, same bytes
-    member.compress_type = zipfile.ZIP_DEFLATED
+def write_arrays(path: Path, **arrays: NDArray[Any]) -> None:
+    """An npz archive whose bytes depend on nothing but the arrays."""
     with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr(member, data.getvalue(), compresslevel=4)
+        for name, array in arrays.items():
+            data = io.BytesIO()
+            np.lib.format.write_array(data, array, allow_pickle=False)
+            member = zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))  # a fixed date
+            member.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(member, data.getvalue(), compresslevel=4)
 
 
 def _camera(scene: RayScene, request: SceneRequest, wanted: dict) -> dict:
