@@ -61,6 +61,12 @@ def shrink(image: Tensor, factor: int) -> Tensor:
     return functional.avg_pool2d(image, factor)
 
 
+def lengths(flows: Tensor) -> Tensor:
+    """(B, 4, H, W) two flows -> (B, 2, H, W) how long they are; differentiable where one is 0."""
+    pairs = flows.view(len(flows), 2, 2, *flows.shape[-2:])
+    return (pairs.square().sum(2) + 1e-6).sqrt()
+
+
 def warp(source: Tensor, flow: Tensor) -> Tensor:
     """Backward warp: out(x) = source(x + flow(x)), bilinear, in float32 whatever the precision around it.
 

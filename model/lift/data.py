@@ -88,4 +88,6 @@ def _held_out(source: LiftSamples, number: int) -> Target:
 def _apart(clips: Sequence[FrameSequence], validation: Sequence[Target]) -> None:
     both = {clip.name for clip in clips} & {target.clip for target in validation}
     if both:
-        raise UsageError(f"clips of both training and validation: {', '.join(sorted(both)[:3])}; give validation others")
+        raise UsageError(
+            f"clips of both training and validation: {', '.join(sorted(both)[:3])}; give validation others"
+        )

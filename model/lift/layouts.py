@@ -10,8 +10,6 @@ from dataclasses import dataclass
 
 from model.lift.config import LiftError
 
-DENSE_STEP = 1  # a step of 1 says that the frames around the target are all there
-
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:

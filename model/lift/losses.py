@@ -12,7 +12,7 @@ import torch.nn.functional as functional
 from torch import Tensor, nn
 
 from model.evaluation.perceptual import CACHED_NAME, VggFeatures, find_weights, load_vgg
-from model.lift.blocks import shrink
+from model.lift.blocks import lengths, shrink
 from model.lift.network import LiftOutput, pad
 from model.lift.samples import LiftBatch
 from pipeline.errors import UsageError
@@ -76,7 +76,9 @@ class LiftLoss(nn.Module):
         if wanted != 0 and path is not None:
             self.vgg = load_vgg(path)
         elif wanted is None:
-            self.notice = f"the perceptual term is off: there is no {CACHED_NAME} in PyTorch's cache; --perceptual_weights FILE"
+            self.notice = (
+                f"the perceptual term is off: there is no {CACHED_NAME} in PyTorch's cache; --perceptual_weights FILE"
+            )
         elif wanted:
             raise UsageError(
                 f"loss.perceptual is {wanted} and there are no VGG-16 weights: give --perceptual_weights FILE, or set it to 0"
@@ -128,8 +130,7 @@ def sampled(field: Tensor, stride: int) -> Tensor:
 def end_point(flows: Tensor, batch: LiftBatch, stride: int) -> Tensor:
     """Mean end-point error of both flows over samples with exact flow, in pixels at 1/stride of the size."""
     truth = sampled(pad(batch.flow), stride)[batch.known] / stride
-    error = (flows.float()[batch.known] - truth).unflatten(1, (2, 2))
-    return (error.square().sum(2) + 1e-6).sqrt().mean()
+    return lengths(flows.float()[batch.known] - truth).mean()
 
 
 def census(first: Tensor, second: Tensor) -> Tensor:
@@ -141,7 +142,7 @@ def census(first: Tensor, second: Tensor) -> Tensor:
 def _signature(images: Tensor) -> Tensor:
     grey = images.mean(1, keepdim=True) * 255
     around = functional.unfold(functional.pad(grey, [_CENSUS_PX // 2] * 4, mode="replicate"), _CENSUS_PX)
-    change = around.unflatten(2, grey.shape[-2:]) - grey
+    change = around.view(len(grey), -1, *grey.shape[-2:]) - grey
     return change / (0.81 + change.square()).sqrt()
 
 

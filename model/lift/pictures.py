@@ -5,7 +5,7 @@ import numpy as np
 import torch.nn.functional as functional
 from torch import Tensor
 
-from model.lift.blocks import enlarge
+from model.lift.blocks import enlarge, lengths
 from model.lift.network import LiftOutput
 from model.lift.samples import LiftSample
 from pipeline.media.convert import tensor_to_image
@@ -55,9 +55,11 @@ def sheet_row(sample: LiftSample, out: LiftOutput) -> list[Picture]:
         return enlarge(x[:1].float().cpu(), 4)[0, :, :height, :width]
 
     flows = out.flows_s4[:1].float().cpu() * 4
-    longest = max(1e-3, float(flows.unflatten(1, (2, 2)).norm(dim=2).quantile(0.99)))
+    longest = max(1e-3, float(lengths(flows).quantile(0.99)))
     wheel = [
-        colour_wheel(functional.interpolate(flows[:, pair], scale_factor=4.0, mode="nearest")[0, :, :height, :width], longest)
+        colour_wheel(
+            functional.interpolate(flows[:, pair], scale_factor=4.0, mode="nearest")[0, :, :height, :width], longest
+        )
         for pair in (slice(0, 2), slice(2, 4))
     ]
     visible = full(out.occlusion_s4)

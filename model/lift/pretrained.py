@@ -33,6 +33,8 @@ def load_partial(net: nn.Module, path: Path, pairs: Sequence[tuple[str, str]]) -
         if mapped in ours and ours[mapped].shape == tensor.shape:
             found[mapped] = tensor.float()
     if not found:
-        raise UsageError(f"pretrained.weights: none of the {len(theirs)} tensors of {path} has a name and shape of this network")
+        raise UsageError(
+            f"pretrained.weights: none of the {len(theirs)} tensors of {path} has a name and shape of this network"
+        )
     net.load_state_dict(found, strict=False)
     return sorted(found)

@@ -19,6 +19,7 @@ from pipeline.media.images import Picture
 from pipeline.seeds import stable_seed
 
 _MASKED_SHARE = 0.2  # of samples whose context ends early, as at a clip's end or a cut
+_NOISY_SHARE, _NOISE_LEVELS = 0.4, 4.0  # of jittered samples; standard deviation at most, in 8-bit levels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +97,7 @@ class SampleSettings:
         crop: pixels a side.
         dense_share: of samples with one frame taken out; the others keep every second frame, or, `any_t_share` of them,
             have their target anywhere that the network is trained for.
-        jitter: mild changes of colour, equal over the clip.
+        jitter: mild changes of colour, equal over the clip, and now and then noise on the context.
         photographs_share: of samples made of photographs, where there are clips too.
         motion: of these.
         seed: of the run.
@@ -123,9 +124,7 @@ class LiftSamples:
 
     def __getitem__(self, number: int, /) -> LiftSample:
         rng = np.random.default_rng(stable_seed("lift sample", self.settings.seed, number))
-        of_photographs = bool(self.photographs) and (
-            not self.clips or rng.random() < self.settings.photographs_share
-        )
+        of_photographs = bool(self.photographs) and (not self.clips or rng.random() < self.settings.photographs_share)
         if of_photographs:
             return self._of_photographs(number, rng)
         clip = self.clips[int(rng.integers(len(self.clips)))]
@@ -155,7 +154,9 @@ class LiftSamples:
         places = [sign * place for place in layout.places]
         near = sorted((places[_last_before(layout)], places[_last_before(layout) + 1]))
         if clip.num_frames <= near[1] - near[0]:
-            raise InputError(f"{clip.name} has {clip.num_frames} frames; a target and its neighbours need {near[1] - near[0] + 1}")
+            raise InputError(
+                f"{clip.name} has {clip.num_frames} frames; a target and its neighbours need {near[1] - near[0] + 1}"
+            )
         target = int(rng.integers(-near[0], clip.num_frames - near[1]))
         numbers = [target + place for place in places]
         kept = [n for n, number in enumerate(numbers) if 0 <= number < clip.num_frames]
@@ -213,6 +214,9 @@ class LiftSamples:
         if self.settings.jitter:
             gain = torch.from_numpy(rng.uniform(0.85, 1.15, 3).astype(np.float32)).view(3, 1, 1)
             images = (images * gain).clamp(0, 1) ** float(rng.uniform(0.8, 1.25))
+            if rng.random() < _NOISY_SHARE:  # films have noise, and the target is what lies beneath it
+                noise = rng.standard_normal(images[:-1].shape, np.float32) * rng.uniform(0, _NOISE_LEVELS / 255)
+                images[:-1] = (images[:-1] + torch.from_numpy(noise.astype(np.float32))).clamp(0, 1)
         flows = None if flow is None else torch.from_numpy(np.ascontiguousarray(flow.transpose(2, 0, 1))).float()
         views = None if visible is None else torch.from_numpy(visible.transpose(2, 0, 1).astype(np.float32))
         for axis in (-1, -2):

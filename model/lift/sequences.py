@@ -84,7 +84,9 @@ def read_video(path: Path) -> list[Picture]:
     for _, frame, _ in open_source(path).decode():
         frames.append(frame)
         if frame.nbytes * len(frames) > _VIDEO_BYTES:
-            raise InputError(f"{path} is over {_VIDEO_BYTES >> 20} MiB when decoded; give its frames as a folder of pictures")
+            raise InputError(
+                f"{path} is over {_VIDEO_BYTES >> 20} MiB when decoded; give its frames as a folder of pictures"
+            )
     return frames
 
 
@@ -108,8 +110,10 @@ def motion_sequence(folder: Path) -> FrameSequence:
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{folder / 'clip.json'} does not describe a clip: {one_line(error)}") from None
     if facts.get("format") != "motion-clip" or facts.get("version") != 1:
-        raise InputError(f"{folder / 'clip.json'} must be motion-clip version 1, got {facts.get('format')!r} "
-                         f"{facts.get('version')!r}")
+        raise InputError(
+            f"{folder / 'clip.json'} must be motion-clip version 1, got {facts.get('format')!r} "
+            f"{facts.get('version')!r}"
+        )
 
     def flow(first: int, second: int) -> Flow | None:
         return read_flow(folder / "flow" / f"{first:04d}_{second:04d}.npz") if (first, second) in pairs else None
@@ -134,7 +138,9 @@ def read_flow(path: Path) -> Flow:
 
 def find_motion(root: Path) -> list[FrameSequence]:
     """The ray-traced clips of a split's folder, sorted; UsageError when there is none."""
-    folders = sorted(p.parent for p in root.glob("*/clip.json") if not p.parent.name.startswith(".")) if root.is_dir() else []
+    folders = (
+        sorted(p.parent for p in root.glob("*/clip.json") if not p.parent.name.startswith(".")) if root.is_dir() else []
+    )
     if not folders:
         raise UsageError(f"{root} holds no moving scene; make some with scripts/make_motion_scenes.py")
     return [motion_sequence(folder) for folder in folders]
@@ -156,7 +162,9 @@ def find_clips(root: Path, listed: Path | None = None) -> list[FrameSequence]:
         names = [line.strip() for line in read_text(listed).splitlines() if line.strip()]
         missing = [name for name in names if not (root / name).is_dir()]
         if missing or not names:
-            raise UsageError(f"{listed}: {len(missing)} of {len(names)} clips are not in {root}: {', '.join(missing[:_LISTED])}")
+            raise UsageError(
+                f"{listed}: {len(missing)} of {len(names)} clips are not in {root}: {', '.join(missing[:_LISTED])}"
+            )
         return [folder_sequence(root / name, name) for name in names]
     found = [_below(root, folder) for folder in sorted({root, *(p for p in root.rglob("*") if p.is_dir())})]
     clips = [clip for clip in found if clip is not None]

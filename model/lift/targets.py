@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -42,7 +43,7 @@ def targets_of(clip: FrameSequence, layout: Layout, *, every: int = 1, first: in
                     number=target,
                     phenomenon=clip.phenomenon,
                     full=None not in numbers,
-                    load=lambda target=target: load_target(clip, layout, target),
+                    load=partial(load_target, clip, layout, target),
                 )
             )
     return found

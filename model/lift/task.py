@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from model.data.loaders import BatchPlan, batches
 from model.evaluation.scores import Evaluation, EvaluationRequest, NetworkPage
+from model.lift.blocks import lengths
 from model.lift.config import LiftConfig
 from model.lift.data import RunData, build_data
 from model.lift.losses import LiftLoss
@@ -28,7 +29,7 @@ from pipeline.storage.completion import Fields
 FAMILY = "lift"
 CONVENTIONS = {
     "frames": "sRGB in [0, 1]; any order",
-    "offsets": "time relative to the target; dense layouts -1, +1, -2, ...; uniform ones in units of the kept distance, -0.5, +0.5",
+    "offsets": "time from the target; dense -2, -1, +1, +2 in frames; uniform -1.5, -0.5, +0.5, +1.5 in kept frames",
     "t": "the target's instant between its neighbours: 0 at the one before, 1 at the one after",
     "flows_s4": "pixels at 1/4 size, from the target to the neighbour before (x, y) and after (x, y)",
     "occlusion_s4": "1 where the neighbour shows what the target shows",
@@ -113,7 +114,9 @@ class LiftTask(Task[LiftBatch]):
         lines = [*self.data.lines, *([self.loss.notice] if self.loss.notice else [])]
         if self._taken:
             encoder = sum(part_of(name) == "encoder" for name in self._taken)
-            lines.append(f"pretrained: {len(self._taken)} of {self._total} tensors matched, {encoder} of them in the encoder")
+            lines.append(
+                f"pretrained: {len(self._taken)} of {self._total} tensors matched, {encoder} of them in the encoder"
+            )
         return lines
 
     def batches(self, plan: BatchPlan, first_step: int, last_step: int) -> Iterator[LiftBatch]:
@@ -124,7 +127,7 @@ class LiftTask(Task[LiftBatch]):
         terms, total = self.loss(out, batch)
         spread_of_alpha = (-(out.alpha * (out.alpha + 1e-9).log()).sum(1)).exp().mean()
         facts = {
-            "flow_px": out.flows_s4.detach().float().unflatten(1, (2, 2)).norm(dim=2).mean() * 4,
+            "flow_px": lengths(out.flows_s4.detach().float()).mean() * 4,
             "frames_used": spread_of_alpha,  # perplexity of alpha: how many frames the context is made of
             "visible": out.occlusion_s4.mean(),
         }
