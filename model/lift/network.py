@@ -151,12 +151,12 @@ class LiftNet(nn.Module):
             )
         low, high = self.config.t_min - 1e-6, self.config.t_max + 1e-6
         if not bool(((t >= low) & (t <= high)).all()):
-            raise LiftError(f"t must be in [{self.config.t_min}, {self.config.t_max}], as trained, got {t.tolist()}")
+            raise LiftError(f"t must be in [{self.config.t_min}, {self.config.t_max}], as trained, got {_said(t)}")
         before, after = neighbours(offsets, present)
         first, second = (offsets.gather(1, place[:, None])[:, 0] for place in (before, after))
         said = first / (first - second)
         if not bool(((said - t).abs() < _T_TOLERANCE).all()):
-            raise LiftError(f"t contradicts the offsets of the neighbours: {t.tolist()} against {said.tolist()}")
+            raise LiftError(f"t contradicts the offsets of the neighbours: {_said(t)} against {_said(said)}")
         return before, after
 
     def _make(
@@ -193,6 +193,10 @@ class LiftNet(nn.Module):
         coded = (s16 + code[..., None, None])[rows, order]
         context, alpha = self.temporal(coded, present[rows, order])
         return context, torch.zeros_like(alpha).scatter(1, order[..., None, None].expand_as(alpha), alpha)
+
+
+def _said(values: Tensor) -> str:
+    return ", ".join(f"{value:.4g}" for value in values.tolist())
 
 
 def pad(frame: Tensor) -> Tensor:

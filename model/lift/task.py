@@ -115,7 +115,7 @@ class LiftTask(Task[LiftBatch]):
         if self._taken:
             encoder = sum(part_of(name) == "encoder" for name in self._taken)
             lines.append(
-                f"pretrained: {len(self._taken)} of {self._total} tensors matched, {encoder} of them in the encoder"
+                f"pretrained: {len(self._taken)} of {self._total} tensors matched, {encoder} of them in the encoder below full size"
             )
         return lines
 
