@@ -114,9 +114,8 @@ class LiftTask(Task[LiftBatch]):
         lines = [*self.data.lines, *([self.loss.notice] if self.loss.notice else [])]
         if self._taken:
             encoder = sum(part_of(name) == "encoder" for name in self._taken)
-            lines.append(
-                f"pretrained: {len(self._taken)} of {self._total} tensors matched, {encoder} of them in the encoder below full size"
-            )
+            found = f"{len(self._taken)} of {self._total} tensors matched"
+            lines.append(f"pretrained: {found}, {encoder} of them in the encoder below full size")
         return lines
 
     def batches(self, plan: BatchPlan, first_step: int, last_step: int) -> Iterator[LiftBatch]:
