@@ -1,8 +1,8 @@
 """What an interpolator is given and gives back.
 
-Frames carry numbers, and the instant wanted is such a number too, not always a whole one. Frames 0 to 7 and 9 to 14 for target 8:
-the eighth frame of a clip is to be made. Target 3.5: half way between frames 3 and 4 of a film. Offsets and t follow from the
-numbers, so that they cannot contradict each other, and any layout of frames is only other numbers. Frames that are not there
+Frames carry numbers, and the instant wanted is such a number too, not always a whole one. With frames 0 to 7 and 9 to 14 and
+target 8, the eighth frame of a clip is made; target 3.5 is half way between frames 3 and 4 of a film. Offsets and t follow from
+the numbers, so that they cannot contradict each other, and any layout of frames is only other numbers. Frames that are absent
 (ends of a clip, cuts, duplicates) are None, never repeated.
 """
 

@@ -2,7 +2,8 @@
 
 Each frame proposes the motion at the instant (its own flow carried along itself). Both frames are warped by each proposal, and
 where the two warped pictures agree the proposal is believed. Where nothing of a frame arrives, that frame did not see the
-place, and the other one is shown. DIS: Kroeger, Timofte, Dai, Van Gool, ECCV 2016; OpenCV's.
+place, and the other one is shown. That nothing moved is a third, weaker proposal: it wins where the others fail, as under a
+caption that stands still over a moving picture. DIS: Kroeger, Timofte, Dai, Van Gool, ECCV 2016; OpenCV's.
 """
 
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ _PRESETS = {
     "medium": cv2.DISOPTICAL_FLOW_PRESET_MEDIUM,
 }
 _COLOUR = 0.03  # mismatch, of full scale, at which a proposal's weight falls to 1/e
+_STILL = 0.1  # of the weight of a proposal that was measured; more would wipe out small things that pass quickly
 _CONSISTENCY_PX = 1.0  # way there and back that misses by this much counts 1/e when pixels compete for a place
 
 
@@ -141,7 +143,8 @@ def blend_warped(
     weights = np.zeros(before.shape[:2], np.float32)
     first, last = (1 - t) * visible[0] + 1e-3, t * visible[1] + 1e-3
     share = (last / (first + last))[..., None]
-    for motion, own in zip(proposals, visible, strict=True):
+    still = np.zeros_like(proposals[0]), np.full_like(visible[0], _STILL)
+    for motion, own in (*zip(proposals, visible, strict=True), still):
         early = pull(before, -t * motion, cv2.INTER_CUBIC)
         late = pull(after, (1 - t) * motion, cv2.INTER_CUBIC)
         mismatch = cv2.blur(np.abs(early - late).mean(axis=-1), (5, 5))
