@@ -9,7 +9,7 @@ from model.lift.blocks import enlarge_flow, warp
 from model.lift.config import LiftConfig, LiftError, variant
 from model.lift.encoder import position_code
 from model.lift.network import LiftNet, drop
-from model.lift.prior import dis_prior
+from model.lift.prior import flow_prior
 from model.lift.synthesis import blend
 from model.lift.temporal import TemporalTransformer
 
@@ -85,6 +85,7 @@ def test_base_has_the_taps_and_the_parameters_of_the_design():
         {"attention": "window"},
         {"alpha": "frame"},
         {"prior": "dis", "warp_features": True, "refine_on": "blend"},
+        {"prior": "classical"},
     ],
     ids=str,
 )
@@ -223,10 +224,10 @@ def test_the_prior_finds_a_pan_and_forgets_the_direction_of_time():
     wide = torch.nn.functional.interpolate(torch.rand(1, 3, 24, 40, generator=rng), scale_factor=4.0, mode="bicubic")
     before, after = wide[..., 8:104].clamp(0, 1), wide[..., :96].clamp(0, 1)  # everything moves right by 8
     t = torch.tensor([0.25])
-    flows = dis_prior(before, after, t, 4)[..., 6:-6, 6:-6].mean((0, 2, 3)) * 4
+    flows = flow_prior(before, after, t, 4)[0][..., 6:-6, 6:-6].mean((0, 2, 3)) * 4
     assert torch.allclose(flows, torch.tensor([-2.0, 0.0, 6.0, 0.0]), atol=0.5)
-    turned = dis_prior(after, before, 1 - t, 4)
-    assert torch.equal(turned[:, [2, 3, 0, 1]], dis_prior(before, after, t, 4))
+    turned, _ = flow_prior(after, before, 1 - t, 4)
+    assert torch.equal(turned[:, [2, 3, 0, 1]], flow_prior(before, after, t, 4)[0])
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 Attention = Literal["full", "window"]
 Alpha = Literal["token", "frame"]
-Prior = Literal["none", "dis"]
+Prior = Literal["none", "dis", "classical"]
 RefineOn = Literal["coarse", "blend"]
 
 PAD_TO = 32  # sides are padded to multiples: the encoder's 16 and the patches' 2
@@ -39,7 +39,10 @@ class LiftConfig:
         synthesis: width of ContextNet. refine, refine_tail: widths of the refinement.
         refine_blocks: residual blocks of the refinement.
         prior: "none" (published), or "dis": optical flow between the neighbours (Kroeger et al. 2016, as OpenCV has it),
-            moved to the target's instant, is what the flow stages start from. For networks trained in minutes.
+            moved to the target's instant, is what the flow stages start from; "classical": that, and the picture that the
+            pipeline's engine `flow` makes of it, which the network's own is mixed with, pixel by pixel. For networks
+            trained in minutes, which then learn what is wrong with it rather than everything.
+        mix: width of that mixing.
         warp_features: the flow stages see the neighbours' features warped with the flow so far, as PWC-Net does, and the
             warped pictures; without it (published) they compare features at the same place.
         refine_on: what the refinement adds to: the "coarse" picture enlarged (published), or the full-size "blend" of the
@@ -73,6 +76,7 @@ class LiftConfig:
     refine_blocks: int = 2
     refine_tail: int = 32
     prior: Prior = "none"
+    mix: int = 16
     warp_features: bool = False
     refine_on: RefineOn = "coarse"
     t_min: float = 0.5
@@ -81,7 +85,7 @@ class LiftConfig:
     def __post_init__(self) -> None:
         for name in (
             "frames_before", "frames_after", "c1", "c2", "c4", "c8", "c16", "dim", "heads", "layers",
-            "attention_window", "flow8", "flow4", "synthesis", "refine", "refine_tail",
+            "attention_window", "mix", "flow8", "flow4", "synthesis", "refine", "refine_tail",
         ):  # fmt: skip
             if getattr(self, name) < 1:
                 raise LiftError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -132,7 +136,7 @@ class LiftConfig:
 _NANO = LiftConfig(
     c1=8, c2=16, c4=24, c8=32, c16=48, dim=48, heads=4, layers=2, dropout=0.0,
     flow8=48, flow8_blocks=2, flow4=32, flow4_blocks=2, synthesis=16, refine=16, refine_blocks=2, refine_tail=8,
-    prior="dis", warp_features=True, refine_on="blend", t_min=0.25, t_max=0.75,
+    prior="classical", warp_features=True, refine_on="blend", t_min=0.25, t_max=0.75,
 )  # fmt: skip
 _VARIANTS = {"base": LiftConfig(), "nano": _NANO}
 

@@ -48,37 +48,30 @@ def add_flags(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--baselines",
         default="mean,nearest,flow",
-        help="interpolation engines to measure beside it, by comma (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--baseline_opt",
-        action="append",
-        default=[],
-        metavar="ENGINE.NAME=VALUE",
-        help="an option of a baseline; may be repeated",
+        metavar="NAME[:OPTION=VALUE]...,",
+        help="interpolation engines beside it, for example mean,flow,rife:version=4.6 (default: %(default)s)",
     )
     parser.add_argument("--vgg_weights", type=Path, help="VGG-16 weights for LPIPS")
 
 
-def load_baselines(names: str, options: Sequence[str], device: str) -> dict[str, Interpolator]:
-    """Interpolation engines by name.
+def load_baselines(given: str, device: str) -> dict[str, Interpolator]:
+    """Interpolation engines by what the table calls them: "rife:version=4.6:weights=w" is "rife 4.6".
 
     Raises:
         UsageError: an engine or option that is not there.
     """
-    wanted = [name for name in names.split(",") if name]
-    given: dict[str, dict[str, str]] = {name: {} for name in wanted}
-    for text in options:
-        name, dot, rest = text.partition(".")
-        key, equals, value = rest.partition("=")
-        if not (dot and equals) or name not in given:
-            raise UsageError(f"--baseline_opt takes ENGINE.NAME=VALUE with one of {', '.join(wanted)}, got {text!r}")
-        given[name][key] = value
-    known = engines_of("interpolate")
-    for name in wanted:
+    known, found = engines_of("interpolate"), {}
+    for text in (part for part in given.split(",") if part):
+        name, *options = text.split(":")
         if name not in known:
             raise UsageError(f"--baselines: there is no interpolate engine {name!r}; allowed are: {', '.join(known)}")
-    return {name: load_engine("interpolate", name, given[name], device, Interpolator) for name in wanted}
+        pairs = [option.partition("=") for option in options]
+        if not all(equals for _, equals, _ in pairs):
+            raise UsageError(f"--baselines takes NAME:OPTION=VALUE, got {text!r}")
+        values = {key: value for key, _, value in pairs}
+        label = " ".join([name, *(value for key, value in values.items() if key != "weights")])
+        found[label] = load_engine("interpolate", name, values, device, Interpolator)
+    return found
 
 
 def evaluate_lift(loaded: Loaded[LiftNet], request: EvaluationRequest) -> Evaluation:
@@ -96,7 +89,7 @@ def evaluate_lift(loaded: Loaded[LiftNet], request: EvaluationRequest) -> Evalua
     everything = targets(flags.protocol, root, flags.list, loaded.net.config)
     grouped = [(name, spread(some, flags.max_targets or request.max_frames)) for name, some in by_clip(everything)]
     chosen = [target for _, some in grouped for target in some]
-    baselines = load_baselines(flags.baselines, flags.baseline_opt, request.device)
+    baselines = load_baselines(flags.baselines, request.device)
     lpips = load_lpips(flags.vgg_weights)
     full = sum(target.full for target in chosen)
     notes = [
@@ -244,6 +237,6 @@ def report_page() -> NetworkPage:
             "epe_px": ("end-point error (px)", 2),
             "psnr_disoccluded_db": ("PSNR inside disocclusions (dB)", 2),
         },
-        methods=("nearest", "mean", "flow", "rife", NETWORK),
+        methods=("nearest", "mean", "flow", "rife", "rife 4.0", "rife 4.6", "rife 4.25", NETWORK),
         strong=NETWORK,
     )

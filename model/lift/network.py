@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from model.lift.config import PAD_TO, LiftConfig, LiftError
 from model.lift.encoder import Encoder, Features, position_code
 from model.lift.flow import FlowNet
-from model.lift.prior import dis_prior
-from model.lift.synthesis import CoarseSynthesis, Refinement
+from model.lift.prior import flow_prior
+from model.lift.synthesis import ClassicalMix, CoarseSynthesis, Refinement
 from model.lift.temporal import TemporalTransformer
 
 _T_TOLERANCE = 1e-3  # between t and what the offsets of the neighbours say
@@ -84,6 +84,7 @@ class LiftNet(nn.Module):
         self.flow = FlowNet(config)
         self.synthesis = CoarseSynthesis(config)
         self.refinement = Refinement(config)
+        self.mix = ClassicalMix(config) if config.prior == "classical" else None
 
     def encode(self, frame: Tensor, *, neighbour: bool = True) -> Features:
         """The features of one frame of every sample.
@@ -166,7 +167,9 @@ class LiftNet(nn.Module):
         pictures = (before.frame, after.frame)
         assert before.s1 is not None and before.s4 is not None and before.s8 is not None, "checked by the callers"
         assert after.s1 is not None and after.s4 is not None and after.s8 is not None, "checked by the callers"
-        prior = dis_prior(*pictures, t, 8) if self.config.prior == "dis" else None
+        prior = classical = None
+        if self.config.prior != "none":
+            prior, classical = flow_prior(*pictures, t, 8, picture=self.mix is not None)
         at8, at4 = self.flow(pictures, (before.s8, after.s8), (before.s4, after.s4), context, t, prior)
         flows, logits = at4[:, :4], at4[:, 4:]
         visible = logits.sigmoid()
@@ -176,7 +179,10 @@ class LiftNet(nn.Module):
             self.refinement.detail(after.s1, after.s4),
         )
         height, width = before.height, before.width
-        raw = self.refinement(pictures, details, flows, visible, coarse, mixed)[..., :height, :width]
+        raw = self.refinement(pictures, details, flows, visible, coarse, mixed)
+        if self.mix is not None and classical is not None:
+            raw = self.mix(raw, classical, visible)
+        raw = raw[..., :height, :width]
         return LiftOutput(
             image=raw.clamp(0, 1), raw=raw, coarse=coarse, blend=mixed, alpha=alpha, flows_s4=flows,
             occlusion_s4=visible, occlusion_logits_s4=logits, flows_s8=at8[:, :4], warped_s4=warped,

@@ -88,3 +88,23 @@ class Refinement(nn.Module):
             if self.config.refine_on == "blend":
                 base = blend(frames[0], frames[1], visible) + enlarge(coarse - blend_s4, 4)
         return base + self.body(torch.cat(parts, 1)).float()
+
+
+class ClassicalMix(nn.Module):
+    """The network's picture and the classical one, mixed pixel by pixel, and a residual; a fresh one takes their mean."""
+
+    def __init__(self, config: LiftConfig) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            conv(3 + 3 + 3 + 2, config.mix),
+            nn.ReLU(inplace=True),
+            conv(config.mix, config.mix),
+            nn.ReLU(inplace=True),
+            zeroed(conv(config.mix, 1 + 3)),
+        )
+
+    def forward(self, own: Tensor, classical: Tensor, visible_s4: Tensor) -> Tensor:
+        """(B, 3, H, W) twice and visibilities (B, 2, H/4, W/4) -> (B, 3, H, W)."""
+        parts = [own, classical, (own - classical).abs(), enlarge(visible_s4, 4)]
+        found = self.body(torch.cat(parts, 1)).float()
+        return own + found[:, :1].sigmoid() * (classical - own) + found[:, 1:]
