@@ -34,7 +34,7 @@ from pipeline.media.images import encode_png
 from pipeline.signals import StopSignals
 
 TINY = replace(variant("nano"), c1=4, c2=4, c4=8, c8=8, c16=8, dim=16, heads=2, layers=1, flow8=8, flow4=8, synthesis=4,
-               refine=8, refine_blocks=1, refine_tail=4, frames_before=3, frames_after=2)  # fmt: skip
+               refine=8, refine_blocks=1, refine_tail=4, mix=4, frames_before=3, frames_after=2)  # fmt: skip
 
 
 def texture(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -373,7 +373,7 @@ def test_published_schedule_thaws_only_what_was_loaded(run: Path, material: Path
         "pretrained.mapping='net.='",
     ]
     task = Trainer(load_settings(config, given), StopSignals()).task
-    assert task.describe()[-1] == "pretrained: 17 of 106 tensors matched, 13 of them in the encoder below full size"
+    assert task.describe()[-1] == "pretrained: 17 of 112 tensors matched, 13 of them in the encoder below full size"
     assert torch.equal(task.net.encoder.stages[0][0].weight, theirs["net.encoder.stages.0.0.weight"])
     stages = task.stages()
     assert [stage.first_step for stage in stages] == [0, 10, 12, 15, 18]
@@ -395,6 +395,16 @@ def test_published_schedule_thaws_only_what_was_loaded(run: Path, material: Path
     assert rates["rest"] == pytest.approx([3e-3, 3e-3, 3e-4]) and rates["encoder"] == pytest.approx([3e-4] * 3)
     with pytest.raises(UsageError, match="none of the 18 tensors"):
         Trainer(load_settings(config, [*given, "pretrained.mapping='other.='"]), StopSignals())
+
+
+def test_one_part_can_be_trained_alone(run: Path, material: Path, tmp_path: Path):
+    config = write_config(tmp_path / "c.toml", material, tmp_path / "run", steps=2, init_from=str(run))
+    assert train.main(["--config", str(config), "--set", "optim.only=mix."]) == 0
+    before, after = (load_file(load_model(folder).path) for folder in (run, tmp_path / "run"))
+    moved = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert moved == {"mix"}
+    with pytest.raises(UsageError, match="no parameter's name begins with 'mixer'"):
+        Trainer(load_settings(config, ["optim.only=mixer"]), StopSignals())
 
 
 @pytest.mark.parametrize(

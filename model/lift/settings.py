@@ -81,11 +81,13 @@ class LiftOptimSettings(OptimSettings):
             and, if it stood still, thawed stage by stage from the deepest, then everything at encoder_lr_scale of lr.
         encoder_lr_scale: see above.
         s1_lr_scale: of the layers of the full-size tap, which always train.
+        only: how the names of the parameters begin that are trained, "mix." for one part; empty for all of them.
     """
 
     schedule: str = "cosine"
     encoder_lr_scale: float = 0.1
     s1_lr_scale: float = 1.0
+    only: str = ""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -82,6 +82,8 @@ class LiftTask(Task[LiftBatch]):
                 ScheduledOptimizer(name=part, optimizer=adamw, rate=self._rate(part), clip_norm=optim.clip_norm)
             )
         self.data_digest = self.data.digest
+        if not any(name.startswith(optim.only) for name, _ in self.net.named_parameters()):
+            raise UsageError(f"optim.only: no parameter's name begins with {optim.only!r}")
 
     def _rate(self, part: str) -> Callable[[int], float]:
         optim, steps = self.settings.optim, self.settings.run.steps
@@ -99,6 +101,9 @@ class LiftTask(Task[LiftBatch]):
 
     def stages(self) -> Sequence[Stage]:
         """The encoder stands still first, and thaws from the deepest stage, if pretrained weights were loaded into it."""
+        only = self.settings.optim.only
+        if only:
+            return (Stage(first_step=0, frozen=lambda name: not name.startswith(only)),)
         if self.settings.optim.schedule != "published" or not any(part_of(name) == "encoder" for name in self._taken):
             return ()
         steps = self.settings.run.steps
