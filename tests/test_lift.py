@@ -185,6 +185,7 @@ def test_offsets_are_coded_as_real_numbers():
     assert code[1, 0] == pytest.approx(torch.tensor(0.5).sin().item()) and code[1, 2] < code[1, 0]
 
 
+@pytest.mark.slow  # PyTorch imports its compiler for it
 def test_recomputing_the_transformer_gives_the_same_gradients():
     gradients = []
     for checkpointing in (False, True):
