@@ -282,7 +282,7 @@ def test_command_prints_what_is_there(tmp_path: Path, capsys: pytest.CaptureFixt
     assert main(["weights", "vda"]) == 0
     assert "FLUX" not in capsys.readouterr().out
     assert main(["weights", "dva"]) == 2
-    assert "allowed are: FLUX.1-dev, RealVisXL_V5.0, bokehNet.safetensors" in capsys.readouterr().err
+    assert "allowed are: FLUX.1-dev, RealVisXL_V5.0, alex_shift_tolerant.pth" in capsys.readouterr().err
 
 
 def test_download_without_a_network_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):

@@ -4,8 +4,8 @@ import shutil
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
-from model.video.settings import ApplySettings
 from pipeline.errors import InputError
 from pipeline.storage.completion import Fields, as_stored, first_difference
 from pipeline.storage.files import read_json, write_json
@@ -15,8 +15,8 @@ _NAME = "settings.json"
 _UNRECORDED = ("device", "overwrite", "audio", "save_depth")
 
 
-def frame_fields(settings: ApplySettings, source: Path) -> Fields:
-    """What decides the frames, of the command line and of the film; depth and focus are added by the caller."""
+def frame_fields(settings: Any, source: Path) -> Fields:
+    """What decides the frames, of the command line (a dataclass of settings) and of the film; the rest is the caller's."""
     files = sorted(path for path in source.iterdir() if path.is_file()) if source.is_dir() else [source]
     stats = [path.stat() for path in files]
     stamp = {

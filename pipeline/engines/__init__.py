@@ -1,8 +1,11 @@
-"""Engines by name. A new one is a new module here; nothing else has to know it."""
+"""Engines by name. A new one is a new module here; nothing else has to know it. A folder that says `HOLDS_ENGINES` is looked
+through like this one: it holds the engines of one job."""
 
 import importlib
 import pkgutil
+from collections.abc import Iterable, Iterator
 from dataclasses import fields
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipeline.device import check_device
@@ -13,11 +16,19 @@ if TYPE_CHECKING:  # whoever asks for facts alone imports no OpenCV
     from pipeline.engines.base import Engine
 
 
+def _modules(package: str, paths: Iterable[str]) -> Iterator[ModuleType]:
+    for found in pkgutil.iter_modules(paths):
+        module = importlib.import_module(f"{package}.{found.name}")
+        yield module
+        if getattr(module, "HOLDS_ENGINES", False):
+            yield from _modules(module.__name__, module.__path__)
+
+
 def engines_of(role: Role) -> "dict[str, type[Engine]]":
     """The engines for a job, by name, in alphabetical order."""
     found: dict[str, type[Engine]] = {}
-    for module in pkgutil.iter_modules(__path__):
-        engine = getattr(importlib.import_module(f"{__name__}.{module.name}"), "ENGINE", None)
+    for module in _modules(__name__, __path__):
+        engine = getattr(module, "ENGINE", None)
         if engine is not None and engine.info.role == role:
             found[engine.info.name] = engine
     return dict(sorted(found.items()))

@@ -59,6 +59,8 @@ class VideoFacts:
         has_audio: there is a sound track that can be copied.
         bits: a channel of the pixels has, 8 or 10 (for 10 and more).
         primaries, transfer: code points of H.273 of what `decode_video` gives.
+        end_s: when the picture ends by the header; None where it does not say.
+        timed: the file says when its frames are shown; otherwise the times are a guess.
     """
 
     rate: Fraction
@@ -70,6 +72,8 @@ class VideoFacts:
     bits: int
     primaries: int
     transfer: int
+    end_s: Fraction | None
+    timed: bool
 
 
 def open_video(path: Path) -> Any:
@@ -134,6 +138,8 @@ def read_facts(path: Path) -> VideoFacts:
             bits=10 if deepest > 8 else 8,
             primaries=tags.primaries if tags.is_plain else BT709,
             transfer=tags.transfer if tags.is_plain else BT709,
+            end_s=_promised_end_s(container, stream),
+            timed=first.pts is not None,
         )
 
 

@@ -32,7 +32,8 @@ class TimedVideo(VideoSource):
     """A video file; frames come upright, in sRGB, with the container's times.
 
     `notes` say what is converted; `bits` are those of its pixels, 8 or 10 (for 10 and more); `primaries` and `transfer` the
-    code points of what the frames hold.
+    code points of what the frames hold; `end_s` is when the last frame ends, None where the header does not say, and `timed`
+    whether the file has times at all.
     """
 
     def __init__(self, path: Path) -> None:
@@ -43,6 +44,7 @@ class TimedVideo(VideoSource):
         self.rate, self.time_base, self.count = facts.rate, facts.time_base, facts.count
         self.size, self.notes, self.has_audio = facts.size, facts.notes, facts.has_audio
         self.bits, self.primaries, self.transfer = facts.bits, facts.primaries, facts.transfer
+        self.end_s, self.timed = facts.end_s, facts.timed
 
     def frames(self, *, deep: bool = False) -> Iterator[TimedFrame]:
         """All frames in order; with `deep` as uint16 over the whole range of 16 bits."""
@@ -66,6 +68,8 @@ class TimedFolder(FolderSource):
             raise UsageError(f"--fps must be in [0.01, 1000], got {fps}")
         self.rate = Fraction(fps).limit_denominator(1001)
         self.time_base, self.has_audio, self.count = 1 / self.rate, False, len(self.files())
+        self.end_s: Fraction | None = self.count / self.rate
+        self.timed = True
         self.bits, self.primaries, self.transfer = 8, UNSPECIFIED, UNSPECIFIED
         self.size = picture_size(self.files()[0])
         check_frame_size(*self.size, path)

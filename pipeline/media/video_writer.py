@@ -6,6 +6,7 @@ Special: frames become blocks of packets in the work folder, and the file is put
 import contextlib
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,21 @@ from pipeline.storage.files import Fence, no_fence
 _FAST_START = {"movflags": "faststart"}  # the index in front, so that a browser plays before all of it is there
 
 
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """Of a film whose frames are not the source's own.
+
+    Args:
+        rate: frames a second.
+        time_base: tick that every frame's time is a multiple of, seconds.
+        end_s: when the last frame ends.
+    """
+
+    rate: Fraction
+    time_base: Fraction
+    end_s: Fraction
+
+
 class VideoSink(Sink):
     """A video; sound is copied packet by packet, interleaved with the pictures by time.
 
@@ -34,6 +50,7 @@ class VideoSink(Sink):
         bits: 8 or 10 a channel.
         sound: false leaves it out.
         end_s: the film ends here, and the sound with it; None for the source's own end.
+        timing: of the frames that will be written; None for the source's own.
 
     Raises:
         PipelineError: on entering, when there is no such encoder or the container cannot hold the source's sound.
@@ -48,17 +65,19 @@ class VideoSink(Sink):
         bits: int = 8,
         sound: bool = True,
         end_s: Fraction | None = None,
+        timing: Timing | None = None,
         keep_work: bool = False,
         fence: Fence = no_fence,
     ) -> None:
         super().__init__(path, keep_work=keep_work, fence=fence)
         self._source, self._sound, self._end_s = source, sound and source.has_audio, end_s
+        self._film_end_s = timing.end_s if timing else None
         self.encoding = Encoding(
             suffix=path.suffix,
             bits=bits,
             size=size,
-            rate=source.rate,
-            time_base=source.time_base,
+            rate=timing.rate if timing else source.rate,
+            time_base=timing.time_base if timing else source.time_base,
             primaries=source.primaries,
             transfer=source.transfer,
         )
@@ -144,7 +163,8 @@ class VideoSink(Sink):
             self._end_block()
         partial, base = self.work / f"whole{self.path.suffix}", self.encoding.time_base
         blocks = sorted(self.work.glob("block_*.npz"))
-        dts = iter(decoding_times([pts for path in blocks for pts in Block.read(path).pts]))
+        stamps = [pts for path in blocks for pts in Block.read(path).pts]
+        dts, last = iter(decoding_times(stamps)), max(stamps, default=0)
         with self._container(partial) as (out, video, sound):
             try:
                 for path in blocks:
@@ -153,6 +173,8 @@ class VideoSink(Sink):
                         packet = av.Packet(data)
                         packet.pts, packet.dts, packet.is_keyframe = pts, next(dts), key
                         packet.time_base, packet.stream = base, video
+                        if pts == last and self._film_end_s is not None:
+                            packet.duration = round(self._film_end_s / base) - pts
                         if sound is not None:
                             sound.copy_until(packet.dts * base)
                         out.mux(packet)

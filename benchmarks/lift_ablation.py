@@ -1,0 +1,79 @@
+"""LIFT's ablations: train every config for every seed, measure all of them on the same targets, print one table.
+
+    python benchmarks/lift_ablation.py --motion motion/train --photographs photographs --test motion/test
+    python benchmarks/lift_ablation.py ... --configs context3 context7 context15 --seeds 0 1 2 --steps 400
+
+Runs that are finished are not made again, a stopped one goes on. Seeds see the same data in their own order. What it prints is
+the mean over seeds and, in brackets, the smallest and the largest: three short runs say how large chance is, and no more.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from model import evaluate, train
+
+CONFIGS = Path(train.__file__).parent / "configs"
+COLUMNS = ("psnr_frame_db", "ssim_volume", "epe_px", "psnr_disoccluded_db")
+
+
+def parse() -> argparse.Namespace:
+    shipped = [path.stem.removeprefix("lift_ablation_") for path in sorted(CONFIGS.glob("lift_ablation_*.toml"))]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--motion", type=Path, required=True, help="ray-traced training clips")
+    parser.add_argument("--photographs", type=Path, required=True, help="folder of photographs")
+    parser.add_argument("--test", type=Path, required=True, help="ray-traced test clips")
+    parser.add_argument(
+        "--configs", nargs="+", default=shipped, choices=shipped, metavar="NAME", help=", ".join(shipped)
+    )
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--max_targets", type=int, default=2, help="of each test clip")
+    parser.add_argument("--out", type=Path, default=Path("runs/lift_ablation"))
+    return parser.parse_args()
+
+
+def one_run(args: argparse.Namespace, name: str, seed: int) -> dict[str, float | None]:
+    """Train and measure one config with one seed."""
+    out = args.out / f"{name}_{seed}"
+    settings = {
+        "data.motion": f"'{args.motion}'", "data.photographs": f"'{args.photographs}'", "run.out_dir": f"'{out}'",
+        "run.seed": seed, "run.steps": args.steps, "run.validate_every": args.steps, "run.val_targets": 4,
+    }  # fmt: skip
+    given = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+    code = train.main(["--config", str(CONFIGS / f"lift_ablation_{name}.toml"), *given])
+    if code == 0:
+        result = out / "evaluation_test.json"
+        if not result.is_file():
+            code = evaluate.main(
+                [str(out), "--protocol", "motion", "--data_root", str(args.test), "--baselines", "", "--out", str(out),
+                 "--max_targets", str(args.max_targets), "--device", "cpu"]
+            )  # fmt: skip
+    if code:
+        raise SystemExit(code)
+    scores: dict[str, float | None] = json.loads(result.read_text())["scores"]["lift"]
+    return scores
+
+
+def main() -> int:
+    args = parse()
+    table = Table("config", *COLUMNS)
+    for name in args.configs:
+        rows = [one_run(args, name, seed) for seed in args.seeds]
+        cells = []
+        for column in COLUMNS:
+            values = [row[column] for row in rows]
+            known = [value for value in values if value is not None]
+            mean = sum(known) / max(1, len(known))
+            cells.append(f"{mean:.3f} ({min(known):.3f} to {max(known):.3f})" if known else "-")
+        table.add_row(name, *cells)
+    Console().print(table)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,87 @@
+"""What several stages are made of: convolutions, residual blocks, resampling, and the backward warp.
+
+B samples, C channels, H x W positions. A flow is (B, 2, H, W): x right, y down, in pixels of its own grid.
+"""
+
+import torch
+import torch.nn.functional as functional
+from torch import Tensor, nn
+
+from model.lift.config import NORM_GROUPS
+
+LEAK = 0.2
+
+
+def conv(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, 3, stride, 1)
+
+
+def leaky() -> nn.LeakyReLU:
+    return nn.LeakyReLU(LEAK, inplace=True)
+
+
+class ResBlock(nn.Module):
+    """conv, GroupNorm, ReLU, conv, GroupNorm, and the input added."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            conv(channels, channels),
+            nn.GroupNorm(NORM_GROUPS, channels),
+            nn.ReLU(inplace=True),
+            conv(channels, channels),
+            nn.GroupNorm(NORM_GROUPS, channels),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = x + self.body(x)
+        return out
+
+
+def zeroed(layer: nn.Conv2d) -> nn.Conv2d:
+    """The last convolution of a residual: the network starts from what it adds to."""
+    nn.init.zeros_(layer.weight)
+    assert layer.bias is not None, "made with a bias"
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def enlarge(x: Tensor, factor: int) -> Tensor:
+    """Bilinear, pixel centres kept."""
+    return functional.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=False)
+
+
+def enlarge_flow(flow: Tensor, factor: int) -> Tensor:
+    """On a grid `factor` times as fine, the same motion is as many times longer."""
+    return enlarge(flow, factor) * factor
+
+
+def shrink(image: Tensor, factor: int) -> Tensor:
+    """Area average."""
+    return functional.avg_pool2d(image, factor)
+
+
+def lengths(flows: Tensor) -> Tensor:
+    """(B, 4, H, W) two flows -> (B, 2, H, W) how long they are; differentiable where one is 0."""
+    pairs = flows.view(len(flows), 2, 2, *flows.shape[-2:])
+    return (pairs.square().sum(2) + 1e-6).sqrt()
+
+
+def warp(source: Tensor, flow: Tensor) -> Tensor:
+    """Backward warp: out(x) = source(x + flow(x)), bilinear, in float32 whatever the precision around it.
+
+    Args:
+        source: (B, C, H, W).
+        flow: (B, 2, H, W) pixels; from the picture that is made to `source`.
+
+    Returns:
+        (B, C, H, W) float32. What lies outside takes the nearest pixel of the edge.
+    """
+    with torch.autocast(source.device.type, enabled=False):
+        source, flow = source.float(), flow.float()
+        height, width = source.shape[-2:]
+        ys = torch.arange(height, device=source.device, dtype=torch.float32)
+        xs = torch.arange(width, device=source.device, dtype=torch.float32)
+        x, y = flow[:, 0] + xs, flow[:, 1] + ys[:, None]
+        grid = torch.stack([2 * x / max(width - 1, 1) - 1, 2 * y / max(height - 1, 1) - 1], dim=-1)
+        return functional.grid_sample(source, grid, mode="bilinear", padding_mode="border", align_corners=True)
