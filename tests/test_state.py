@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -18,6 +19,7 @@ from pipeline.errors import InputError
 from pipeline.media.depth_files import encode_npz, resize_depth
 from pipeline.media.prefetch import WriteBehind, map_ahead, map_processes, prefetch
 from pipeline.reporter import Reporter
+from pipeline.signals import StopSignals
 from pipeline.storage.appending import append_line
 from pipeline.storage.completion import DoneRecord, Journal, as_stored, fingerprint, first_difference
 from pipeline.storage.files import read_json, remove_leftovers, write_bytes, write_json
@@ -340,3 +342,23 @@ def test_a_journal_line_that_breaks_off_does_not_swallow_the_next(tmp_path: Path
     monkeypatch.setattr(files, "_write_all", real)
     journal.add("0002", {"missing": 2})
     assert Journal(tmp_path / "phase.jsonl").facts == {"0002": {"missing": 2}}
+
+
+def test_a_signal_that_another_thread_takes_is_heard_while_the_queue_is_full():
+    """The kernel may hand a process's signal to any thread; the main one, which runs the handlers, must not sleep on."""
+    heard = []
+
+    def job() -> None:
+        while sys._current_frames()[threading.main_thread().ident].f_code.co_name != "wait":
+            time.sleep(0.01)
+        time.sleep(0.2)  # and asleep in there
+        signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
+        deadline = time.monotonic() + 60
+        while signals.received is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        heard.append(signals.received)
+
+    with StopSignals() as signals, WriteBehind(workers=1, depth=1) as writer:
+        writer.submit(job)
+        writer.submit(lambda: None)
+    assert heard == ["SIGUSR1"]

@@ -129,6 +129,8 @@ def _watch(command: list[str], own_session: bool) -> tuple[int, set[int]]:
 
     def forward(number: int, frame: FrameType | None) -> None:
         received.add(number)
+        note = f"{signal.Signals(number).name}: passed on; the script stops at its next safe point\n"
+        os.write(sys.stderr.fileno(), note.encode())  # print() may be interrupted by its own handler
         if process is not None and process.poll() is None:
             # Always SIGTERM: a second SIGINT would not wait for the safe point. srun signals the script too; twice is fine.
             process.send_signal(signal.SIGTERM)

@@ -17,6 +17,8 @@ from pipeline.orphans import die_with_parent
 
 T = TypeVar("T")
 _END = object()
+# Any thread may be the one that takes a signal, and Python's handlers run in the main one, once it wakes.
+WAKE_S = 0.5
 
 
 def prefetch(items: Iterable[T], depth: int = 4) -> Iterator[T]:
@@ -46,7 +48,10 @@ def prefetch(items: Iterable[T], depth: int = 4) -> Iterator[T]:
     thread.start()
     try:
         while True:
-            item, error = ready.get()
+            try:
+                item, error = ready.get(timeout=WAKE_S)
+            except queue.Empty:
+                continue
             if error is not None:
                 raise error
             if item is _END:
@@ -65,11 +70,18 @@ def map_ahead(function: Callable[[Any], T], items: Iterable[Any], workers: int =
         for item in items:
             pending.append(pool.submit(function, item))
             if len(pending) >= depth:
-                yield pending.pop(0).result()
+                yield _result(pending.pop(0))
         while pending:
-            yield pending.pop(0).result()
+            yield _result(pending.pop(0))
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _result(job: Future[T]) -> T:
+    """What a job returns or raises, waiting in short turns so that signals are heard."""
+    while not job.done():
+        wait([job], timeout=WAKE_S)
+    return job.result()
 
 
 def _one_thread() -> None:
@@ -97,7 +109,7 @@ def map_processes(function: Callable[..., T], calls: Sequence[tuple[Any, ...]], 
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_one_thread)
     try:
         for job in [pool.submit(function, *call) for call in calls]:
-            yield job.result()
+            yield _result(job)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
@@ -131,7 +143,7 @@ class WriteBehind:
                 future.result()
             if len(self._pending) <= allowed:
                 return
-            wait(self._pending, return_when=FIRST_COMPLETED)
+            wait(self._pending, timeout=WAKE_S, return_when=FIRST_COMPLETED)
 
     def __enter__(self) -> "WriteBehind":
         return self

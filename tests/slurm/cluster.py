@@ -63,7 +63,7 @@ MaxArraySize={max_array_size}
 FirstJobId={first_job}
 SlurmctldTimeout=10
 SlurmdTimeout=8
-KillWait=5
+KillWait=30
 MinJobAge=120
 InactiveLimit=0
 Waittime=0
@@ -175,14 +175,15 @@ class Cluster:
         """Poll until the condition holds.
 
         Raises:
-            RuntimeError: it did not within the time; with the queue and the end of the controller's log.
+            RuntimeError: it did not within the time; with the queue and the ends of the daemons' logs.
         """
         deadline = time.monotonic() + timeout_s
         while not condition():
             if time.monotonic() > deadline:
                 queue = self.command("squeue", "--all", "--long", check=False)
                 nodes = self.command("sinfo", "--long", "--Node", check=False)
-                log = (self.root / "slurmctld.log").read_text(errors="replace")[-3000:]
+                logs = (self.root / "slurmctld.log", *sorted(self.root.glob("slurmd.*.log")))
+                log = "\n".join(f"{path.name}\n{path.read_text(errors='replace')[-3000:]}" for path in logs)
                 raise RuntimeError(f"{what} within {timeout_s:.0f} s\n{queue}\n{nodes}\n{log}")
             time.sleep(every_s)
 
