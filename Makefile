@@ -69,7 +69,7 @@ bench: env
 	@$(PYTHON) benchmarks/bokehflow.py --quick
 	@$(PYTHON) benchmarks/vda.py --quick
 	@$(PYTHON) benchmarks/genfocus.py --quick
-	@$(PYTHON) benchmarks/bokehdiff.py --quick
+	@$(PYTHON) benchmarks/sdxl.py --quick
 
 clean-demo:
 	rm -rf demo

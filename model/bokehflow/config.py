@@ -35,7 +35,7 @@ class BokehFlowConfig:
         enable_tsp: carry states from frame to frame; without it every frame starts from the learned states.
         memory_tokens: how far the slowest head of a scan remembers when training starts, in tokens; the fastest remembers 8,
             the others lie between, evenly in the logarithm. 0 starts all of them at 8 (see `scans.gate_logits`).
-        enable_motion: the depth stream sees what changed since the last frame (see `temporal.MotionCue`).
+        enable_motion: the depth stream sees what changed since the last frame (see `model.recurrent.motion`).
         max_state_norm: carried states are scaled down to this Frobenius norm per head, once a frame.
         max_radius_px: largest blur radius that is rendered, at a full frame of `reference_width_px`; it scales with the
             frame, and data that saturates earlier lowers it (`LensBatch.max_radius_px`). What decides the renderer's

@@ -51,7 +51,7 @@ class SdxlNetwork:
             safe_point: called before each call of the network.
 
         Raises:
-            torch.OutOfMemoryError, MemoryError: too large for the memory plan in force; `plan.shrink` may help.
+            torch.OutOfMemoryError, MemoryError: too large for the memory plan in force; a plan that shrinks may help.
         """
         started = time.monotonic()
         if self._on_cuda:

@@ -1,9 +1,9 @@
 """What BokehDiff costs: seconds a frame and peak memory, with random weights of SDXL's full size.
 
-    python benchmarks/bokehdiff.py                    # SDXL's shapes in bf16 on a GPU: 2.6 billion parameters, 5.3 GB
-    python benchmarks/bokehdiff.py --tile_batch 15    # all tiles of a 1080p frame at once
-    python benchmarks/bokehdiff.py --quick            # a small network on the CPU: whether it runs, not how fast SDXL is
-    python benchmarks/bokehdiff.py --count            # parameters and adapted layers, from shapes alone
+    python benchmarks/sdxl.py                    # SDXL's shapes in bf16 on a GPU: 2.6 billion parameters, 5.3 GB
+    python benchmarks/sdxl.py --tile_batch 15    # all tiles of a 1080p frame at once
+    python benchmarks/sdxl.py --quick            # a small network on the CPU: whether it runs, not how fast SDXL is
+    python benchmarks/sdxl.py --count            # parameters and adapted layers, from shapes alone
 
 Weights are random, so the pictures are noise; time and memory do not depend on what the weights are. Thirty steps of BokehNet
 to compare with: benchmarks/genfocus.py.
