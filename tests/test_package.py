@@ -128,6 +128,8 @@ def test_the_wheel_holds_code_and_its_data_and_nothing_else(wheel: Path):
         "pipeline/py.typed",
         "model/py.typed",
         "pipeline/report/templates/page.html",
+        "pipeline/view/page/view.html",
+        "pipeline/view/page/view.js",
         "model/configs/demo.toml",
     } <= travels
     assert travels <= {*names}, "whatever lies beside the code goes with it"

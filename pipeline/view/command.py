@@ -41,6 +41,7 @@ def serve(run: RunSettings, settings: ViewSettings, *, open_page: bool = False) 
         PipelineError: there is nothing to look at yet; the message names the phase to run.
         UsageError: the port, the device or the checkpoint cannot be used.
     """
+    from pipeline.report.formatting import count
     from pipeline.view.dataset import Dataset
     from pipeline.view.server import ViewServer
     from pipeline.view.workbench import Workbench
@@ -58,7 +59,7 @@ def serve(run: RunSettings, settings: ViewSettings, *, open_page: bool = False) 
     with StopSignals() as signals, ViewServer(Workbench(dataset, settings, network), settings.port) as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
-        print(f"{len(ready)} scenes to look at: {server.address}", flush=True)
+        print(f"{count(len(ready), 'scene')} to look at: {server.address}", flush=True)
         print("Only this machine reaches it; from another: ssh -L PORT:127.0.0.1:PORT. Ctrl-C ends it.", flush=True)
         if open_page:
             webbrowser.open(server.address)

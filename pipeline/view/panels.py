@@ -1,7 +1,7 @@
 """The pictures of the page as functions of arrays: a frame made small, its focus map, its photograph, and what can be counted.
 
 A preview is the frame in fewer pixels through the same lens: `px_per_mm` follows its width, so that a circle of confusion
-covers the same share of it. Where nothing is made smaller, the photograph is the one that phase 5 stores, byte for byte.
+covers the same share of it. Where nothing is made smaller, the photograph is the one that phase 5 stores, pixel for pixel.
 
 Shape letters: H, W = preview.
 """
