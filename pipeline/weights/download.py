@@ -23,15 +23,17 @@ def download(wanted: Iterable[Weights], folder: Path) -> list[Found]:
             a line for each that is lacking.
     """
     found: list[Found] = []
-    failures: list[str] = []
+    failures: list[PipelineError] = []
     offline = cache(why_offline)  # asked once, and not at all where nothing is lacking
     for weights in wanted:
         try:
             found.append(_one(weights, folder, offline))
         except PipelineError as error:
-            failures.append(str(error))
+            failures.append(error)
+    if len(failures) == 1:
+        raise failures[0]
     if failures:
-        raise PipelineError("\n".join(failures))
+        raise PipelineError("\n".join(map(str, failures)))
     return found
 
 
