@@ -8,7 +8,7 @@ operator's command serves, which takes every phase too.
 
 import contextlib
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 
 def _by_name(phase: str) -> str:
@@ -17,7 +17,7 @@ def _by_name(phase: str) -> str:
 
 _spelled: Callable[[str], str] = _by_name
 _roots: tuple[str, ...] = ()
-_goes_on = False
+_run: tuple[str, ...] | None = None  # the words of a run of all phases that this process is at
 
 
 def spell_phases(spelled: Callable[[str], str]) -> None:
@@ -55,15 +55,26 @@ def command(module: str, *words: str) -> str:
 
 def next_step(phase: str, *flags: str) -> str:
     """ " Next: COMMAND" to end a message with; empty while `going_on`."""
-    return "" if _goes_on else f" Next: {phase_command(phase, *flags)}"
+    return "" if _run is not None else f" Next: {phase_command(phase, *flags)}"
+
+
+def command_with(phase: str, *flags: str) -> str:
+    """`phase_command`; while `going_on` the run's own command, which hands the flags to the phase."""
+    if _run is None:
+        return phase_command(phase, *flags)
+    return shlex.join(["python", "-m", "pipeline", "run", *_run, f"--{phase}_args", shlex.join(flags)])
 
 
 @contextlib.contextmanager
-def going_on() -> Iterator[None]:
-    """While phases run one after the other by themselves, none tells a person to start the next."""
-    global _goes_on
-    _goes_on = True
+def going_on(words: Sequence[str]) -> Iterator[None]:
+    """While phases run one after the other by themselves, none tells a person to start the next.
+
+    Args:
+        words: what `python -m pipeline run` was given.
+    """
+    global _run
+    _run = tuple(words)
     try:
         yield
     finally:
-        _goes_on = False
+        _run = None

@@ -81,7 +81,7 @@ def run(whole: Whole) -> ExitCode:
         if phase.calibrated:
             _settle_calibration(whole)
         print(f"\nphase {phase.number} of {len(in_order())}, {phase.name}: {phase.help}", flush=True)
-        with going_on():
+        with going_on(whole.words):
             code = run_phase(phase.name, [*_roots(whole.settings), *_flags(phase, whole)])
         if code:
             print(f"run: phase {phase.number} ended with exit code {code}; to go on: {_again(whole)}", file=sys.stderr)
@@ -166,5 +166,5 @@ def _ask(question: str) -> str:
 
 
 def _confirm(whole: Whole, value_m: float | None) -> None:
-    with going_on():
+    with going_on(whole.words):
         confirm(value_m, whole.settings)

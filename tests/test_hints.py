@@ -16,7 +16,7 @@ from pipeline import run_all
 from pipeline.__main__ import main as operator
 from pipeline.phases.registry import phase_named
 
-MAKERS = ("phase_command", "operator_command", "next_step", "command", "download_command")
+MAKERS = ("phase_command", "operator_command", "next_step", "command", "command_with", "download_command")
 HINT = re.compile(r"\bpython (?:scripts/|-m (?:pipeline|model)).*$", re.MULTILINE)
 
 
@@ -147,6 +147,10 @@ def test_a_run_stops_at_the_first_phase_that_fails_and_names_the_way_on(odd: Pro
     code, text = run(odd, capsys, "--yes")
     assert code == 3 and "phase 3 ended with exit code 3" in text and "phase 4 of 6" not in text
     assert "--yes" in hints(text)[-1] and hints(text)[-1][:4] == ["python", "-m", "pipeline", "run"]
+    estimate = next(words for words in hints(text) if "--depth_args" in words)
+    assert estimate[3] == "run" and estimate[-1] == "--engine vda --engine_opt encoder=vits", (
+        "told in phase 1, to go on with"
+    )
 
 
 def test_flags_that_a_phase_refuses_are_refused_before_the_first_begins(odd: Project, capsys):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ExitCode, UsageError
-from pipeline.hints import next_step, phase_command
+from pipeline.hints import command_with, next_step
 from pipeline.media.prefetch import map_processes
 from pipeline.phases.registry import Phase, Presenter
 from pipeline.phases.source_check import IndexSettings, check_source, is_unchanged, look_under
@@ -123,7 +123,7 @@ def _report_depth(index: SceneIndex, reporter: Reporter) -> None:
             f"and not {', '.join(without[:_LISTED])}{', ...' if len(without) > _LISTED else ''}\n"
             f"  add depth beside them and run phase 1 again, or have phase 3 estimate it with a network\n"
             f"  its weights, once: {BRING}\n"
-            f"  phase 3, then:     {phase_command('depth', '--engine', 'vda', '--engine_opt', 'encoder=vits')}"
+            f"  phase 3, then:     {command_with('depth', '--engine', 'vda', '--engine_opt', 'encoder=vits')}"
         )
 
 
