@@ -116,7 +116,7 @@ def stop_past_the_lease(attack: Round) -> None:
         successor.kill()
         attack.orphans += successor.orphans()
     else:
-        attack.end(successor, 0, 3)
+        attack.end(successor, 0, 3 if attack.subject.lease else 1)  # or the lease still looks alive on a busy machine
     wakes_at_work = attack.rng.random() < 0.3
     third = attack.start(attack.rng.choice(elsewhere), flags) if wakes_at_work else None
     if third is not None:
