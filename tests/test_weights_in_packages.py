@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from pipeline.__main__ import main
-from pipeline.engines.interpolation.ifnet import LAYOUTS, IFNet
+from pipeline.engines.interpolation.rife.ifnet import LAYOUTS, IFNet
 from pipeline.errors import PipelineError
 from pipeline.weights import REGISTRY, Condition, DamagedWeightsError, Weights, find, read_torch, weights_named
 from pipeline.weights import download as fetching

@@ -23,7 +23,7 @@ class DataSettings:
         kind: "scenes" of the pipeline, or "realbokeh" photographs (which need model.coc_model = "thin_lens").
         root: the output folder of the pipeline, or RealBokeh's root.
         train_split, val_split: names of splits.
-        clip_frames, crop_width, crop_height, flip: see `model.data.sampling.ClipSettings`.
+        clip_frames, crop_width, crop_height, flip, rendered_only: see `model.data.sampling.ClipSettings`.
         workers: threads that read ahead.
     """
 
@@ -35,6 +35,7 @@ class DataSettings:
     crop_width: int = 256
     crop_height: int = 256
     flip: bool = True
+    rendered_only: bool = unrecorded(False)  # recorded, runs from before it could not be resumed
     workers: int = unrecorded(2)
 
     def __post_init__(self) -> None:
@@ -51,6 +52,7 @@ class DataSettings:
             crop_width=self.crop_width,
             crop_height=self.crop_height,
             flip=self.flip,
+            rendered_only=self.rendered_only,
             seed=seed,
         )
 

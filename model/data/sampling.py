@@ -18,6 +18,8 @@ class ClipSettings:
         clip_frames: T, consecutive frames of a clip, >= 1.
         crop_width, crop_height: pixels, the same window for all frames of a clip; 0 takes the full frame.
         flip: mirror half of the clips left to right. Never upside down: the ground is a cue for depth.
+        rendered_only: leave out frames whose photographs were interpolated: a clip is then T rendered frames in order, further
+            apart in time.
         seed: of everything random.
     """
 
@@ -25,6 +27,7 @@ class ClipSettings:
     crop_width: int = 256
     crop_height: int = 256
     flip: bool = True
+    rendered_only: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:

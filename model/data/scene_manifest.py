@@ -32,6 +32,7 @@ class TrainingScene:
         max_radius_px: where its images saturate.
         sets: the lenses its images were rendered with.
         fingerprint: of its renders, as their done record has it.
+        made_frames: numbers of the frames whose photographs were interpolated and not rendered.
     """
 
     scene: Scene
@@ -42,6 +43,13 @@ class TrainingScene:
     max_radius_px: float
     sets: tuple[LensSet, ...]
     fingerprint: str
+    made_frames: tuple[int, ...] = ()
+
+    @property
+    def rendered_frames(self) -> tuple[int, ...]:
+        """Numbers of the frames that an engine rendered."""
+        made = set(self.made_frames)
+        return tuple(number for number in range(self.num_frames) if number not in made)
 
     @property
     def scene_id(self) -> str:
@@ -59,7 +67,8 @@ class SceneManifest:
     def describe(self) -> str:
         """One line for a log: how many scenes, sets and frames, and what was skipped and why."""
         images = sum(scene.num_frames * len(scene.sets) for scene in self.scenes)
-        line = f"{self.split}: {len(self.scenes)} scenes, {images} images"
+        made = sum(len(scene.made_frames) * len(scene.sets) for scene in self.scenes)
+        line = f"{self.split}: {len(self.scenes)} scenes, {images} images" + (f", {made} of them made" if made else "")
         if not self.skipped:
             return line
         return f"{line}; {len(self.skipped)} skipped ({_listed(self.skipped)})"
@@ -165,6 +174,7 @@ def read_scene(scene: Scene) -> TrainingScene:
         max_radius_px=max_radius_px,
         sets=sets,
         fingerprint=fingerprint,
+        made_frames=scene.made_frames(),
     )
 
 

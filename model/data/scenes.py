@@ -4,6 +4,7 @@ Sample n is the same on every machine, in every process and after every resume: 
 (seed, n), never from a rank or a worker. The numbers go on without end; one epoch shows every scene and set once.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,14 +27,16 @@ class Choice:
 
     scene: TrainingScene
     set_index: int
-    first_frame: int
-    num_frames: int
+    numbers: tuple[int, ...]
     window: Window
 
     @property
+    def first_frame(self) -> int:
+        return self.numbers[0]
+
+    @property
     def name(self) -> str:
-        last = self.first_frame + self.num_frames - 1
-        return f"{self.scene.scene_id} set {self.set_index} frames {self.first_frame}-{last} {self.window}"
+        return f"{self.scene.scene_id} set {self.set_index} frames {self.numbers[0]}-{self.numbers[-1]} {self.window}"
 
 
 class ClipDataset(Dataset[Clip]):
@@ -52,24 +55,30 @@ class ClipDataset(Dataset[Clip]):
         self._pairs = [(scene, index) for scene in manifest.scenes for index in range(len(scene.sets))]
         for scene in manifest.scenes:
             width, height = settings.min_size
-            if scene.num_frames < settings.clip_frames or scene.width < width or scene.height < height:
+            count = len(self._frames(scene))
+            if count < settings.clip_frames or scene.width < width or scene.height < height:
+                which = "rendered frames" if settings.rendered_only else "frames"
                 raise UsageError(
-                    f"scene {scene.scene_id} has {scene.num_frames} frames of {scene.width}x{scene.height}; a sample "
+                    f"scene {scene.scene_id} has {count} {which} of {scene.width}x{scene.height}; a sample "
                     f"needs {settings.clip_frames} of {width}x{height}: choose a smaller crop or shorter clips"
                 )
 
     def __len__(self) -> int:
         return len(self._pairs)
 
+    def _frames(self, scene: TrainingScene) -> Sequence[int]:
+        return scene.rendered_frames if self.settings.rendered_only else range(scene.num_frames)
+
     def choose(self, number: int) -> Choice:
         """What sample `number` (>= 0) is; reads nothing."""
         scene, set_index = self._pairs[item_of(self.settings.seed, number, len(self._pairs))]
         rng = sample_rng(self.settings.seed, number)
+        frames, length = self._frames(scene), self.settings.clip_frames
+        first = int(rng.integers(len(frames) - length + 1))
         return Choice(
             scene=scene,
             set_index=set_index,
-            first_frame=int(rng.integers(scene.num_frames - self.settings.clip_frames + 1)),
-            num_frames=self.settings.clip_frames,
+            numbers=tuple(frames[first : first + length]),
             window=draw_window(rng, self.settings, scene.width, scene.height),
         )
 
@@ -89,7 +98,7 @@ class ClipDataset(Dataset[Clip]):
 def read_clip(choice: Choice) -> Clip:
     """Read what was chosen; InputError names the file that cannot be used."""
     found = choice.scene
-    numbers = range(choice.first_frame, choice.first_frame + choice.num_frames)
+    numbers = choice.numbers
     lens = found.sets[choice.set_index].lens
     return Clip(
         name=choice.name,

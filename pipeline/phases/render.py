@@ -14,9 +14,11 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.engines import engine_class, engines_of, load_engine, parse_options
 from pipeline.engines.base import BokehRenderer, BokehRequest
 from pipeline.engines.flags import engine_from
 from pipeline.engines.info import EngineInfo
+from pipeline.engines.interpolation.context import Interpolator
 from pipeline.errors import ExitCode, InputError, UsageError
 from pipeline.media.depth_files import decode_npz, encode_npz, read_depth
 from pipeline.media.images import Picture, encode_png, multiple_of_16, read_sharp
@@ -28,6 +30,7 @@ from pipeline.phases.base import Result, ScenePhase, Work, engine_fields, ordere
 from pipeline.phases.calibration import Calibration, confirmed_calibration
 from pipeline.phases.dependencies import require
 from pipeline.phases.lenses import scene_lenses
+from pipeline.phases.made_frames import FrameMaker, FramePlan
 from pipeline.phases.registry import Phase, Presenter
 from pipeline.phases.runner import run_scenes
 from pipeline.run_settings import RunSettings
@@ -55,14 +58,27 @@ class RenderSettings:
     Args:
         num_sets: lens sets per scene.
         f_number, focal_mm, focus_m: of one's own lens, in place of what is drawn for every set; None draws.
+        render_every: the engine renders every n-th frame, and the rest is interpolated; 1 renders all.
+        interpolator: the engine for the rest.
+        interpolator_options: of that engine, (NAME, VALUE).
+        min_sharp_db: PSNR that the interpolator must reach on a frame's sharp picture, else the frame is rendered, dB.
     """
 
     num_sets: int = 4
     f_number: float | None = None
     focal_mm: float | None = None
     focus_m: float | None = None
+    render_every: int = 1
+    interpolator: str = "guided"
+    interpolator_options: tuple[tuple[str, str], ...] = ()
+    min_sharp_db: float = 20.0
 
     def __post_init__(self) -> None:
+        if not 1 <= self.render_every <= 16:
+            raise UsageError(f"render_every must be in [1, 16], got {self.render_every}")
+        if not 0 <= self.min_sharp_db <= 99:
+            raise UsageError(f"min_sharp_db must be in [0, 99] dB, got {self.min_sharp_db}")
+        parse_options(engine_class("interpolate", self.interpolator), dict(self.interpolator_options))
         for name, value in self.own.items():
             if not (math.isfinite(value) and value > 0):
                 raise UsageError(f"{name} must be > 0, got {value}")
@@ -79,8 +95,12 @@ class RenderSettings:
         return {name: value for name in OWN_LENS if (value := getattr(self, name)) is not None}
 
     def recorded(self) -> dict[str, Any]:
-        """The settings in fingerprints: nothing of one's own lens where none was given, as datasets have it from before."""
-        return {"num_sets": self.num_sets, **self.own}
+        """The settings in fingerprints: of one's own lens, and of made frames, nothing where there are none, as datasets
+        have it from before."""
+        between = (
+            {"render_every": self.render_every, "min_sharp_db": self.min_sharp_db} if self.render_every > 1 else {}
+        )
+        return {"num_sets": self.num_sets, **self.own, **between}
 
 
 @runtime_checkable
@@ -110,8 +130,16 @@ class RenderPhase(ScenePhase):
 
     name = "render"
 
-    def __init__(self, settings: RenderSettings, engine: BokehRenderer, calibration: Calibration) -> None:
+    def __init__(
+        self,
+        settings: RenderSettings,
+        engine: BokehRenderer,
+        calibration: Calibration,
+        interpolator: Interpolator | None = None,
+    ) -> None:
+        assert (interpolator is not None) == (settings.render_every > 1), "made frames, and only those, need one"
         self.settings, self._engine, self._calibration = settings, engine, calibration
+        self._interpolator = interpolator
         self.num_sets = settings.num_sets
 
     @property
@@ -123,6 +151,7 @@ class RenderPhase(ScenePhase):
             "phase": self.name,
             "version": VERSION,
             "engine": engine_fields(self._engine),
+            **({"interpolator": engine_fields(self._interpolator)} if self._interpolator else {}),
             "settings": self.settings.recorded(),
             "calibration": self._calibration.settings.recorded(),
             "max_coc": self._calibration.max_coc_m,
@@ -135,7 +164,11 @@ class RenderPhase(ScenePhase):
     def run(self, scene: Scene, entry: SceneEntry, work: Work) -> Result:
         drawn = self._lenses(scene, entry)
         sets = [LensSet(lens=one.lens, max_coc_m=self._calibration.max_coc_m) for one in drawn]
-        self._write_metadata(scene, entry, sets, [one.reason for one in drawn], work)
+        maker = FrameMaker(scene, self._interpolator, work) if self._interpolator else None
+        plan = FramePlan(rendered=tuple(range(entry.num_frames)), made={})
+        if maker is not None:
+            plan = maker.plan(entry.num_frames, self.settings.render_every, self.settings.min_sharp_db)
+        self._write_metadata(scene, entry, sets, [one.reason for one in drawn], plan, work)
         outputs = self.outputs(scene, entry)
         pairs = self._pairs(entry)
         todo = sorted({number // 2 for number in ordered_missing(outputs) if number < 2 * len(pairs)})
@@ -144,16 +177,31 @@ class RenderPhase(ScenePhase):
             by_frame.setdefault(frame, []).append(set_index)
         work.reporter.begin_progress(f"render {scene.scene_id}", len(pairs), len(pairs) - len(todo))
         load = partial(self._load, scene, entry, sets)
+        rendered = {frame: missing for frame, missing in by_frame.items() if frame not in plan.made}
+        made = {frame: missing for frame, missing in by_frame.items() if frame in plan.made}
         with WriteBehind() as writer:
-            for loaded in map_ahead(load, by_frame.items()):
-                for set_index, label in loaded.labels.items():
-                    work.safe_point()
-                    # Read back from the very bytes that are stored: what a loader will see is what drives the picture.
-                    focus = decode_npz(label, "focus_map", f"{scene.scene_id} frame {loaded.frame}").astype(np.float16)
-                    picture = self._render(scene, entry, sets[set_index], loaded, focus, work)
-                    mean = round(float(focus.mean(dtype=np.float64)), 6)
-                    writer.submit(partial(self._write, scene, set_index, loaded.frame, label, picture, mean, work))
-        return self._result(entry, sets, work)
+            for part in (rendered, made):
+                for loaded in map_ahead(load, part.items()):
+                    for set_index, label in loaded.labels.items():
+                        work.safe_point()
+                        # Read back from the very bytes that are stored: what a loader will see is what drives the picture.
+                        where = f"{scene.scene_id} frame {loaded.frame}"
+                        focus = decode_npz(label, "focus_map", where).astype(np.float16)
+                        facts: dict[str, Any] = {"mean_focus": round(float(focus.mean(dtype=np.float64)), 6)}
+                        if maker is not None and part is made:
+                            radius_px = self._radius_px(entry, sets[set_index], focus)
+                            picture = maker.make(loaded.frame, set_index, plan, loaded.sharp, radius_px)
+                            facts["made"] = True
+                        else:
+                            picture = self._render(scene, entry, sets[set_index], loaded, focus, work)
+                        writer.submit(partial(self._write, scene, set_index, loaded.frame, label, picture, facts, work))
+                writer.drain()  # made frames read the rendered ones
+        return self._result(entry, sets, plan, work)
+
+    def _radius_px(self, entry: SceneEntry, lens_set: LensSet, focus: FocusMap) -> npt.NDArray[np.float32]:
+        """(H, W) radius of the blur that a focus map stands for, px."""
+        largest = float(coc_to_radius_px(lens_set.max_coc_m, self._px_per_mm(entry)))
+        return (1 - focus.astype(np.float32)) * np.float32(largest)
 
     def _lenses(self, scene: Scene, entry: SceneEntry) -> list[DrawnLens]:
         own = self.settings
@@ -180,7 +228,13 @@ class RenderPhase(ScenePhase):
         return px_per_mm(width, self._calibration.settings.sensor_width_mm)
 
     def _write_metadata(
-        self, scene: Scene, entry: SceneEntry, sets: list[LensSet], reasons: list[str], work: Work
+        self,
+        scene: Scene,
+        entry: SceneEntry,
+        sets: list[LensSet],
+        reasons: list[str],
+        plan: FramePlan,
+        work: Work,
     ) -> None:
         width, height = multiple_of_16((entry.width, entry.height))
         per_mm = self._px_per_mm(entry)
@@ -211,6 +265,11 @@ class RenderPhase(ScenePhase):
             metadata["lens_prior"] = self._calibration.settings.lens_prior
         if self.settings.own:
             metadata["own_lens"] = self.settings.own
+        if self._interpolator is not None:
+            metadata["render_every"] = self.settings.render_every
+            metadata["interpolator"] = engine_fields(self._interpolator)
+            metadata["made_frames"] = sorted(plan.made)
+            licences["interpolation"] = self._interpolator.info.licence
         work.write_if_changed(scene.metadata_path, dump_json(metadata).encode())
 
     def _guidance(self, sets: list[LensSet], per_mm: float) -> dict[str, Any]:
@@ -260,18 +319,22 @@ class RenderPhase(ScenePhase):
 
     @staticmethod
     def _write(
-        scene: Scene, set_index: int, frame: int, label: bytes, picture: Picture, mean_focus: float, work: Work
+        scene: Scene, set_index: int, frame: int, label: bytes, picture: Picture, facts: dict[str, Any], work: Work
     ) -> None:
         png = encode_png(picture)
-        work.journal.add(f"{set_index:02d}/{frame:04d}", {"mean_focus": mean_focus})
+        work.journal.add(f"{set_index:02d}/{frame:04d}", facts)
         work.write(scene.focus_path(set_index, frame), label)
         work.write(scene.bokeh_path(set_index, frame), png)
         work.reporter.advance()
 
-    def _result(self, entry: SceneEntry, sets: list[LensSet], work: Work) -> Result:
-        return Result(
-            summary={"mean_focus": self._mean_focus(entry, work)}, warnings=tuple(self._warn(entry, sets, work))
-        )
+    def _result(self, entry: SceneEntry, sets: list[LensSet], plan: FramePlan, work: Work) -> Result:
+        summary: dict[str, Any] = {"mean_focus": self._mean_focus(entry, work)}
+        if self._interpolator is not None:
+            sharp_db = sorted(plan.made.values())
+            summary["made_frames"] = sorted(plan.made)
+            summary["rendered_instead"] = list(plan.refused)
+            summary["made_sharp_psnr_db"] = [sharp_db[0], float(np.median(sharp_db))] if sharp_db else []
+        return Result(summary=summary, warnings=tuple(self._warn(entry, sets, work)))
 
     def _mean_focus(self, entry: SceneEntry, work: Work) -> list[float]:
         facts = work.journal.facts
@@ -298,6 +361,26 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--num_sets", type=int, metavar="N", help=f"lens sets per scene; {default}, or 1 where the lens is all your own"
     )
+    between = parser.add_argument_group("frames that are interpolated instead of rendered")
+    between.add_argument(
+        "--render_every", type=int, default=1, metavar="N", help="render every N-th frame, make the rest; 1 renders all"
+    )
+    between.add_argument(
+        "--interpolator",
+        default=RenderSettings().interpolator,
+        metavar="NAME",
+        help=f"{', '.join(engines_of('interpolate'))}; guided warps along the sharp frames, which are all there",
+    )
+    between.add_argument(
+        "--interpolator_opt", action="append", default=[], metavar="NAME=VALUE", help="an option of it; repeatable"
+    )
+    between.add_argument(
+        "--min_sharp_db",
+        type=float,
+        default=RenderSettings().min_sharp_db,
+        metavar="DB",
+        help="render a frame after all when its sharp picture is interpolated worse than this PSNR",
+    )
     own = parser.add_argument_group("a lens of your own in place of drawn ones; what is not given is drawn")
     own.add_argument("--f_number", type=float, metavar="N", help="focal length over the opening's diameter, as 1.8")
     own.add_argument(
@@ -309,13 +392,30 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
 def _settings(args: argparse.Namespace) -> RenderSettings:
     own = {"f_number": args.f_number, "focal_mm": args.focal_mm, "focus_m": args.focus}
     default = 1 if None not in own.values() else RenderSettings().num_sets
-    return RenderSettings(num_sets=default if args.num_sets is None else args.num_sets, **own)
+    pairs = []
+    for text in args.interpolator_opt:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise UsageError(f"--interpolator_opt takes NAME=VALUE, got {text!r}")
+        pairs.append((name, value))
+    return RenderSettings(
+        num_sets=default if args.num_sets is None else args.num_sets,
+        **own,
+        render_every=args.render_every,
+        interpolator=args.interpolator,
+        interpolator_options=tuple(pairs),
+        min_sharp_db=args.min_sharp_db,
+    )
 
 
 def _run(args: argparse.Namespace, run: RunSettings, presenter: Presenter) -> ExitCode:
     engine = engine_from(args, "bokeh", BokehRenderer)
     calibration = confirmed_calibration(run, SceneIndex.load(run.index_path))
-    return run_scenes(RenderPhase(_settings(args), engine, calibration), run)
+    settings, interpolator = _settings(args), None
+    if settings.render_every > 1:
+        options = dict(settings.interpolator_options)
+        interpolator = load_engine("interpolate", settings.interpolator, options, args.device, Interpolator)
+    return run_scenes(RenderPhase(settings, engine, calibration, interpolator), run)
 
 
 PHASES = (

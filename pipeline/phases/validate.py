@@ -29,10 +29,11 @@ from pipeline.reporter import Reporter
 from pipeline.run_settings import RunSettings
 from pipeline.signals import StopSignals
 from pipeline.storage.bounded import parsing
-from pipeline.storage.completion import DONE_NAME
+from pipeline.storage.completion import DONE_NAME, DoneRecord
 from pipeline.storage.files import dump_json, names_in, read_json, write_shared
 from pipeline.storage.ownership import refuse_links
 from pipeline.storage.scene import (
+    RENDER_OUTPUTS,
     SPLITS,
     LensSet,
     Scene,
@@ -81,6 +82,7 @@ class SceneReport:
     size: tuple[int, int] = (0, 0)
     bytes: int = 0
     mean_focus: list[float] = field(default_factory=list)
+    made_frames: int = 0  # of a set: interpolated, not rendered
     label_error: float = 0.0  # largest difference of a recomputed focus map
     blur: list[dict[str, object]] | None = None  # of every set with --check_blur, see blur_check.listed
 
@@ -197,6 +199,7 @@ class _SceneCheck:
         self._check_split()
         sets = self._check_metadata()
         self._report.num_sets = len(sets)
+        self._check_made()
         self._check_statistics()
         self._check_names(sets)
         sums = [0.0] * len(sets)
@@ -266,6 +269,23 @@ class _SceneCheck:
             if not abs(numbers[key] - expected) <= 1e-6 * expected:
                 self._problem("metadata", f"{key} is {metadata[key]}, its frames and sets say {expected}", "render")
         return sets
+
+    def _check_made(self) -> None:
+        """That metadata.json tells the same frames as made that the done record does."""
+        try:
+            record = DoneRecord.read(self._scene.folder(RENDER_OUTPUTS.modalities[-1]))
+        except InputError:
+            return  # told where records are looked at
+        try:
+            made = list(self._scene.made_frames())
+        except (InputError, OSError) as error:
+            self._problem("made frames", str(error), "render")
+            return
+        told = [] if record is None else record.summary.get("made_frames", [])
+        if record is not None and made != told:
+            self._problem("made frames", f"metadata.json says {_short(made)}, the done record {_short(told)}", "render")
+        if made:
+            self._report.made_frames = len(made)
 
     def _check_statistics(self) -> None:
         try:
@@ -373,6 +393,12 @@ class _SceneCheck:
             self._problem("ranges", f"{where} holds values outside [{low:g}, {high:g}], or NaN", phase)
             return None
         return values
+
+
+def _short(frames: Any, shown: int = 6) -> str:
+    if not isinstance(frames, list):
+        return repr(frames)
+    return f"{len(frames)} frames ({', '.join(map(str, frames[:shown]))}{', ...' if len(frames) > shown else ''})"
 
 
 def _read_stats(scene: Scene) -> dict[str, Any]:

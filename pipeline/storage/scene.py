@@ -276,6 +276,21 @@ class Scene:
         except FileNotFoundError:
             raise InputError(f"there is no {self.metadata_path}; phase 5 writes it") from None
 
+    def made_frames(self) -> tuple[int, ...]:
+        """Frames whose photographs were interpolated and not rendered, by metadata.json; none where it says nothing.
+
+        Raises:
+            InputError: it is no ascending list of frames.
+        """
+        metadata = self.read_metadata()
+        made, count = metadata.get("made_frames", []), metadata.get("num_frames", 0)
+        whole = isinstance(made, list) and all(type(frame) is int for frame in [*made, count])
+        if not whole or made != sorted(set(made)) or (made and not 0 < made[0] <= made[-1] < count - 1):
+            raise InputError(
+                f"{self.metadata_path}: made_frames must be ascending numbers of frames between the first and the last"
+            )
+        return tuple(made)
+
     def lens_sets(self) -> list[LensSet]:
         """The lens sets of metadata.json.
 

@@ -28,6 +28,10 @@ class Context:
         frames: (H, W, 3) uint8 or uint16 RGB, all of one size and type, or None where a frame is not there.
         indices: the frames' numbers, ascending.
         target: the instant wanted, in the same numbers, strictly between two frames that are there.
+        guides: another picture of each instant of `indices`, which shows how things move (the sharp frames of rendered ones);
+            empty without.
+        guide: that picture of the instant wanted.
+        radius_px: (H, W) radius of the blur that the wanted frame has and its guide has not, px; None where it is not known.
 
     Raises:
         InputError: fewer than two frames, none before or none after the target, or frames of several sizes.
@@ -36,8 +40,15 @@ class Context:
     frames: tuple[AnyPicture | None, ...]
     indices: tuple[int, ...]
     target: float
+    guides: tuple[AnyPicture | None, ...] = ()
+    guide: AnyPicture | None = None
+    radius_px: npt.NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
+        if len(self.guides) != (len(self.frames) if self.guide is not None else 0):
+            raise InputError(
+                f"guides go with every frame and the target, got {len(self.guides)} for {len(self.frames)}"
+            )
         if len(self.frames) != len(self.indices):
             raise InputError(f"every frame needs its number, got {len(self.frames)} frames and {len(self.indices)}")
         if list(self.indices) != sorted(set(self.indices)):
@@ -91,6 +102,15 @@ class Context:
         found = None if number is None else self.frames[number]
         assert found is not None, "checked when it was made"
         return found
+
+    @property
+    def guides_beside(self) -> tuple[AnyPicture, AnyPicture, AnyPicture] | None:
+        """The guides before, at and after the target; None without."""
+        first, last = self._nearest
+        if self.guide is None or first is None or last is None:
+            return None
+        before, after = self.guides[first], self.guides[last]
+        return None if before is None or after is None else (before, self.guide, after)
 
     @property
     def t(self) -> float:

@@ -75,10 +75,8 @@ def measure_flow(before: AnyPicture, after: AnyPicture, preset: str = "medium") 
         zero = np.zeros((*first.shape, 2), np.float32)
         return zero, zero
     # A new object each time and one thread (pipeline.device): both would change the last bit.
-    dis: Any = cv2.DISOpticalFlow.create(_PRESETS[preset])
-    there = dis.calc(first, second, None)
-    dis = cv2.DISOpticalFlow.create(_PRESETS[preset])
-    return there, dis.calc(second, first, None)
+    estimates: list[Any] = [cv2.DISOpticalFlow.create(_PRESETS[preset]) for _ in range(2)]
+    return estimates[0].calc(first, second, None), estimates[1].calc(second, first, None)
 
 
 def _grey(picture: AnyPicture) -> Any:

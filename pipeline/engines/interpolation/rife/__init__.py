@@ -13,7 +13,7 @@ from pipeline.weights import differences, read_torch, require, weights_folder, w
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pipeline.engines.interpolation.ifnet import IFNet
+    from pipeline.engines.interpolation.rife.ifnet import IFNet
 
 Version = Literal["4.0", "4.6", "4.25"]
 Precision = Literal["auto", "fp16", "fp32"]
@@ -78,7 +78,7 @@ def _network(stored: "dict[str, Tensor]", version: str, where: str) -> "IFNet":
     """
     import torch
 
-    from pipeline.engines.interpolation.ifnet import LAYOUTS, IFNet
+    from pipeline.engines.interpolation.rife.ifnet import LAYOUTS, IFNet
 
     with torch.device("meta"):
         net = IFNet(LAYOUTS[version])
