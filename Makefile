@@ -65,6 +65,7 @@ bench: env
 	@$(PYTHON) benchmarks/lens_blur.py
 	@$(PYTHON) benchmarks/pipeline_overhead.py
 	@$(PYTHON) benchmarks/startup.py
+	@$(PYTHON) benchmarks/dispatch.py
 	@$(PYTHON) benchmarks/recurrence.py
 	@$(PYTHON) benchmarks/bokehflow.py --quick
 	@$(PYTHON) benchmarks/vda.py --quick

@@ -519,7 +519,7 @@ def test_a_scene_interrupted_and_resumed_is_the_same(
 
 
 def test_the_benchmark_runs_and_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    spec = importlib.util.spec_from_file_location("benchmark_bokehdiff", REPOSITORY / "benchmarks" / "bokehdiff.py")
+    spec = importlib.util.spec_from_file_location("benchmark_sdxl", REPOSITORY / "benchmarks" / "sdxl.py")
     benchmark = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(benchmark)
     report = tmp_path / "report.json"

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 import model
 from model import train
-from model.bokehflow import BokehFlow, BokehFlowConfig, recurrence, variant
+from model.bokehflow import BokehFlow, BokehFlowConfig, variant
 from model.bokehflow.bptt import clip_losses, lenses_of
 from model.bokehflow.checkpoint import CONVENTIONS
 from model.bokehflow.losses import BokehLoss, LossWeights
@@ -28,6 +28,7 @@ from model.data.sampling import ClipSettings
 from model.data.scene_manifest import find_scenes
 from model.data.scenes import ClipDataset
 from model.errors import CheckpointError, TrainingDivergedError
+from model.recurrent import recurrence
 from model.training.checkpoint import find_resume, prune
 from model.training.gradients import Measured, backpropagate
 from model.training.network_file import find_model, load_model, step_folders
@@ -599,8 +600,11 @@ def test_malformed_configs_are_refused(tmp_path: Path, capsys):
 
 @pytest.mark.parametrize("path", sorted((REPOSITORY / "model" / "configs").glob("*.toml")), ids=lambda path: path.stem)
 def test_shipped_configs_are_valid_and_name_their_folder(path: Path):
-    settings = load_settings(path, ["run.seed=5", "loss.perceptual_weights=a/b.pth"])
-    assert settings.run.seed == 5 and settings.loss.perceptual_weights == "a/b.pth"
+    settings = load_settings(path, ["run.seed=5"])
+    assert settings.run.seed == 5
+    if hasattr(settings.loss, "perceptual_weights"):
+        settings = load_settings(path, ["loss.perceptual_weights=a/b.pth"])
+        assert settings.loss.perceptual_weights == "a/b.pth"
     home = "demo/runs" if path.stem == "demo" else "runs"  # what `make demo` makes lies together
     assert settings.run.out_dir == f"{home}/{path.stem}"
     assert settings.run.batch_size % settings.run.micro_batch_size == 0
