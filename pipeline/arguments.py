@@ -2,8 +2,10 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
+
+from pipeline.errors import UsageError
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -28,3 +30,18 @@ def _underscored(text: str) -> str:
     if not name.startswith("--") or " " in name:
         return text
     return "--" + name[2:].replace("-", "_") + equals + value
+
+
+def named_values(texts: Iterable[str], flag: str) -> dict[str, str]:
+    """What a repeatable NAME=VALUE flag was given, by name; the last one counts.
+
+    Raises:
+        UsageError: one has no "="; the message names the flag.
+    """
+    pairs = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise UsageError(f"{flag} takes NAME=VALUE, got {text!r}")
+        pairs[name] = value
+    return pairs

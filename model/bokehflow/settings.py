@@ -1,6 +1,5 @@
 """What can be set about a run that trains BokehFlow, beside what the trainer has: its network, its data, its losses."""
 
-import typing
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -8,7 +7,7 @@ from model.bokehflow.config import BokehFlowConfig, BokehFlowError, variant
 from model.bokehflow.losses import LossWeights
 from model.data.sampling import ClipSettings
 from model.evaluation.metrics import SSIM_WINDOW
-from model.training.settings import RunSettings, TrainSettings, typed_value, unrecorded
+from model.training.settings import RunSettings, TrainSettings, unrecorded, variant_section
 from pipeline.errors import UsageError
 from pipeline.storage.completion import Fields
 
@@ -107,16 +106,8 @@ class BokehFlowSettings(TrainSettings):
         """[model] is a variant's name, and fields of BokehFlowConfig that differ from it."""
         if name != "model":
             return super().build_section(name, values)
-        if not isinstance(values, dict):
-            raise UsageError(f"model must be a section, [model], with variant = ..., got {values!r}")
-        given = dict(values)
         try:
-            base = variant(given.pop("variant", "small"))
-            known = typing.get_type_hints(BokehFlowConfig)
-            for key, value in given.items():
-                if key in known:
-                    given[key] = typed_value(f"model.{key}", known[key], value)
-            return BokehFlowConfig.from_dict({**base.to_dict(), **given})
+            return variant_section(values, BokehFlowConfig, variant, "small")
         except BokehFlowError as error:
             raise UsageError(f"[model]: {error}") from None
 

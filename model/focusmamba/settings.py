@@ -1,6 +1,5 @@
 """What can be set about a run that trains FocusMamba, beside what the trainer has."""
 
-import typing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,7 +7,7 @@ from model.data.sampling import ClipSettings
 from model.focusmamba.augment import AugmentSettings
 from model.focusmamba.config import FocusMambaConfig, FocusMambaError, variant
 from model.focusmamba.losses import FocusLossWeights
-from model.training.settings import RunSettings, TrainSettings, typed_value, unrecorded
+from model.training.settings import RunSettings, TrainSettings, unrecorded, variant_section
 from pipeline.errors import UsageError
 from pipeline.storage.completion import Fields
 
@@ -94,15 +93,7 @@ class FocusMambaSettings(TrainSettings):
         try:
             if name != "model":
                 return super().build_section(name, values)
-            if not isinstance(values, dict):
-                raise UsageError(f"model must be a section, [model], with variant = ..., got {values!r}")
-            given = dict(values)
-            base = variant(given.pop("variant", "focus_small"))
-            known = typing.get_type_hints(FocusMambaConfig)
-            for key, value in given.items():
-                if key in known:
-                    given[key] = typed_value(f"model.{key}", known[key], value)
-            return FocusMambaConfig.from_dict({**base.to_dict(), **given})
+            return variant_section(values, FocusMambaConfig, variant, "focus_small")
         except (FocusMambaError, ValueError) as error:
             raise UsageError(f"[{name}]: {error}") from None
 

@@ -1,6 +1,5 @@
 """What can be set about a run that trains LIFT, beside what the trainer has: its network, its data, its losses."""
 
-import typing
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -8,7 +7,7 @@ from model.lift.config import PAD_TO, LiftConfig, LiftError, variant
 from model.lift.losses import LiftLossWeights
 from model.lift.photographs import PhotographSettings
 from model.lift.samples import SampleSettings
-from model.training.settings import OptimSettings, RunSettings, TrainSettings, typed_value, unrecorded
+from model.training.settings import OptimSettings, RunSettings, TrainSettings, unrecorded, variant_section
 from pipeline.errors import UsageError
 from pipeline.storage.completion import Fields
 
@@ -164,16 +163,8 @@ class LiftSettings(TrainSettings):
         """[model] is a variant's name, and fields of LiftConfig that differ from it."""
         if name != "model":
             return super().build_section(name, values)
-        if not isinstance(values, dict):
-            raise UsageError(f"model must be a section, [model], with variant = ..., got {values!r}")
-        given = dict(values)
         try:
-            base = variant(given.pop("variant", "base"))
-            known = typing.get_type_hints(LiftConfig)
-            for key, value in given.items():
-                if key in known:
-                    given[key] = typed_value(f"model.{key}", known[key], value)
-            return LiftConfig.from_dict({**base.to_dict(), **given})
+            return variant_section(values, LiftConfig, variant, "base")
         except LiftError as error:
             raise UsageError(f"[model]: {error}") from None
 

@@ -11,7 +11,7 @@ import math
 import tomllib
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
@@ -213,6 +213,27 @@ def section_from(name: str, kind: type[Section], values: Any) -> Section:
         if key not in known:
             raise UsageError(f"unknown setting {name}.{key}; [{name}] has {', '.join(known)}")
     return kind(**{key: typed_value(f"{name}.{key}", hints[key], value) for key, value in values.items()})
+
+
+def variant_section(values: Any, config: type[Any], variant: Callable[[str], Any], default: str) -> Any:
+    """The config of a network from [model]: a variant's name, and fields that differ from it.
+
+    Args:
+        config: a dataclass with `from_dict`; the variants have `to_dict`.
+        variant: the config of that name.
+
+    Raises:
+        UsageError: no section, or a value of another type than its field's; what `config` refuses is its own error.
+    """
+    if not isinstance(values, dict):
+        raise UsageError(f"model must be a section, [model], with variant = ..., got {values!r}")
+    given = dict(values)
+    base = variant(given.pop("variant", default))
+    known = typing.get_type_hints(config)
+    for key, value in given.items():
+        if key in known:
+            given[key] = typed_value(f"model.{key}", known[key], value)
+    return config.from_dict({**base.to_dict(), **given})
 
 
 def typed_value(name: str, hint: Any, value: Any) -> Any:

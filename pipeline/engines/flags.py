@@ -8,10 +8,10 @@ import argparse
 from dataclasses import fields
 from typing import Any, TypeVar
 
+from pipeline.arguments import named_values
 from pipeline.engines import engines_of, load_engine
 from pipeline.engines.base import Engine
 from pipeline.engines.info import Role
-from pipeline.errors import UsageError
 
 Kind = TypeVar("Kind", bound=Engine)
 
@@ -63,12 +63,7 @@ def given_options(args: argparse.Namespace, role: Role) -> dict[str, str]:
     Raises:
         UsageError: an --engine_opt has no "=".
     """
-    pairs = {}
-    for text in args.engine_opt:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise UsageError(f"--engine_opt takes NAME=VALUE, got {text!r}")
-        pairs[name] = value
+    pairs = named_values(args.engine_opt, "--engine_opt")
     for flag, uses in _flags(engines_of(role)).items():
         if flag in args:
             own = [item.name for name, item in uses if name == args.engine]

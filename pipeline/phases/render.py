@@ -14,6 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.arguments import named_values
 from pipeline.engines import engine_class, engines_of, load_engine, parse_options
 from pipeline.engines.base import BokehRenderer, BokehRequest
 from pipeline.engines.flags import engine_from
@@ -392,18 +393,12 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
 def _settings(args: argparse.Namespace) -> RenderSettings:
     own = {"f_number": args.f_number, "focal_mm": args.focal_mm, "focus_m": args.focus}
     default = 1 if None not in own.values() else RenderSettings().num_sets
-    pairs = []
-    for text in args.interpolator_opt:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise UsageError(f"--interpolator_opt takes NAME=VALUE, got {text!r}")
-        pairs.append((name, value))
     return RenderSettings(
         num_sets=default if args.num_sets is None else args.num_sets,
         **own,
         render_every=args.render_every,
         interpolator=args.interpolator,
-        interpolator_options=tuple(pairs),
+        interpolator_options=tuple(named_values(args.interpolator_opt, "--interpolator_opt").items()),
         min_sharp_db=args.min_sharp_db,
     )
 

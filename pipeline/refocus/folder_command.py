@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline import cli
-from pipeline.arguments import ArgumentParser
+from pipeline.arguments import ArgumentParser, named_values
 from pipeline.errors import ExitCode, UsageError
 from pipeline.refocus.command import pixel_of
 from pipeline.refocus.folder_settings import FolderSettings
@@ -53,12 +53,7 @@ def settings_of(args: argparse.Namespace) -> FolderSettings:
     Raises:
         UsageError: one is malformed or out of range.
     """
-    pairs = {}
-    for text in args.engine_opt:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise UsageError(f"--engine_opt takes NAME=VALUE, got {text!r}")
-        pairs[name] = value
+    pairs = named_values(args.engine_opt, "--engine_opt")
     return FolderSettings(
         k=args.k,
         organization=args.organization,

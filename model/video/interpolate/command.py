@@ -7,7 +7,7 @@ from pathlib import Path
 
 from model.video.interpolate.settings import InterpolateSettings
 from pipeline import cli
-from pipeline.arguments import ArgumentParser
+from pipeline.arguments import ArgumentParser, named_values
 from pipeline.errors import ExitCode, UsageError
 
 
@@ -51,12 +51,7 @@ def settings_of(args: argparse.Namespace) -> InterpolateSettings:
     Raises:
         UsageError: one is out of range, or two do not go together.
     """
-    options = {}
-    for text in args.engine_opt:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise UsageError(f"--engine_opt takes NAME=VALUE, got {text!r}")
-        options[name] = value
+    options = named_values(args.engine_opt, "--engine_opt")
     if args.dtype is not None:
         options["dtype"] = args.dtype
     fps = None
