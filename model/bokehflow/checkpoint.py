@@ -3,15 +3,14 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from model.bokehflow.config import BokehFlowConfig
 from model.bokehflow.network import BokehFlow
-from model.errors import CheckpointError
-from model.training.network_file import Loaded, load_model, network_bytes
+from model.training.network_file import Loaded, load_kind, network_bytes
 
 FAMILY = "bokehflow"
 # What the numbers mean, for whoever opens a file years later.
@@ -48,10 +47,7 @@ def load_bokehflow(path: Path, device: torch.device | str = "cpu") -> Loaded[Bok
         UsageError: there is no such checkpoint.
         CheckpointError: it cannot be used, or is a network of another family.
     """
-    loaded = load_model(path, device)
-    if not isinstance(loaded.net, BokehFlow):
-        raise CheckpointError(f"{loaded.path} is a {loaded.family} network; this needs one of {FAMILY}")
-    return cast(Loaded[BokehFlow], loaded)
+    return load_kind(path, FAMILY, BokehFlow, device)
 
 
 def same_network(first: BokehFlowConfig, second: BokehFlowConfig) -> bool:

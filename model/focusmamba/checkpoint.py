@@ -2,15 +2,14 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from model.errors import CheckpointError
 from model.focusmamba.config import FocusMambaConfig
 from model.focusmamba.network import FocusMamba
-from model.training.network_file import Loaded, load_model
+from model.training.network_file import Loaded, load_kind
 
 FAMILY = "focusmamba"
 CONVENTIONS = {
@@ -41,7 +40,4 @@ def load_focusmamba(path: Path, device: torch.device | str = "cpu") -> Loaded[Fo
         UsageError: there is no such checkpoint.
         CheckpointError: it cannot be used, or is a network of another family.
     """
-    loaded = load_model(path, device)
-    if not isinstance(loaded.net, FocusMamba):
-        raise CheckpointError(f"{loaded.path} is a {loaded.family} network; this needs one of {FAMILY}")
-    return cast(Loaded[FocusMamba], loaded)
+    return load_kind(path, FAMILY, FocusMamba, device)

@@ -16,7 +16,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -35,6 +35,7 @@ BEST_NAME = "best.json"
 _STEP_NAME = re.compile(r"step_(\d{6,})")
 
 Net = TypeVar("Net", bound=nn.Module, covariant=True)
+Kind = TypeVar("Kind", bound=nn.Module)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,6 +140,19 @@ def _family(file: Path, metadata: Mapping[str, str]) -> str:
             f"{file} is no checkpoint of this project: its format is {metadata.get('format')!r}, needed is {FORMAT!r}"
         )
     return metadata.get("family", DEFAULT_FAMILY)
+
+
+def load_kind(path: Path, family: str, kind: type[Kind], device: torch.device | str = "cpu") -> Loaded[Kind]:
+    """A family's network, which is of type `kind`, from a file, a checkpoint folder or a run's folder, in evaluation mode.
+
+    Raises:
+        UsageError: there is no such checkpoint.
+        CheckpointError: it cannot be used, or is a network of another family.
+    """
+    loaded = load_model(path, device)
+    if not isinstance(loaded.net, kind):
+        raise CheckpointError(f"{loaded.path} is a {loaded.family} network; this needs one of {family}")
+    return cast(Loaded[Kind], loaded)
 
 
 def load_model(path: Path, device: torch.device | str = "cpu") -> Loaded[nn.Module]:
