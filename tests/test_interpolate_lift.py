@@ -11,7 +11,7 @@ from PIL import Image
 
 from model.errors import CheckpointError
 from model.lift.config import LiftConfig
-from model.lift.network import LiftNet
+from model.lift.network import LiftNet, LiftOutput
 from model.lift.task import CONVENTIONS
 from model.training.network_file import network_bytes
 from pipeline.engines import load_engine
@@ -54,8 +54,8 @@ def saved(folder: Path, config: LiftConfig = SMALL, family: str = "lift") -> tup
     return net, folder
 
 
-def engine(checkpoint: Path) -> Interpolator:
-    return load_engine("interpolate", "lift", {"checkpoint": str(checkpoint)}, "cpu", Interpolator)
+def engine(checkpoint: Path, **options: str) -> Interpolator:
+    return load_engine("interpolate", "lift", {"checkpoint": str(checkpoint), **options}, "cpu", Interpolator)
 
 
 def window(target: float, film: list, present: tuple[int, ...] | None = None) -> Context:
@@ -90,6 +90,28 @@ def test_it_gives_what_the_network_gives(tmp_path: Path):
     assert np.allclose(masked, directly(net, [FILM[n] for n in (1, 3, 4, 5)], [-2.5, -0.5, 0.5, 1.5], 0.5), atol=1e-5)
     near = directly(net, FILM[3:5], [-0.5, 0.5], 0.5)
     assert np.abs(masked - near).max() > 1e-4, "the context counts"
+
+
+def test_bfloat16_is_near_and_flows_stay_in_float32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    _, run = saved(tmp_path / "run")
+    exact = engine(run).interpolate(window(3.5, FILM), never)
+    kinds = []
+    original = LiftNet._make
+
+    def seen(*args: object) -> LiftOutput:
+        out = original(*args)
+        kinds.append((out.flows_s4.dtype, out.blend.dtype))
+        return out
+
+    monkeypatch.setattr(LiftNet, "_make", seen)
+    lift = engine(run, dtype="bf16")
+    assert lift.options.dtype == "bf16"
+    made = lift.interpolate(window(3.5, FILM), never)
+    assert made.dtype == np.float32
+    assert kinds == [(torch.float32, torch.float32)]
+    assert 0 < np.abs(made - exact).max() < 0.05  # 8 bits of mantissa, over a network of random weights
+    with pytest.raises(UsageError, match="dtype must be one of fp32, bf16, got 'fp16'"):
+        engine(run, dtype="fp16")
 
 
 def test_offsets_are_in_the_unit_of_the_training(tmp_path: Path):

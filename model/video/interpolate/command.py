@@ -30,7 +30,9 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     engine.add_argument(
         "--engine_opt", action="append", default=[], metavar="NAME=VALUE", help="an option of the engine; repeatable"
     )
-    engine.add_argument("--dtype", help="fp32 or fp16, of RIFE (default: fp16 on CUDA)")
+    engine.add_argument(
+        "--dtype", help="fp32 or fp16 of RIFE (default: fp16 on CUDA), fp32 or bf16 of LIFT (default: fp32)"
+    )
     engine.add_argument(
         "--tile", type=int, metavar="PX", help="side of tiles; 0 for none (default: 2048 beyond 2560x1440, networks)"
     )
