@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pipeline.errors import UsageError
 
+LICENCE = "Apache-2.0"  # of the weights, as of the code
 SHIPPED = {"bokehflow": "bokehflow_nano.safetensors", "focusmamba": "focus_nano.safetensors"}
 
 
@@ -27,6 +28,6 @@ def default_weights(family: str) -> Path:
     if not path.is_file():
         raise UsageError(
             f"the weights that come with the code for {family} are not in this copy ({path} is missing); give a "
-            "checkpoint of your own (--checkpoint; in phases 3 and 5 --engine_opt checkpoint=PATH), or fetch the repository again"
+            "checkpoint (--checkpoint; in phases 3 and 5 --engine_opt checkpoint=PATH), or fetch the repository again"
         )
     return path
