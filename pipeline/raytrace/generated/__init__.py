@@ -12,8 +12,8 @@ from collections.abc import Callable
 from pipeline.raytrace.generated import nature, room, street
 from pipeline.raytrace.world import RayScene, RaytraceError
 
-# What an older version made, it still makes, to the byte. 2: nobody stands inside somebody else, lattices near the lens leave
-# most of the view open, and a dusk without lamps is bright enough to see by.
+# What an older version made, it still makes, to the byte. 2: nobody stands inside somebody else or a car, bulbs hang on wires,
+# lattices near the lens leave most of the view open, and a dusk without lamps is bright enough to see by.
 VERSIONS = (1, 2)
 VERSION = VERSIONS[-1]
 

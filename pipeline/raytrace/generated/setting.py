@@ -66,10 +66,14 @@ class Setting:
         """A place on the ground where nobody stands yet, as far as some draws find one."""
         for _ in range(1 if self.version == 1 else PLACES_TRIED):
             at = float(self.rng.uniform(*x)), float(self.rng.uniform(*z))
-            if all(np.hypot(at[0] - other[0], at[1] - other[1]) >= APART_M for other in self._taken):
+            if self.is_free(*at, APART_M):
                 break
         self._taken.append(at)
         return at[0], 0.0, at[1]
+
+    def is_free(self, x: float, z: float, apart_m: float) -> bool:
+        """Whether nobody stands within `apart_m` metres of a place on the ground."""
+        return all(np.hypot(x - other[0], z - other[1]) >= apart_m for other in self._taken)
 
     def something_that_moves(self, x: float, z: tuple[float, float], top: float) -> None:
         """A ball, a thrown crate, a pendulum or a fan somewhere in the middle of the scene."""
