@@ -41,8 +41,8 @@ PARTS = {
     "bokeh blocks": "bokeh_blocks",
     "fusion": "fusions",
     "depth head": "depth_head",
-    "bokeh head": "bokeh_head",
-    "PG-CoC correction": "physics",
+    "highlight head": "highlight_head",
+    "correction": "correction",
     "motion": "motion",
 }
 

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -27,6 +28,7 @@ from model.training.optim import learning_rate, make_adamw
 from model.training.settings import TrainSettings
 from model.training.task import Loss, ScheduledOptimizer, Score, Task, Validation
 from pipeline.errors import UsageError
+from pipeline.seeds import stable_seed
 from pipeline.storage.completion import Fields
 
 IDENTICAL_DB = 120.0  # stands for infinity where a validation is compared and stored
@@ -72,7 +74,11 @@ class BokehFlowTask(Task[ClipBatch]):
         return batches(self.data.source, collate, plan, first_step, last_step, self.settings.data.workers)
 
     def losses(self, batch: ClipBatch, step: int) -> Iterator[Loss]:
-        return clip_losses(self.net, self.loss, batch, step=step, backprop_frames=self.settings.backprop_frames)
+        run = self.settings.run
+        drawn = np.random.Generator(np.random.PCG64(stable_seed("given depth", run.seed, step, *batch.names))).random()
+        given = batch.depth_m is not None and drawn < run.given_depth
+        frames = self.settings.backprop_frames
+        return clip_losses(self.net, self.loss, batch, step=step, backprop_frames=frames, given=given)
 
     def validate(self, *, autocast: bool) -> Validation:
         """PSNR pooled over clips of the validation split, beside the unchanged frame's."""
