@@ -2,7 +2,7 @@
 
 Special: both start as nothing, and act only where something is unknown. Highlights gain light where a channel of the frame is
 clipped. The correction mixes per pixel between the render, the frame and a learned difference; with depth handed in it acts
-only where the renderer filled what near surfaces hide or where clipped light reaches, and leaves its pixels elsewhere as they are.
+only where the renderer filled what near surfaces hide or where clipped light reaches, and leaves it alone elsewhere.
 
 Shape letters: B = samples; H, W = image; h, w = tokens, H/4 and W/4.
 """
@@ -112,7 +112,11 @@ class Correction(nn.Module):
 
     def __init__(self, config: BokehFlowConfig) -> None:
         super().__init__()
-        half, quarter, eighth = config.correction_channels, config.correction_channels * 3 // 2, config.correction_channels * 2
+        half, quarter, eighth = (
+            config.correction_channels,
+            config.correction_channels * 3 // 2,
+            config.correction_channels * 2,
+        )
         self.enter = nn.Conv2d(4 * CUES, half, 3, padding=1)
         self.half_in, self.half_out = Unit(half), Unit(half)
         self.to_quarter = nn.Conv2d(4 * half, quarter, 1)
@@ -123,8 +127,8 @@ class Correction(nn.Module):
         self.from_eighth = nn.Conv2d(eighth, quarter, 1)
         self.from_quarter = nn.Conv2d(quarter, half, 1)
         self.last = nn.Conv2d(half, 4 * 4, 3, padding=1)
-        nn.init.zeros_(self.last.weight)
-        nn.init.zeros_(self.last.bias)
+        for parameter in self.last.parameters():  # starts as nothing
+            nn.init.zeros_(parameter)
 
     def forward(self, seen: Rendered, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Correct.

@@ -93,7 +93,9 @@ class BiGDR(nn.Module):
         self.direction_gate = nn.Linear(width, DIRECTIONS)
         self.norm = nn.LayerNorm(width)
         self.decay = DecayGate(config, depth)
-        self.used = DIRECTIONS  # the first so many: rows both ways, then columns; states of the others stay as they were
+        self.used = (
+            DIRECTIONS  # the first so many: rows both ways, then columns; states of the others stay as they were
+        )
 
     def forward(self, x: Tensor, start: Tensor, mean_blur: Tensor | None) -> tuple[Tensor, Tensor]:
         """Scan.
