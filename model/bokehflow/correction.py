@@ -1,7 +1,8 @@
 """What the lens renderer cannot know, learned: light beyond white before it, and what it invented after it.
 
 Special: both start as nothing, and act only where something is unknown. Highlights gain light where a channel of the frame is
-clipped. The correction mixes per pixel between the render, the frame and a learned difference; with depth handed in it acts
+clipped. The correction mixes the render per pixel with the frame, sharp and softened, and adds a learned difference: where a
+depth is unsure, the best picture is an average of what several depths would give. With depth handed in it acts
 only where the renderer filled what near surfaces hide or where clipped light reaches, and leaves it alone elsewhere.
 
 Shape letters: B = samples; H, W = image; h, w = tokens, H/4 and W/4.
@@ -22,6 +23,7 @@ MAX_LOG_GAIN = math.log(64.0)  # lamps of the generated scenes have radiance up 
 FIRST_GAIN_LOGIT = -3.0  # starts at a gain of 1.2 on what is clipped
 REACH_PX = (9, 33)  # windows in which the nearest surface is looked for: what its blur may spill over
 RADIUS_SCALE_PX = 8.0
+SOFT_PX = (5, 13)  # windows that soften the frame for the mix, twice each
 CUES = 14
 INVENTED_GAIN = 8.0  # a pixel with an eighth of invented light may be corrected in full
 STRIDE = 8  # of the coarsest level, pixels
@@ -72,6 +74,11 @@ class Rendered:
         touched = _widened(self.clipped, 2 * reach + 1)
         return torch.maximum((INVENTED_GAIN * self.invented).clamp(max=1), touched).detach()
 
+    def others(self) -> Tensor:
+        """(B, 1 + len(SOFT_PX), 3, H, W): the frame, and ever softer versions of it, that the render is mixed with."""
+        soft = [_softened(_softened(self.frame, size), size) for size in SOFT_PX]
+        return torch.stack([self.frame, *soft], dim=1)
+
     def cues(self) -> Tensor:
         """(B, CUES, H, W), all about 1 in size."""
         radius = self.radius_px / RADIUS_SCALE_PX
@@ -89,6 +96,11 @@ def _widened(planes: Tensor, size: int) -> Tensor:
     """The largest value in a square window around every pixel, by rows and then by columns."""
     rows = F.max_pool2d(planes, (1, size), stride=1, padding=(0, size // 2))
     return F.max_pool2d(rows, (size, 1), stride=1, padding=(size // 2, 0))
+
+
+def _softened(images: Tensor, size: int) -> Tensor:
+    """Means over square windows; beyond the border there is nothing."""
+    return F.avg_pool2d(images, size, stride=1, padding=size // 2, count_include_pad=False)
 
 
 class Unit(nn.Module):
@@ -126,11 +138,11 @@ class Correction(nn.Module):
         self.eighth = nn.Sequential(Unit(eighth), Unit(eighth))
         self.from_eighth = nn.Conv2d(eighth, quarter, 1)
         self.from_quarter = nn.Conv2d(quarter, half, 1)
-        self.last = nn.Conv2d(half, 4 * 4, 3, padding=1)
+        self.last = nn.Conv2d(half, 4 * (3 + 1 + len(SOFT_PX)), 3, padding=1)
         for parameter in self.last.parameters():  # starts as nothing
             nn.init.zeros_(parameter)
 
-    def forward(self, seen: Rendered, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, seen: Rendered, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Correct.
 
         Args:
@@ -138,8 +150,8 @@ class Correction(nn.Module):
             tokens: (B, h, w, C) of the bokeh stream, of the frame padded to whole tokens.
 
         Returns:
-            (B, 1, H, W) weight of the render in the mix with the frame, in [0, 1], 1 where nothing may be wrong; and
-            (B, 3, H, W) the learned difference that is added.
+            (B, 3, H, W) the corrected render; (B, 1, H, W) the weight that the render has in the mix, in [0, 1], 1 where
+            nothing may be wrong; (B, 3, H, W) the learned difference that was added.
         """
         height, width = seen.frame.shape[-2:]
         padding = (0, -width % STRIDE, 0, -height % STRIDE)
@@ -155,7 +167,11 @@ class Correction(nn.Module):
         half = self.half_out(half + _doubled(self.from_quarter(quarter)))
         planes = F.pixel_shuffle(self.last(half), 2)[..., :height, :width].to(seen.frame.dtype)
         support = seen.support()
-        return 1 - support * planes[:, :1].clamp(0, 1), support * planes[:, 1:]
+        weights = support * planes[:, 3:].clamp(min=0)
+        weights = weights / weights.sum(1, keepdim=True).clamp(min=1)
+        residual = support * planes[:, :3]
+        mixed = seen.physics + (weights[:, :, None] * (seen.others() - seen.physics[:, None])).sum(1)
+        return mixed + residual, 1 - weights.sum(1, keepdim=True), residual
 
 
 def _doubled(x: Tensor) -> Tensor:

@@ -37,7 +37,7 @@ class BokehFlowOutput:
         coc_px: (B, 1, H, W) signed radius of the circle of confusion in pixels of the full frame, < 0 in front of the focus
             plane, clipped to the largest radius that is rendered. Its size is the CoC radius.
         physics: (B, 3, H, W) the lens renderer's image from `depth_m`, in [0, 1].
-        mix: (B, 1, H, W) weight of `physics` against the frame, per pixel, in [0, 1].
+        mix: (B, 1, H, W) weight of `physics` in its mix with the frame, sharp and softened, per pixel, in [0, 1].
         residual: (B, 3, H, W) what is added to that mix.
         light: (B, 3, H, W) linear light that was rendered: the frame's, brighter where it is clipped.
         invented: (B, 1, H, W) share of the render that the frame did not show.
@@ -144,14 +144,13 @@ class BokehFlow(nn.Module):
         logits = torch.full_like(wide, -math.inf) if found.highlights is None else found.highlights
         light, clipped = brightened(wide, logits)
         blurred = self.physics(light, depth, lens)
-        mix, residual = torch.ones_like(depth), torch.zeros_like(wide)
+        bokeh, mix, residual = blurred.image, torch.ones_like(depth), torch.zeros_like(wide)
         if self.correction is not None:
             seen = Rendered(
                 frame=wide, light=light, clipped=clipped, physics=blurred.image, invented=blurred.invented,
                 radius_px=blurred.radius_px, given=known is not None,
             )  # fmt: skip
-            mix, residual = self.correction(seen, found.tokens)
-        bokeh = blurred.image + (1 - mix) * (wide - blurred.image) + residual
+            bokeh, mix, residual = self.correction(seen, found.tokens)
         if not self.training:
             bokeh = bokeh.clamp(0, 1)
         output = BokehFlowOutput(
