@@ -137,7 +137,9 @@ class BokehFlowConfig:
 
 VARIANTS: dict[str, BokehFlowConfig] = {
     # for a laptop: learns something useful in minutes on two cores, at crops of about 128 px
-    "demo": BokehFlowConfig(channels=32, heads=2, head_dim=16, depth_blocks=2, bokeh_blocks=2, stem_channels=24),
+    "demo": BokehFlowConfig(
+        channels=32, heads=2, head_dim=16, depth_blocks=2, bokeh_blocks=2, stem_channels=24, correction_channels=16
+    ),
     "nano": BokehFlowConfig(channels=48, heads=2, head_dim=24, depth_blocks=4, bokeh_blocks=4),
     "small": BokehFlowConfig(),
     "base": BokehFlowConfig(channels=192, heads=6, head_dim=32, depth_blocks=8, bokeh_blocks=8),
