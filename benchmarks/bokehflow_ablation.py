@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from ablation import kept, print_table, train_once
+from torch import Tensor
 
 from model import train
 from model.bokehflow import BokehFlow
@@ -66,7 +67,11 @@ def without_lens_modulation(net: BokehFlow) -> None:
 def without_gating(net: BokehFlow) -> None:
     """The floor under the decay stays, as it was learned; the mean blur no longer moves it."""
     for block in net.bokeh_blocks:
-        block.scans.decay.weight = 0.0  # type: ignore[operator,union-attr]
+        gate = block.scans.decay  # type: ignore[union-attr]
+        if isinstance(gate.weight, Tensor):  # type: ignore[union-attr]
+            torch.nn.init.zeros_(gate.weight)  # type: ignore[union-attr]
+        else:
+            gate.weight = 0.0  # type: ignore[union-attr]
 
 
 def with_two_scans(net: BokehFlow) -> None:
