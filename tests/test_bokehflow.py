@@ -117,7 +117,7 @@ def test_backends_agree_through_the_whole_network():
 # The correction's last layer starts at zero too, and what is before it waits for that.
 SILENT_AT_START = (
     "aperture.", "fusions.0.gates.", "motion.layers.",
-    *(f"correction.{part}" for part in ("enter", "half", "to", "quarter", "eighth", "from")),
+    *(f"correction.{part}" for part in ("enter", "half", "to", "quarter", "eighth", "from", "depth")),
 )  # fmt: skip
 
 

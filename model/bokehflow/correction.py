@@ -133,6 +133,7 @@ class Correction(nn.Module):
         self.half_in, self.half_out = Unit(half), Unit(half)
         self.to_quarter = nn.Conv2d(4 * half, quarter, 1)
         self.tokens = nn.Linear(config.channels, quarter)
+        self.depth_tokens = nn.Linear(config.channels, quarter, bias=False)
         self.quarter_in, self.quarter_out = Unit(quarter), Unit(quarter)
         self.to_eighth = nn.Conv2d(4 * quarter, eighth, 1)
         self.eighth = nn.Sequential(Unit(eighth), Unit(eighth))
@@ -142,12 +143,13 @@ class Correction(nn.Module):
         for parameter in self.last.parameters():  # starts as nothing
             nn.init.zeros_(parameter)
 
-    def forward(self, seen: Rendered, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, seen: Rendered, tokens: Tensor, depth_tokens: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Correct.
 
         Args:
             seen: see `Rendered`.
             tokens: (B, h, w, C) of the bokeh stream, of the frame padded to whole tokens.
+            depth_tokens: likewise of the depth stream, which know how sure the depth is; None where it was handed in.
 
         Returns:
             (B, 3, H, W) the corrected render; (B, 1, H, W) the weight that the render has in the mix, in [0, 1], 1 where
@@ -159,7 +161,8 @@ class Correction(nn.Module):
         cues = F.pad(seen.cues().to(dtype), padding, mode="replicate") if any(padding) else seen.cues().to(dtype)
         half = self.half_in(F.gelu(self.enter(F.pixel_unshuffle(cues, 2))))
         quarter = self.to_quarter(F.pixel_unshuffle(half, 2))
-        context = self.tokens(tokens).permute(0, 3, 1, 2)
+        context = self.tokens(tokens) if depth_tokens is None else self.tokens(tokens) + self.depth_tokens(depth_tokens)
+        context = context.permute(0, 3, 1, 2)
         missing = (0, quarter.shape[-1] - context.shape[-1], 0, quarter.shape[-2] - context.shape[-2])
         quarter = self.quarter_in(quarter + (F.pad(context, missing, mode="replicate") if any(missing) else context))
         eighth = self.eighth(self.to_eighth(F.pixel_unshuffle(quarter, 2)))

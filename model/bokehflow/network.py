@@ -65,12 +65,14 @@ class Prediction:
         depth_m: (B, 1, H, W) metres; None where depth was handed in.
         highlights: (B, 3, H, W) logits of the gain on clipped light, see `correction.brightened`; None without them.
         tokens: (B, h, w, C) normalised, of the bokeh stream.
+        depth_tokens: likewise of the depth stream, None where that rested.
         state: for the next frame; its depth samples are still missing if depth was handed in.
     """
 
     depth_m: Tensor | None
     highlights: Tensor | None
     tokens: Tensor
+    depth_tokens: Tensor | None
     state: BokehFlowState
 
 
@@ -150,7 +152,7 @@ class BokehFlow(nn.Module):
                 frame=wide, light=light, clipped=clipped, physics=blurred.image, invented=blurred.invented,
                 radius_px=blurred.radius_px, given=known is not None,
             )  # fmt: skip
-            bokeh, mix, residual = self.correction(seen, found.tokens)
+            bokeh, mix, residual = self.correction(seen, found.tokens, found.depth_tokens)
         if not self.training:
             bokeh = bokeh.clamp(0, 1)
         output = BokehFlowOutput(
@@ -215,9 +217,10 @@ class BokehFlow(nn.Module):
             every = self.config.fusion_every
             if deep and every and (i + 1) % every == 0 and (i + 1) // every <= len(self.fusions):
                 depth, bokeh = self.fusions[(i + 1) // every - 1](depth, bokeh)
-        predicted = None
+        predicted = depth_tokens = None
         if deep:
-            predicted = bounded_depth_m(self.depth_head(self.depth_norm(depth), planes)[..., :height, :width])
+            depth_tokens = self.depth_norm(depth)
+            predicted = bounded_depth_m(self.depth_head(depth_tokens, planes)[..., :height, :width])
         tokens = self.bokeh_norm(bokeh)
         highlights = None
         if self.highlight_head is not None:
@@ -231,7 +234,9 @@ class BokehFlow(nn.Module):
             depth_samples_m=frame.new_zeros((len(frame), 1, 0, 0)),
             frame_samples=samples,
         )
-        return Prediction(depth_m=predicted, highlights=highlights, tokens=tokens, state=following)
+        return Prediction(
+            depth_m=predicted, highlights=highlights, tokens=tokens, depth_tokens=depth_tokens, state=following
+        )
 
     def _depth_memory(
         self, kept: list[tuple[Tensor, Tensor]], state: BokehFlowState | None, batch: int
