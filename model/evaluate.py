@@ -17,7 +17,7 @@ from typing import Any
 from torch import nn
 
 from model.errors import CheckpointError
-from model.evaluation.scores import Evaluation, EvaluationRequest, pool
+from model.evaluation.scores import Evaluation, EvaluationRequest, pool, pool_groups
 from model.evaluation.visualize import SHEET_ROWS, sheet_png
 from model.training.families import DEFAULT_FAMILY, family_names, task_class
 from model.training.network_file import Loaded, family_of, load_model
@@ -87,6 +87,7 @@ def report_of(loaded: Loaded[nn.Module], found: Evaluation, request: EvaluationR
         "frames": sum(result.num_frames for result in found.results),
         "notes": list(found.notes),
         "scores": pool(found.results),
+        "groups": pool_groups(found.results),
         "takes": clips,
     }
 
@@ -112,6 +113,9 @@ def evaluate(args: argparse.Namespace, signals: StopSignals) -> ExitCode:
         )
         found = task_class(loaded.family).evaluate(loaded, request)
         report = report_of(loaded, found, request)
+        if len(report["groups"]) > 1:
+            for group, scores in report["groups"].items():
+                reporter.info(f"{group}\n{table(scores, found.columns)}")
         reporter.info(table(report["scores"], found.columns))
         out.mkdir(parents=True, exist_ok=True)
         write_shared(out / f"evaluation_{args.split}.json", dump_json(report).encode())

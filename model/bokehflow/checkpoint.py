@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model.bokehflow.config import BokehFlowConfig
+from model.bokehflow.config import BokehFlowConfig, BokehFlowError
 from model.bokehflow.network import BokehFlow
 from model.training.network_file import Loaded, load_kind, network_bytes
 
@@ -32,9 +32,14 @@ def network_from(config: Mapping[str, Any], weights: dict[str, Tensor]) -> Bokeh
     """The network of a checkpoint's config and weights.
 
     Raises:
-        BokehFlowError: no such config.
+        BokehFlowError: no such config, or weights of an earlier architecture.
         RuntimeError: the weights are not the config's.
     """
+    if "mix_logit" in weights:
+        raise BokehFlowError(
+            "these weights are of a BokehFlow from before version 0.3, which mixed its image by one number; this version mixes "
+            "per pixel: train again, or use the version that wrote them"
+        )
     net = BokehFlow(BokehFlowConfig.from_dict(config))
     net.load_state_dict(weights)
     return net
