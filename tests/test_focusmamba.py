@@ -31,7 +31,8 @@ from pipeline.raytrace.thin_lens import PhotographRequest, at_focal_length, writ
 
 TINY = FocusMambaConfig(channels=16, heads=2, head_dim=8, blocks=1, stem_channels=8, middle_channels=8)
 SETTINGS = (
-    '[task]\nname = "focusmamba"\n[model]\nvariant = "focus_nano"\nchannels = 16\nhead_dim = 8\nblocks = 1\nstem_channels = 8\nmiddle_channels = 8\n'
+    '[task]\nname = "focusmamba"\n[model]\nvariant = "focus_nano"\nchannels = 16\nhead_dim = 8\nblocks = 1\nstem_channels = 8\n'
+    "middle_channels = 8\n"
     "[data]\nclip_frames = 2\ncrop_width = 32\ncrop_height = 32\n[loss]\nvariance_from = 0.0\nrender_from = 0.0\n"
     "[run]\nsteps = 4\nbatch_size = 1\nmicro_batch_size = 1\nthreads = 1\nvalidate_every = 4\nsave_every = 1\nval_clips = 1\n"
     "val_frames = 1\n"

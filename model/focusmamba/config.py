@@ -97,13 +97,9 @@ class FocusMambaConfig:
 
 
 VARIANTS: dict[str, FocusMambaConfig] = {
-    "focus_nano": FocusMambaConfig(
-        channels=64, heads=2, head_dim=16, blocks=2, stem_channels=24, middle_channels=40
-    ),
+    "focus_nano": FocusMambaConfig(channels=64, heads=2, head_dim=16, blocks=2, stem_channels=24, middle_channels=40),
     "focus_small": FocusMambaConfig(),
-    "focus_base": FocusMambaConfig(
-        channels=192, heads=6, head_dim=32, blocks=8, stem_channels=64, middle_channels=128
-    ),
+    "focus_base": FocusMambaConfig(channels=192, heads=6, head_dim=32, blocks=8, stem_channels=64, middle_channels=128),
 }
 
 

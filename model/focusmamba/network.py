@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from model.focusmamba.bank import CHANNELS, FilterBank
 from model.focusmamba.config import FocusMambaConfig, FocusMambaError
-from model.focusmamba.state import FocusState
 from model.focusmamba.pyramid import TOKEN_PX, Decoder, Encoder, Residual
+from model.focusmamba.state import FocusState
 from model.recurrent.blocks import Block
 from model.recurrent.motion import CHANGE_GAIN, FRAME_SAMPLES, sample_frame
 from pipeline.optics.labels import focus_from_radius
