@@ -11,6 +11,7 @@ import pytest
 import torch
 from finished_scenes import HEIGHT, NUM_FRAMES, WIDTH, shared_scenes
 
+import model.weights
 from model import evaluate, report
 from model.bokehflow import VARIANTS, BokehFlow, LensBatch
 from model.bokehflow.checkpoint import model_bytes
@@ -104,6 +105,18 @@ def test_max_frames_and_out_limit_and_move_the_results(scenes: Path, checkpoint:
     args = [str(checkpoint), "--data_root", str(scenes), "--split", "val", "--max_frames", "2", "--out", str(out)]
     assert evaluate.main(args) == 0
     assert json.loads((out / "evaluation_val.json").read_text())["frames"] == 4
+
+
+def test_without_a_checkpoint_it_is_the_one_that_comes_with_the_code(
+    scenes: Path, checkpoint: Path, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(model.weights, "__file__", str(tmp_path / "__init__.py"))
+    checkpoint.rename(tmp_path / model.weights.SHIPPED["bokehflow"])
+    assert evaluate.main(["--data_root", str(scenes), "--max_frames", "1"]) == 0
+    assert "network: the one that comes with the code" in capsys.readouterr().out
+    found = json.loads((tmp_path / "runs" / "shipped" / "evaluation_test.json").read_text())
+    assert found["checkpoint"]["path"] == str(tmp_path / "bokehflow_nano.safetensors")
 
 
 def test_predicted_depth_is_the_networks(scenes: Path, net: BokehFlow):

@@ -10,6 +10,7 @@ import torch
 from conftest import load_script, texture
 from media_clips import moving, write_clip
 
+import model.weights
 from model.focusmamba import FocusMamba, FocusMambaConfig
 from model.focusmamba.checkpoint import CONVENTIONS, FAMILY
 from model.training.network_file import network_bytes
@@ -44,6 +45,20 @@ def test_a_film_gives_maps_and_colours_with_its_sound(tmp_path: Path, checkpoint
     with av.open(str(out / "focus.mp4")) as film:
         assert len(film.streams.audio) == 1 and (film.streams.video[0].width, film.streams.video[0].height) == (192, 64)
         assert sum(1 for _ in film.decode(video=0)) == 5
+
+
+def test_without_a_checkpoint_it_is_the_one_that_comes_with_the_code(
+    tmp_path: Path, checkpoint: Path, capsys, monkeypatch: pytest.MonkeyPatch
+):
+    picture = tmp_path / "photo.png"
+    cv2.imwrite(str(picture), texture(32, 48))
+    monkeypatch.setattr(model.weights, "__file__", str(tmp_path / "__init__.py"))
+    assert run(picture, "-o", tmp_path / "none") == 2
+    assert "focus_nano.safetensors is missing" in capsys.readouterr().err
+    checkpoint.rename(tmp_path / model.weights.SHIPPED[FAMILY])
+    assert run(picture, "-o", tmp_path / "out") == 0
+    assert "network: the one that comes with the code" in capsys.readouterr().out
+    assert (tmp_path / "out" / "maps" / "photo.npz").exists()
 
 
 def test_radii_are_of_the_frame_that_came_in(tmp_path: Path, checkpoint: Path):

@@ -25,6 +25,8 @@ from pipeline.photographs import (
     write_photographs,
 )
 from pipeline.raytrace import RaytraceError
+from pipeline.raytrace.generated import generate
+from pipeline.raytrace.generated.setting import Setting
 from pipeline.storage.completion import DoneRecord
 from pipeline.storage.scene import Scene
 
@@ -107,6 +109,51 @@ def test_a_finished_scene_is_skipped_repeats_and_others_are_refused(made, tmp_pa
     assert not ok and not written and "was not made by this generator" in message
 
 
+def test_an_older_version_makes_its_scenes_as_before_and_says_so():
+    """Sums over all shapes of scenes of the first version, taken when there was no other."""
+    for family, seed, size, count, changed in (
+        ("room", 1000000, 1953.390, 261, False),
+        ("street", 1000046, 7204.187, 387, True),  # somebody stood inside somebody
+        ("nature", 1000047, 3108.196, 267, True),  # a lattice over the whole view
+    ):
+        first, second = (generate(family, seed, pace=0.25, version=version) for version in (1, 2))
+        shapes, others = (scene.fixed.extend(scene.moving(0.5)) for scene in (first, second))
+        assert len(shapes) == count
+        assert sum(float(np.abs(np.stack(part)).sum()) for part in (shapes.centre, shapes.axes)) == pytest.approx(size)
+        assert changed == (len(shapes) != len(others) or not np.array_equal(shapes.axes, others.axes))
+    assert request(version=1).recorded() == {
+        "scene_id": "room_00003", "family": "room", "seed": 3, "split": "train", **SMALL, "pace": 0.25, "version": 1
+    }  # fmt: skip
+
+
+def test_another_version_is_refused_by_name(made):
+    with pytest.raises(RaytraceError, match=r"other settings .version 2 -> 1"):
+        write_photographs(made, request(version=1))
+    with pytest.raises(RaytraceError, match=r"other settings .blades None -> 5"):
+        write_photographs(made, request(blades=5))
+
+
+def test_nobody_stands_inside_somebody_else():
+    crowd = [Setting(family="nature", seed=seed, version=2) for seed in range(20)]
+    for setting in crowd:
+        places = np.array([setting._free_place((-1.6, 1.6), (2.6, 7.0)) for _ in range(3)])
+        between = np.linalg.norm(places[:, None] - places[None], axis=-1)[np.triu_indices(3, 1)]
+        assert between.min() > 1.0
+
+
+def test_a_polygonal_opening_is_photographed_and_recorded(tmp_path):
+    one = {"family": "night", "scene_id": "night_00000", "num_frames": 1, "num_sets": 1, "samples": 8}
+    assert write_photographs(tmp_path / "disc", request(**one))
+    assert write_photographs(tmp_path / "triangle", request(**one, blades=3))
+    disc, triangle = (Scene(tmp_path / name, "night_00000") for name in ("disc", "triangle"))
+    assert triangle.read_metadata()["engine"] == {"name": "raytrace", "samples": 8, "blades": 3}
+    assert (disc.sharp_path(0).read_bytes(), disc.lens_sets()) == (
+        triangle.sharp_path(0).read_bytes(),
+        triangle.lens_sets(),
+    )
+    assert disc.bokeh_path(0, 0).read_bytes() != triangle.bokeh_path(0, 0).read_bytes()
+
+
 def test_an_interrupted_scene_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr("pipeline.photographs.write.render_photograph", lambda *a, **k: 1 / 0)
     with pytest.raises(ZeroDivisionError):
@@ -147,11 +194,30 @@ def test_splits_are_by_scene_and_by_family():
     assert set(splits["nature"]) == {"test"}
     assert splits["room"] == (["train"] * 3 + ["val"] + ["train"] * 3 + ["test"]) * 2
     assert len({r.seed for r in requests} | {r.seed for r in photograph_requests(48, 2)}) == 96
+    assert photograph_requests(5, 1) + photograph_requests(43, 1, first_scene=5) == requests
+    demo = photograph_requests(3, families=("bear", "night"))
+    assert [(one.scene_id, one.split) for one in demo] == [
+        ("bear_00000", "train"),
+        ("night_00001", "train"),
+        ("bear_00002", "train"),
+    ]
+    assert {one.split for one in photograph_requests(2, families=("nature",))} == {"train"}, "nothing else to train on"
     for arguments, message in (
         ({"num_scenes": 0}, "num_scenes must be at least 1"),
         ({"num_scenes": 3, "seed": -1}, "seed must be >= 0"),
         ({"num_scenes": 3, "held_out": ("sea",)}, "held_out must be some of"),
         ({"num_scenes": 3, "held_out": ("room", "street", "nature")}, "and not all"),
+        (
+            {"num_scenes": 3, "families": ("room", "sea")},
+            "families must be different ones of room, street, nature, bear",
+        ),
+        (
+            {"num_scenes": 3, "families": ("room",), "held_out": ("nature",)},
+            "held_out must be some of room and not all",
+        ),
+        ({"num_scenes": 3, "first_scene": -1}, "first_scene must be >= 0"),
+        ({"num_scenes": 3, "blades": 2}, "blades must be 0"),
+        ({"num_scenes": 3, "version": 9}, "version must be one of 1, 2, got 9"),
         ({"num_scenes": 3, "width": 100}, "multiples of 16"),
         ({"num_scenes": 3, "samples": 0}, "samples must be at least 1"),
     ):
@@ -169,5 +235,8 @@ def test_the_contact_sheet_and_the_script(made, tmp_path, capsys):
     assert main(arguments) == 0
     assert "1 written, 0 already there, 0 failed" in capsys.readouterr().out
     assert (tmp_path / "out" / "contact_sheet.jpg").exists()
+    more = ["--families", "bear", "fence", "--blades", "5", "--first_scene", "7", "--version", "1", "--dry_run"]
+    assert main([*arguments, *more]) == 0
+    assert "fence_00007: val, 1 frames" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         main([*arguments, "--width", "33"])

@@ -20,9 +20,10 @@ import numpy.typing as npt
 import torch
 
 from model.focusmamba import FocusMamba, FocusState
-from model.focusmamba.checkpoint import load_focusmamba
+from model.focusmamba.checkpoint import FAMILY, load_focusmamba
 from model.focusmamba.measure import colour_radius
 from model.video.film import to_8_bit
+from model.weights import default_weights
 from pipeline.device import resolve_device
 from pipeline.errors import InputError, UsageError
 from pipeline.media.convert import image_to_tensor
@@ -45,7 +46,7 @@ class FocusMapSettings:
     """How a film is looked at.
 
     Args:
-        checkpoint: of a FocusMamba.
+        checkpoint: of a FocusMamba; None for the one that comes with the code.
         work_width: width the network works at, pixels; 0 for the film's own.
         max_frames: only so many; 0 for all.
         fps: of a folder of pictures.
@@ -53,7 +54,7 @@ class FocusMapSettings:
         overwrite: write into a folder that holds maps already.
     """
 
-    checkpoint: Path
+    checkpoint: Path | None = None
     work_width: int = 320
     max_frames: int = 0
     fps: float = 24.0
@@ -129,7 +130,9 @@ def focus_maps(input_path: Path, folder: Path, settings: FocusMapSettings) -> in
         raise UsageError(f"{folder} holds something already; give another -o, or --overwrite")
     device = resolve_device(settings.device)
     with StopSignals() as signals, Reporter("focus_map", None) as reporter, ExitStack() as stack:
-        loaded = load_focusmamba(settings.checkpoint, device)
+        if settings.checkpoint is None:
+            reporter.info("network: the one that comes with the code, since no --checkpoint was given")
+        loaded = load_focusmamba(settings.checkpoint or default_weights(FAMILY), device)
         reader = FocusReader(loaded.net, device, settings.work_width)
         (folder / "maps").mkdir(parents=True, exist_ok=True)
         if input_path.suffix.lower() in PICTURE_SUFFIXES and input_path.is_file():

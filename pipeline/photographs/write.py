@@ -9,7 +9,6 @@ import math
 import os
 import shutil
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +24,11 @@ from pipeline.optics.labels import label_of
 from pipeline.optics.sampling import DrawnLens
 from pipeline.phases.depth import count_values, statistics_of
 from pipeline.photographs.lenses import draw_photograph_lens, traced_lens
-from pipeline.photographs.requests import LICENCE, MAX_COC_M, VERSION, PhotographRequest
+from pipeline.photographs.requests import LICENCE, MAX_COC_M, PhotographRequest
 from pipeline.raytrace import RayScene, RaytraceError, render_frame, render_photograph, to_srgb8
-from pipeline.raytrace.generated import generate
 from pipeline.storage.completion import DoneRecord, fingerprint
 from pipeline.storage.files import dump_json, write_bytes
-from pipeline.storage.scene import LensSet, Scene, lens_set_to_json
+from pipeline.storage.scene import TRACED_TRUTH, LensSet, Scene, lens_set_to_json
 
 
 def write_photographs(out_root: Path, request: PhotographRequest) -> bool:
@@ -59,7 +57,7 @@ def write_photographs(out_root: Path, request: PhotographRequest) -> bool:
 
 
 def _write(scene: Scene, request: PhotographRequest) -> None:
-    generated = generate(request.family, request.seed, pace=request.pace)
+    generated = request.scene()
     size = {"width": request.width, "height": request.height}
     depths, counts = [], np.zeros(65536, np.int64)
     for i in range(request.num_frames):
@@ -95,7 +93,8 @@ def _photograph_set(
 
     def shot(i: int, sample_set: int = 0) -> NDArray[np.uint8]:
         size = {"width": request.width, "height": request.height, "samples": request.samples}
-        return to_srgb8(render_photograph(generated, i, lens, None, workers=1, sample_set=sample_set, **size))
+        opening = request.aperture()
+        return to_srgb8(render_photograph(generated, i, lens, opening, workers=1, sample_set=sample_set, **size))
 
     noise_db = 0.0
     for i, depth in enumerate(depths):
@@ -129,21 +128,22 @@ def _metadata(
         "max_radius_px": coc_to_radius_px(MAX_COC_M, per_mm),
         "coc_model": "contract",
         "lens_prior": "visible",
-        "engine": {"name": "raytrace", "samples": request.samples},
+        "engine": {"name": "raytrace", "samples": request.samples}
+        | ({"blades": request.blades} if request.blades else {}),
         "guidance": None,
         "guidance_factor": None,
         "seed": request.seed,
         "licences": {"deblur": LICENCE, "depth": LICENCE, "bokeh": LICENCE},
-        "truth": "ray-traced photograph",
+        "truth": TRACED_TRUTH,
         "family": request.family,
         "frame_f": generated.f_m,
-        "generated": {**asdict(request), "version": VERSION},
+        "generated": request.recorded(),
     }
 
 
 def _write_records(scene: Scene, request: PhotographRequest, statistics: dict[str, float]) -> None:
     """A `.done` for every modality folder, as the phases leave them."""
-    fields = {"engine": {"name": "raytrace"}, "generated": {**asdict(request), "version": VERSION}}
+    fields = {"engine": {"name": "raytrace"}, "generated": request.recorded()}
     marks = {name: fingerprint({"phase": name, **fields}) for name in ("deblur", "depth", "render")}
     pictures = request.num_frames * request.num_sets
     for name, folders, outputs, upstream, summary in (
@@ -177,8 +177,12 @@ def _check_existing(scene: Scene, request: PhotographRequest) -> None:
         raise RaytraceError(
             f"{scene.dir} exists but was not made by this generator; move it away or choose another folder"
         ) from error
-    wanted = {**asdict(request), "version": VERSION}
-    other = [f"{key} {found.get(key)!r} -> {value!r}" for key, value in wanted.items() if found.get(key) != value]
+    wanted = request.recorded()
+    other = [
+        f"{key} {found.get(key)!r} -> {wanted.get(key)!r}"
+        for key in dict.fromkeys((*wanted, *found))
+        if found.get(key) != wanted.get(key)
+    ]
     if other:
         raise RaytraceError(
             f"{scene.dir} was made with other settings ({', '.join(other)}); delete it or keep it as is"

@@ -17,6 +17,7 @@ from pipeline.storage.files import dump_json, read_json, write_shared
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 INDEX_SCHEMA = 1
+TRACED_TRUTH = "ray-traced photograph"  # "truth" in metadata.json where no renderer made the photographs
 MAX_FRAMES = 1_000_000  # of a scene, and pixels of a side: what is larger is no number that this pipeline wrote
 MAX_SETS = 100
 _SAFE_ID = re.compile(r"[A-Za-z0-9._-]+")

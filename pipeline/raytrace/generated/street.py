@@ -13,9 +13,9 @@ from pipeline.raytrace.scenes.kit import car, tree
 from pipeline.raytrace.world import RayScene
 
 
-def build(seed: int, pace: float = 1.0) -> RayScene:
+def build(seed: int, pace: float = 1.0, version: int = 1) -> RayScene:
     """A street drawn from a seed; `pace` is a factor on all speeds."""
-    setting = Setting(family="street", seed=seed, pace=pace)
+    setting = Setting(family="street", seed=seed, pace=pace, version=version)
     palette, rng = setting.palette, setting.rng
     hour = str(rng.choice(HOURS, p=[0.3, 0.25, 0.15, 0.15, 0.15]))
     dark = hour in ("dusk", "night")
