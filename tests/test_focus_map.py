@@ -15,7 +15,7 @@ from model.focusmamba import FocusMamba, FocusMambaConfig
 from model.focusmamba.checkpoint import CONVENTIONS, FAMILY
 from model.training.network_file import network_bytes
 
-TINY = FocusMambaConfig(channels=16, heads=2, head_dim=8, blocks=1, stem_channels=8)
+TINY = FocusMambaConfig(channels=16, heads=2, head_dim=8, blocks=1, stem_channels=8, middle_channels=8)
 
 
 @pytest.fixture
