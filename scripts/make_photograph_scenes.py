@@ -70,6 +70,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--height", type=int, default=288, help="pixels, a multiple of 16 (default: 288)")
     parser.add_argument("--num_frames", type=int, default=6, help="frames per scene (default: 6)")
     parser.add_argument("--num_sets", type=int, default=2, help="lenses per scene (default: 2)")
+    parser.add_argument(
+        "--pulls", type=int, default=0, help="of the lenses, the last, whose focus travels (default: 0)"
+    )
     parser.add_argument("--samples", type=int, default=64, help="rays per pixel of a photograph (default: 64)")
     parser.add_argument("--blades", type=int, default=0, help="of the opening, 0 for a disc (default: 0)")
     parser.add_argument(
@@ -81,7 +84,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=2, help="processes (default: 2)")
     parser.add_argument("--dry_run", action="store_true", help="print the scenes and stop")
     args = parser.parse_args(argv)
-    names = ("width", "height", "num_frames", "num_sets", "samples", "blades", "version", "first_scene")
+    names = ("width", "height", "num_frames", "num_sets", "samples", "blades", "pulls", "version", "first_scene")
     try:
         if args.workers < 1:
             raise RaytraceError(f"workers must be at least 1, got {args.workers}")

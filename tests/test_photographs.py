@@ -1,14 +1,22 @@
 """Generated scenes with ray-traced photographs: loaders read them as any finished scene, and the blur is the lens's own."""
 
 import json
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from conftest import Project
 
+from model.bokehflow.bptt import lenses_of
+from model.data.focus_dataset import FocusDataset
+from model.data.samples import collate
 from model.data.sampling import ClipSettings
 from model.data.scene_manifest import find_scenes
 from model.data.scenes import ClipDataset
+from model.evaluation.eval_clips import scene_clips
+from pipeline.errors import InputError
 from pipeline.measures import psnr
 from pipeline.media.depth_files import read_depth, read_npz
 from pipeline.media.images import read_sharp
@@ -18,6 +26,7 @@ from pipeline.photographs import (
     MAX_COC_M,
     PhotographRequest,
     contact_sheet,
+    draw_focus_pull,
     draw_photograph_lens,
     make_photographs,
     photograph_requests,
@@ -153,13 +162,114 @@ def test_a_polygonal_opening_is_photographed_and_recorded(tmp_path):
     }
     assert write_photographs(tmp_path / "disc", request(**one))
     assert write_photographs(tmp_path / "triangle", request(**one, blades=3))
-    disc, triangle = (Scene(tmp_path / name, "night_00000") for name in ("disc", "triangle"))
+    disc, triangle = (Scene(tmp_path / name, "room_00003") for name in ("disc", "triangle"))
     assert triangle.read_metadata()["engine"] == {"name": "raytrace", "samples": 4, "blades": 3}
     assert (disc.sharp_path(0).read_bytes(), disc.lens_sets()) == (
         triangle.sharp_path(0).read_bytes(),
         triangle.lens_sets(),
     )
     assert disc.bokeh_path(0, 0).read_bytes() != triangle.bokeh_path(0, 0).read_bytes()
+
+
+@pytest.fixture(scope="module")
+def pulled(tmp_path_factory):
+    """A scene of three frames through a lens whose focus stays and one whose focus travels."""
+    root = tmp_path_factory.mktemp("pulled")
+    assert write_photographs(root, request(num_frames=3, pulls=1))
+    return root
+
+
+def test_a_focus_pull_is_labelled_photographed_and_recorded_frame_by_frame(pulled):
+    scene = Scene(pulled, "room_00003")
+    still, pull = scene.lens_sets()
+    assert not still.pull_m and still.lens_at(2) == still.lens
+    assert len(pull.pull_m) == 3 and pull.pull_m[0] == pull.lens.focus_m
+    steps = np.diff(1 / np.array(pull.pull_m))
+    assert steps[0] == pytest.approx(steps[1]) and abs(steps[0]) > 0.01, "evenly in inverse distance"
+    for frame in range(3):
+        label = label_of(read_depth(scene.depth_path(frame)), pull.lens_at(frame), MAX_COC_M)
+        np.testing.assert_array_equal(read_npz(scene.focus_path(1, frame), "focus_map"), label)
+    sharp, photograph = (read_sharp(path) / 255 for path in (scene.sharp_path(2), scene.bokeh_path(1, 2)))
+    depth = torch.from_numpy(read_depth(scene.depth_path(2)).astype(np.float32))[None, None]
+    image = torch.from_numpy(sharp.astype(np.float32)).permute(2, 0, 1)[None]
+    near = [
+        psnr(
+            render_lens_blur(image, defocus_px(depth, pull.lens_at(frame), px_per_mm(96)), order=depth)[0]
+            .permute(1, 2, 0)
+            .numpy(),
+            photograph,
+            1.0,
+        )
+        for frame in (0, 2)
+    ]
+    assert near[1] > near[0] + 1, near
+    assert scene.read_metadata()["generated"]["pulls"] == 1
+
+
+def test_loaders_give_every_frame_of_a_focus_pull_its_own_lens(pulled):
+    manifest = find_scenes(pulled, "train", coc_model="contract")
+    still, pull = manifest.scenes[0].sets
+    samples = FocusDataset(manifest, roi="full", verify=True)
+    assert [float(samples[number]["focus_m"]) for number in range(6)] == pytest.approx(
+        [still.lens.focus_m] * 3 + list(pull.pull_m)
+    )
+    clips = ClipDataset(manifest, ClipSettings(clip_frames=2, crop_width=64, crop_height=48))
+    pair = sorted((clips[number] for number in range(2)), key=lambda clip: clip.name)
+    first = int(pair[1].name.split(" frames ")[1][0])
+    batch = collate(pair)
+    expected = torch.tensor([[still.lens.focus_m] * 2, pull.pull_m[first : first + 2]])
+    torch.testing.assert_close(batch.focus_m, expected)
+    torch.testing.assert_close(lenses_of(batch, 1).focus_m, expected[:, 1])
+    clip = scene_clips(manifest)[1]
+    assert [clip.read(number).lens.focus_m for number in range(3)] == list(pull.pull_m)
+
+
+def test_a_focus_pull_keeps_within_the_largest_radius():
+    depth = np.random.default_rng(2).uniform(1.0, 9, 5000).astype(np.float32)
+    for number in range(12):
+        drawn = draw_photograph_lens(f"scene{number}", 0, depth, width_px=512, seed=0).lens
+        lens, focus_m = draw_focus_pull(f"scene{number}", 0, depth, drawn, 5, width_px=512, seed=0)
+        assert focus_m[0] == drawn.focus_m and min(focus_m) > 0.9 and max(focus_m) < 9.1
+        assert abs(1 / focus_m[-1] - 1 / focus_m[0]) > 0.25 * (1 / 1.3 - 1 / 8.5)
+        for one in focus_m:
+            radius = defocus_px(torch.from_numpy(depth), replace(lens, focus_m=one), px_per_mm(512)).abs()
+            assert float(np.percentile(radius, 99.5)) < 31.01
+
+
+def test_a_focus_pull_that_cannot_be_is_named(pulled, tmp_path):
+    for change, message in (
+        ({"pulls": 3}, r"pulls must be in .0, num_sets = 2., got 3"),
+        ({"pulls": 1, "num_frames": 1}, "a focus pull needs 2 frames"),
+    ):
+        with pytest.raises(RaytraceError, match=message):
+            request(**change)
+    shutil.copytree(pulled, tmp_path / "copy")
+    scene = Scene(tmp_path / "copy", "room_00003")
+    metadata = scene.read_metadata()
+    for frames, message in (
+        (metadata["sets"][1]["S_focus_frames"][:2], "S_focus_frames of 2 for 3 frames"),
+        ([1.0, 2.0, 3.0], "S_focus must be the first of S_focus_frames"),
+        ([metadata["sets"][1]["S_focus"], -1, 3], "focus_m must be"),
+    ):
+        metadata["sets"][1]["S_focus_frames"] = frames
+        scene.metadata_path.write_text(json.dumps(metadata))
+        with pytest.raises(InputError, match=message):
+            scene.lens_sets()
+
+
+def test_phase_6_holds_every_frame_against_its_own_focus(scene_project: Project):
+    scene_project.run_upto(5)
+    scene = Scene(scene_project.out, "tiny")
+    metadata = scene.read_metadata()
+    one = metadata["sets"][0]
+    one["S_focus_frames"] = [one["S_focus"]] * 18
+    scene.metadata_path.write_text(json.dumps(metadata))
+    assert scene_project.run(6) == 0, scene_project.text
+    one["S_focus_frames"][4] *= 1.5
+    scene.metadata_path.write_text(json.dumps(metadata))
+    assert scene_project.run(6) == 3
+    report = json.loads((scene_project.out / "validation_report.json").read_text())["scenes"]["tiny"]
+    assert "set_00/focus_0004.npz" in json.dumps(report) and "focus_0003.npz" not in json.dumps(report)
 
 
 def test_an_interrupted_scene_leaves_nothing(tmp_path, monkeypatch):

@@ -1,6 +1,6 @@
 """One micro-batch through the network: truncated backpropagation over segments of a clip, with the state carried on."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -16,13 +16,13 @@ from pipeline.errors import InputError
 from pipeline.optics import OpticsError
 
 
-def lenses_of(batch: ClipBatch) -> LensBatch:
-    """The batch's lenses; where photographs do not saturate, the network's own limit holds."""
+def lenses_of(batch: ClipBatch, frame: int = 0) -> LensBatch:
+    """The batch's lenses at a frame of its clips; where photographs do not saturate, the network's own limit holds."""
     limits = None if bool(batch.max_radius_px.isinf().any()) else batch.max_radius_px
     return LensBatch(
         f_m=batch.f_m,
         f_number=batch.f_number,
-        focus_m=batch.focus_m,
+        focus_m=batch.focus_m[:, frame],
         px_per_mm=batch.px_per_mm,
         max_radius_px=limits,
     )
@@ -59,12 +59,12 @@ def clip_losses(
         TrainingDivergedError: a term does; the message names step, term and samples.
     """
     check_batch(batch)
-    lens = lenses_of(batch)
+    lenses = [lenses_of(batch, frame) for frame in range(batch.num_frames)]
     state: BokehFlowState | None = None
     previous: tuple[Tensor, Tensor] | None = None
     for start in range(0, batch.num_frames, backprop_frames):
         part = slice(start, min(start + backprop_frames, batch.num_frames))
-        out, facts, state = _forward(net, batch, lens, part, state, step, given)
+        out, facts, state = _forward(net, batch, lenses, part, state, step, given)
         bokeh = out["bokeh"]
         truth_depth = None if batch.depth_m is None else batch.depth_m[:, part]
         depth = None if given else out["depth_m"]
@@ -78,7 +78,7 @@ def clip_losses(
 def _forward(
     net: BokehFlow,
     batch: ClipBatch,
-    lens: LensBatch,
+    lenses: Sequence[LensBatch],
     part: slice,
     state: BokehFlowState | None,
     step: int,
@@ -89,7 +89,7 @@ def _forward(
     for t in range(part.start, part.stop):
         depth = batch.depth_m[:, t] if given and batch.depth_m is not None else None
         try:
-            out, state = net(batch.frames[:, t], lens, state, depth)
+            out, state = net(batch.frames[:, t], lenses[t], state, depth)
         except (OpticsError, BokehFlowError) as error:  # frames and lenses were checked: the network's own values
             raise diverged(step, f"the network's prediction cannot be rendered ({error})", batch.names) from None
         outs.append(out)

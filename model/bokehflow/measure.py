@@ -20,7 +20,7 @@ from model.evaluation.scores import ClipResult, Tally
 from model.evaluation.visualize import colour_depth
 from pipeline.media.convert import tensor_to_image
 from pipeline.media.images import Picture
-from pipeline.optics import OpticsError, defocus_px
+from pipeline.optics import Lens, OpticsError, defocus_px
 
 NETWORK = "bokehflow"
 TRUE_DEPTH = "bokehflow, true depth"  # handed in
@@ -72,7 +72,6 @@ def measure_clip(
     Raises:
         TrainingDivergedError: the network's values are not numbers; the message names clip and frame.
     """
-    lens = LensBatch.of(clip.lens, clip.px_per_mm, clip.max_radius_px).to(device)
     tallies: dict[str, Tally] = {}
     before: dict[str, Tensor] = {}
     depths_before: dict[str, Tensor] = {}
@@ -81,6 +80,7 @@ def measure_clip(
     total = min(max_frames, clip.num_frames) if max_frames else clip.num_frames
     for number, sample in enumerate(clip.frames(max_frames)):
         safe_point()
+        lens = LensBatch.of(sample.lens, clip.px_per_mm, clip.max_radius_px).to(device)
         frame, truth = sample.frame[None].to(device), sample.bokeh[None].to(device)
         depth = None if sample.depth_m is None else sample.depth_m[None].to(device)
         wanted = [NETWORK] if predict or depth is None else []
@@ -104,8 +104,8 @@ def measure_clip(
                 )
         answers = {name: out.bokeh.float().clamp(0, 1) for name, out in outs.items()}
         predicted = outs[NETWORK].depth_m if NETWORK in outs else None
-        answers |= dict(_answers(clip, frame, depth, predicted, baselines, blind))
-        regions = {} if depth is None else _regions(clip, frame, depth)
+        answers |= dict(_answers(clip, sample.lens, frame, depth, predicted, baselines, blind))
+        regions = {} if depth is None else _regions(clip, sample.lens, frame, depth)
         for name, image in answers.items():
             tally = tallies.setdefault(name, Tally())
             _score_image(tally, image, truth, regions, lpips)
@@ -128,6 +128,7 @@ def measure_clip(
 
 def _answers(
     clip: EvalClip,
+    lens: Lens,
     frame: Tensor,
     depth: Tensor | None,
     predicted: Tensor | None,
@@ -137,7 +138,7 @@ def _answers(
     limit = math.inf if clip.max_radius_px is None else clip.max_radius_px
 
     def rendered(depth_m: Tensor) -> Tensor:
-        return lens_render(frame, depth_m, clip.lens, clip.px_per_mm, limit)
+        return lens_render(frame, depth_m, lens, clip.px_per_mm, limit)
 
     for name in baselines:
         if name == BASELINES[0]:
@@ -154,8 +155,8 @@ def _answers(
     yield HALF_MIX, (frame + image) / 2
 
 
-def _regions(clip: EvalClip, frame: Tensor, depth: Tensor) -> dict[str, Tensor]:
-    radius = defocus_px(depth[0].float(), clip.lens, clip.px_per_mm)
+def _regions(clip: EvalClip, lens: Lens, frame: Tensor, depth: Tensor) -> dict[str, Tensor]:
+    radius = defocus_px(depth[0].float(), lens, clip.px_per_mm)
     limit = math.inf if clip.max_radius_px is None else clip.max_radius_px
     return regions_of(frame[0].float(), radius.clamp(-limit, limit))
 

@@ -24,6 +24,7 @@ class EvalFrame:
     frame: Tensor
     bokeh: Tensor
     depth_m: Tensor | None
+    lens: Lens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +32,7 @@ class EvalClip:
     """A scene through one lens.
 
     Args:
+        lens: of the first frame; a frame has its own, since the focus may travel.
         max_radius_px: where its photographs saturate, None for a real camera's.
         group: what figures are also pooled by: the scene's family; may be empty.
         noise_db: PSNR of the photographs against ones without noise, where they were traced.
@@ -82,7 +84,10 @@ def _traced(found: TrainingScene) -> tuple[str, list[float | None]]:
 
 def _read_scene(found: TrainingScene, set_index: int, number: int) -> EvalFrame:
     return EvalFrame(
-        frame=read_frame(found, number), bokeh=read_bokeh(found, set_index, number), depth_m=read_depth(found, number)
+        frame=read_frame(found, number),
+        bokeh=read_bokeh(found, set_index, number),
+        depth_m=read_depth(found, number),
+        lens=found.sets[set_index].lens_at(number),
     )
 
 
@@ -105,7 +110,7 @@ def _read_pair(pair: RealPair, number: int) -> EvalFrame:
     sharp, bokeh = (image_to_tensor(read_picture(path)[0]) for path in (pair.sharp_path, pair.bokeh_path))
     if sharp.shape != bokeh.shape:
         raise InputError(f"{pair.bokeh_path} and {pair.sharp_path} differ in size")
-    return EvalFrame(frame=sharp, bokeh=bokeh, depth_m=None)
+    return EvalFrame(frame=sharp, bokeh=bokeh, depth_m=None, lens=pair.lens)
 
 
 def spread(clips: list[EvalClip], count: int) -> list[EvalClip]:

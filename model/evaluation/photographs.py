@@ -91,13 +91,13 @@ def _clips_of(folder: Path) -> list[EvalClip]:
             px_per_mm=per_mm,
             max_radius_px=None,
             num_frames=num_frames,
-            read=partial(_read, folder, number),
+            read=partial(_read, folder, number, lens),
         )
         for number, lens in enumerate(lenses)
     ]
 
 
-def _read(folder: Path, set_index: int, number: int) -> EvalFrame:
+def _read(folder: Path, set_index: int, lens: Lens, number: int) -> EvalFrame:
     frame = image_to_tensor(read_sharp(folder / "frames" / f"frame_{number:04d}.png"))
     photo_path = folder / f"set_{set_index:02d}" / f"photo_{number:04d}.png"
     photo = image_to_tensor(read_sharp(photo_path))
@@ -107,4 +107,4 @@ def _read(folder: Path, set_index: int, number: int) -> EvalFrame:
         raise InputError(f"{photo_path}, its frame and its depth differ in size")
     if not bool((torch.isfinite(depth) & (depth > 0)).all()):
         raise InputError(f"{depth_path} has values that are not finite and > 0")
-    return EvalFrame(frame=frame, bokeh=photo, depth_m=depth)
+    return EvalFrame(frame=frame, bokeh=photo, depth_m=depth, lens=lens)

@@ -170,7 +170,7 @@ class FocusClips:
         photos = torch.stack([window.cut(one.bokeh) for one in read])
         depth = torch.stack([window.cut(_depth(one, name)) for one in read])
         limit = float("inf") if clip.max_radius_px is None else clip.max_radius_px
-        lenses, aperture = [clip.lens] * len(read), Aperture()
+        lenses, aperture = [one.lens for one in read], Aperture()
         anew = rng.random() < a.relens
         if anew:
             aperture = draw_opening(rng)

@@ -332,7 +332,7 @@ class _SceneCheck:
             if depth is None:
                 continue
             try:
-                again = label_of(depth, lens_set.lens, lens_set.max_coc_m)
+                again = label_of(depth, lens_set.lens_at(frame), lens_set.max_coc_m)
             except OpticsError as error:
                 self._problem("labels", f"{path.name}: {error}", "depth", "render")
                 continue

@@ -33,6 +33,7 @@ class PhotographRequest:
         samples: rays per pixel of a photograph, >= 1.
         pace: factor on the scene's speeds, > 0; the demo's scenes have their own.
         blades: of the opening, 0 for a disc, otherwise >= 3.
+        pulls: how many of the sets, the last ones, have a focus that travels over the frames; >= 0.
         version: of the generator; an older one still makes the scenes that it made.
     """
 
@@ -47,6 +48,7 @@ class PhotographRequest:
     samples: int = 64
     pace: float = 0.25
     blades: int = 0
+    pulls: int = 0
     version: int = VERSION
 
     def __post_init__(self) -> None:
@@ -61,6 +63,10 @@ class PhotographRequest:
             raise RaytraceError(f"width and height must be multiples of 16, got {self.width}x{self.height}")
         if self.num_sets > MAX_SETS:
             raise RaytraceError(f"num_sets must be at most {MAX_SETS}, got {self.num_sets}")
+        if not 0 <= self.pulls <= self.num_sets:
+            raise RaytraceError(f"pulls must be in [0, num_sets = {self.num_sets}], got {self.pulls}")
+        if self.pulls and self.num_frames < 2:
+            raise RaytraceError("a focus pull needs 2 frames or more, got num_frames 1")
         try:
             self.aperture()
         except OpticsError as error:
@@ -77,9 +83,8 @@ class PhotographRequest:
         return generate(self.family, self.seed, pace=self.pace, version=self.version)
 
     def recorded(self) -> dict[str, Any]:
-        """What metadata and fingerprints say of it. `blades` came later: a disc is not mentioned, as before."""
-        values = asdict(self)
-        return values if self.blades else {name: value for name, value in values.items() if name != "blades"}
+        """What metadata and fingerprints say of it; without what came later and was not asked for, as before."""
+        return {name: value for name, value in asdict(self).items() if value or name not in ("blades", "pulls")}
 
 
 def photograph_requests(

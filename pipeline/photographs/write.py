@@ -21,9 +21,8 @@ from pipeline.media.depth_files import encode_npz
 from pipeline.media.images import encode_png
 from pipeline.optics import SENSOR_WIDTH_MM, coc_to_radius_px, px_per_mm
 from pipeline.optics.labels import label_of
-from pipeline.optics.sampling import DrawnLens
 from pipeline.phases.depth import count_values, statistics_of
-from pipeline.photographs.lenses import draw_photograph_lens, traced_lens
+from pipeline.photographs.lenses import draw_focus_pull, draw_photograph_lens, traced_lens
 from pipeline.photographs.requests import LICENCE, MAX_COC_M, PhotographRequest
 from pipeline.raytrace import RayScene, RaytraceError, render_frame, render_photograph, to_srgb8
 from pipeline.storage.completion import DoneRecord, fingerprint
@@ -70,14 +69,23 @@ def _write(scene: Scene, request: PhotographRequest) -> None:
     statistics = statistics_of(counts)
     _put(scene.stats_path, dump_json(statistics).encode())
     sample = np.stack(depths)[:, ::4, ::4].astype(np.float32)
-    drawn = [
-        draw_photograph_lens(request.scene_id, number, sample, width_px=request.width, seed=request.seed)
-        for number in range(request.num_sets)
+    drawn = [_draw_set(request, number, sample) for number in range(request.num_sets)]
+    noise_db = [
+        _photograph_set(scene, generated, request, number, one, depths) for number, (one, _) in enumerate(drawn)
     ]
-    noise_db = [_photograph_set(scene, generated, request, number, one, depths) for number, one in enumerate(drawn)]
     _put(scene.metadata_path, dump_json(_metadata(request, generated, drawn, noise_db)).encode())
     _put(scene.split_path, f"{request.split}\n".encode())
     _write_records(scene, request, statistics)
+
+
+def _draw_set(request: PhotographRequest, number: int, depth_m: NDArray[np.float32]) -> tuple[LensSet, str]:
+    """A lens, or one whose focus travels, and the reason where it is not as the prior wants it."""
+    seeded = {"width_px": request.width, "seed": request.seed}
+    one = draw_photograph_lens(request.scene_id, number, depth_m, **seeded)
+    if number < request.num_sets - request.pulls:
+        return LensSet(lens=one.lens, max_coc_m=MAX_COC_M), one.reason
+    lens, pull_m = draw_focus_pull(request.scene_id, number, depth_m, one.lens, request.num_frames, **seeded)
+    return LensSet(lens=lens, max_coc_m=MAX_COC_M, pull_m=pull_m), one.reason
 
 
 def _photograph_set(
@@ -85,21 +93,20 @@ def _photograph_set(
     generated: RayScene,
     request: PhotographRequest,
     number: int,
-    drawn: DrawnLens,
+    drawn: LensSet,
     depths: list[Any],
 ) -> float:
     """Labels and photographs of one lens; returns how near the first is to a noiseless one, dB."""
-    lens = traced_lens(drawn.lens, generated.f_m)
 
     def shot(i: int, sample_set: int = 0) -> NDArray[np.uint8]:
         size = {"width": request.width, "height": request.height, "samples": request.samples}
-        opening = request.aperture()
+        lens, opening = traced_lens(drawn.lens_at(i), generated.f_m), request.aperture()
         return to_srgb8(render_photograph(generated, i, lens, opening, workers=1, sample_set=sample_set, **size))
 
     noise_db = 0.0
     for i, depth in enumerate(depths):
         picture = shot(i)
-        _put(scene.focus_path(number, i), encode_npz("focus_map", label_of(depth, drawn.lens, MAX_COC_M)))
+        _put(scene.focus_path(number, i), encode_npz("focus_map", label_of(depth, drawn.lens_at(i), MAX_COC_M)))
         _put(scene.bokeh_path(number, i), encode_png(picture))
         if i == 0:
             again = shot(i, sample_set=1)
@@ -109,16 +116,14 @@ def _photograph_set(
 
 
 def _metadata(
-    request: PhotographRequest, generated: RayScene, drawn: list[DrawnLens], noise_db: list[float]
+    request: PhotographRequest, generated: RayScene, drawn: list[tuple[LensSet, str]], noise_db: list[float]
 ) -> dict[str, Any]:
     per_mm = px_per_mm(request.width)
     return {
         "scene_id": request.scene_id,
         "sets": [
-            lens_set_to_json(LensSet(lens=one.lens, max_coc_m=MAX_COC_M))
-            | ({"reason": one.reason} if one.reason else {})
-            | {"noise_db": noise}
-            for one, noise in zip(drawn, noise_db, strict=True)
+            lens_set_to_json(one) | ({"reason": reason} if reason else {}) | {"noise_db": noise}
+            for (one, reason), noise in zip(drawn, noise_db, strict=True)
         ],
         "num_frames": request.num_frames,
         "width": request.width,
