@@ -151,15 +151,7 @@ def test_nobody_stands_inside_somebody_else():
 
 
 def test_a_polygonal_opening_is_photographed_and_recorded(tmp_path):
-    one = {
-        "family": "night",
-        "scene_id": "night_00000",
-        "width": 48,
-        "height": 32,
-        "num_frames": 1,
-        "num_sets": 1,
-        "samples": 4,
-    }
+    one = {"width": 48, "height": 32, "num_frames": 1, "num_sets": 1, "samples": 4}
     assert write_photographs(tmp_path / "disc", request(**one))
     assert write_photographs(tmp_path / "triangle", request(**one, blades=3))
     disc, triangle = (Scene(tmp_path / name, "room_00003") for name in ("disc", "triangle"))
