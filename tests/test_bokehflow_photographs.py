@@ -9,6 +9,7 @@ from model.bokehflow import BokehFlow, BokehFlowConfig, BokehFlowError, LensBatc
 from model.bokehflow.checkpoint import network_from
 from model.bokehflow.correction import MAX_LOG_GAIN, Rendered, brightened
 from model.bokehflow.losses import BokehLoss, LossWeights
+from model.errors import CheckpointError
 from model.evaluation.baselines import BlindDepth
 from model.evaluation.regions import BIN_NAMES, highlight_reach, occlusion_band, regions_of
 from model.evaluation.scores import Tally
@@ -223,7 +224,7 @@ def test_a_network_without_a_part_runs_and_round_trips(part):
 
 
 def test_weights_that_mixed_by_one_number_are_refused():
-    with pytest.raises(BokehFlowError, match=r"mixed its image by one number.*train again"):
+    with pytest.raises(CheckpointError, match=r"mixed its image by one number.*train again"):
         network_from(TINY.to_dict(), {"mix_logit": torch.zeros(())})
 
 

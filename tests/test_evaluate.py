@@ -15,7 +15,8 @@ import model.weights
 from model import evaluate, report
 from model.bokehflow import VARIANTS, BokehFlow, LensBatch
 from model.bokehflow.checkpoint import model_bytes
-from model.bokehflow.measure import BASELINES, NETWORK, SHEET_COLUMNS, STATELESS, measure_clip
+from model.bokehflow.measure import BASELINES, BLIND, HALF_MIX, NETWORK, NOISE, SHEET_COLUMNS, STATELESS, measure_clip
+from model.bokehflow.measure import TRUE_DEPTH as HANDED_IN
 from model.data.scene_manifest import find_scenes
 from model.evaluation.baselines import lens_render
 from model.evaluation.eval_clips import scene_clips, spread
@@ -93,6 +94,11 @@ def test_the_report_agrees_with_the_files(scenes: Path, checkpoint: Path, net: B
 
     # true depth in the renderer that made the truth: only the rounding to 8 bits is left
     assert found["scores"][TRUE_DEPTH]["psnr_db"] > 55 > plain["psnr_db"]
+    # and so is the untrained network's image when it is handed in
+    assert found["scores"][HANDED_IN]["psnr_db"] > 50 and "abs_rel" not in found["scores"][HANDED_IN]
+    blind = [found["scores"][name] for name in (*BLIND, HALF_MIX)]
+    assert all(0 < row["psnr_db"] < found["scores"][TRUE_DEPTH]["psnr_db"] for row in blind)
+    assert NOISE not in found["scores"] and found["groups"] == {}  # these are no traced photographs
     assert found["frames"] == 2 * NUM_FRAMES and set(found["takes"]) == {f"{scene.scene_id} set {k}" for k in range(2)}
     assert found["checkpoint"]["step"] == 3
     assert "against the unchanged frame" in said and "LPIPS is left out" in said and PREDICTED in said

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model.bokehflow.config import BokehFlowConfig, BokehFlowError
+from model.bokehflow.config import BokehFlowConfig
 from model.bokehflow.network import BokehFlow
+from model.errors import CheckpointError
 from model.training.network_file import Loaded, load_kind, network_bytes
 
 FAMILY = "bokehflow"
@@ -32,12 +33,13 @@ def network_from(config: Mapping[str, Any], weights: dict[str, Tensor]) -> Bokeh
     """The network of a checkpoint's config and weights.
 
     Raises:
-        BokehFlowError: no such config, or weights of an earlier architecture.
+        BokehFlowError: no such config.
+        CheckpointError: weights of the architecture before this one.
         RuntimeError: the weights are not the config's.
     """
     if "mix_logit" in weights:
-        raise BokehFlowError(
-            "these weights are of a BokehFlow from before version 0.3, which mixed its image by one number; this version mixes "
+        raise CheckpointError(
+            "these weights are of a BokehFlow of version 0.1.0, which mixed its image by one number; this version mixes "
             "per pixel: train again, or use the version that wrote them"
         )
     net = BokehFlow(BokehFlowConfig.from_dict(config))

@@ -1,7 +1,7 @@
 """What the lens renderer cannot know, learned: light beyond white before it, and what it invented after it.
 
-Special: both start as nothing, and act only where something is unknown. Highlights gain light where a channel of the frame is
-clipped. The correction mixes the render per pixel with the frame, sharp and softened, and adds a learned difference: where a
+Special: with depth handed in both start as nothing, and act only where something is unknown. Highlights gain light where a channel of the frame is
+clipped. The correction mixes the render per pixel with the frame and with softer pictures, and adds a learned difference: where a
 depth is unsure, the best picture is an average of what several depths would give. With depth handed in it acts
 only where the renderer filled what near surfaces hide or where clipped light reaches, and leaves it alone elsewhere.
 
@@ -23,7 +23,10 @@ MAX_LOG_GAIN = math.log(64.0)  # lamps of the generated scenes have radiance up 
 FIRST_GAIN_LOGIT = -3.0  # starts at a gain of 1.2 on what is clipped
 REACH_PX = (9, 33)  # windows in which the nearest surface is looked for: what its blur may spill over
 RADIUS_SCALE_PX = 8.0
-SOFT_PX = (5, 13)  # windows that soften the frame for the mix, twice each
+SOFT_PX = (5, 13)  # windows that soften frame and render for the mix, twice each
+# Weights in the mix to start from where depth is predicted, of the frame, sharp and softened, and of the softened render: near
+# the constant ones that were best on validation pictures for a depth that had hardly been learned.
+UNSURE = (0.1, 0.2, 0.03, 0.1, 0.05)
 CUES = 14
 INVENTED_GAIN = 8.0  # a pixel with an eighth of invented light may be corrected in full
 STRIDE = 8  # of the coarsest level, pixels
@@ -75,8 +78,8 @@ class Rendered:
         return torch.maximum((INVENTED_GAIN * self.invented).clamp(max=1), touched).detach()
 
     def others(self) -> Tensor:
-        """(B, 1 + len(SOFT_PX), 3, H, W): the frame, and ever softer versions of it, that the render is mixed with."""
-        soft = [_softened(_softened(self.frame, size), size) for size in SOFT_PX]
+        """(B, len(UNSURE), 3, H, W): what the render is mixed with, in the order of UNSURE."""
+        soft = [_softened(_softened(one, size), size) for one in (self.frame, self.physics) for size in SOFT_PX]
         return torch.stack([self.frame, *soft], dim=1)
 
     def cues(self) -> Tensor:
@@ -139,7 +142,8 @@ class Correction(nn.Module):
         self.eighth = nn.Sequential(Unit(eighth), Unit(eighth))
         self.from_eighth = nn.Conv2d(eighth, quarter, 1)
         self.from_quarter = nn.Conv2d(quarter, half, 1)
-        self.last = nn.Conv2d(half, 4 * (3 + 1 + len(SOFT_PX)), 3, padding=1)
+        self.last = nn.Conv2d(half, 4 * (3 + len(UNSURE)), 3, padding=1)
+        self.unsure = nn.Parameter(torch.tensor(UNSURE))
         for parameter in self.last.parameters():  # starts as nothing
             nn.init.zeros_(parameter)
 
@@ -170,7 +174,8 @@ class Correction(nn.Module):
         half = self.half_out(half + _doubled(self.from_quarter(quarter)))
         planes = F.pixel_shuffle(self.last(half), 2)[..., :height, :width].to(seen.frame.dtype)
         support = seen.support()
-        weights = support * planes[:, 3:].clamp(min=0)
+        wanted = planes[:, 3:] if seen.given else planes[:, 3:] + self.unsure.to(planes.dtype)[:, None, None]
+        weights = support * wanted.clamp(min=0)
         weights = weights / weights.sum(1, keepdim=True).clamp(min=1)
         residual = support * planes[:, :3]
         mixed = seen.physics + (weights[:, :, None] * (seen.others() - seen.physics[:, None])).sum(1)

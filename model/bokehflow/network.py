@@ -37,7 +37,7 @@ class BokehFlowOutput:
         coc_px: (B, 1, H, W) signed radius of the circle of confusion in pixels of the full frame, < 0 in front of the focus
             plane, clipped to the largest radius that is rendered. Its size is the CoC radius.
         physics: (B, 3, H, W) the lens renderer's image from `depth_m`, in [0, 1].
-        mix: (B, 1, H, W) weight of `physics` in its mix with the frame, sharp and softened, per pixel, in [0, 1].
+        mix: (B, 1, H, W) weight of `physics` in its mix with the frame and softer pictures, per pixel, in [0, 1].
         residual: (B, 3, H, W) what is added to that mix.
         light: (B, 3, H, W) linear light that was rendered: the frame's, brighter where it is clipped.
         invented: (B, 1, H, W) share of the render that the frame did not show.
