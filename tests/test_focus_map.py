@@ -14,6 +14,8 @@ import model.weights
 from model.focusmamba import FocusMamba, FocusMambaConfig
 from model.focusmamba.checkpoint import CONVENTIONS, FAMILY
 from model.training.network_file import network_bytes
+from model.video.focus_map import FocusReader
+from pipeline.errors import StoppedError
 
 TINY = FocusMambaConfig(channels=16, heads=2, head_dim=8, blocks=1, stem_channels=8, middle_channels=8)
 
@@ -71,6 +73,29 @@ def test_radii_are_of_the_frame_that_came_in(tmp_path: Path, checkpoint: Path):
         assert (tmp_path / name.stem / "focus.png").exists()
     radii = [np.load(tmp_path / stem / "maps" / f"{stem}.npz")["radius_px"] for stem in ("photo", "small")]
     assert np.allclose(radii[0], 2 * radii[1].astype(np.float32), rtol=0.02, atol=0.02)
+
+
+def test_a_stopped_film_starts_over_and_a_longer_one_leaves_nothing(
+    tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+):
+    clip, out = tmp_path / "clip.mp4", tmp_path / "maps"
+    write_clip(clip, moving(4))
+    same = (clip, "--checkpoint", checkpoint, "-o", out, "--work_width", 48)
+    original = FocusReader.read
+
+    def stopping(self, picture):
+        if (out / "maps" / "frame_0001.npz").exists():
+            raise StoppedError("a signal")
+        return original(self, picture)
+
+    monkeypatch.setattr(FocusReader, "read", stopping)
+    assert run(*same) == 75 and not (out / "focus.mp4").exists()
+    monkeypatch.setattr(FocusReader, "read", original)
+    assert run(*same) == 0 and (out / "focus.mp4").exists()
+    assert sorted(path.name for path in out.iterdir()) == ["focus.mp4", "maps"]
+    assert run(*same) == 2, "a finished film is not written over"
+    assert run(*same, "--overwrite", "--max_frames", 2) == 0
+    assert len(list((out / "maps").iterdir())) == 2
 
 
 def test_what_cannot_be_done_is_said(tmp_path: Path, checkpoint: Path, capsys):

@@ -143,7 +143,7 @@ class FocusMamba(nn.Module):
         planes = nn.functional.pixel_unshuffle(padded * 2 - 1, 2)
         if self.bank is not None:
             planes = torch.cat([planes, self.bank(padded)], dim=1)
-        planes = planes.to(self.encoder.to_half[0].weight.dtype)
+        planes = planes.to(self.head.last.weight.dtype)
         samples = sample_frame(wide)
         memory = self._memory(samples, state)
         half, quarter, tokens = self.encoder(planes)
@@ -187,7 +187,7 @@ class FocusMamba(nn.Module):
     def _output(self, raw: Tensor, memory: Tensor) -> FocusOutput:
         """The head's planes, and the memory at full size -> what they mean."""
         bins = self.config.radius_bins
-        logits, (variance, side, gate) = raw[:, :bins], raw[:, bins:].split(1, dim=1)
+        logits, (variance, side, gate) = raw[:, :bins], raw[:, bins:].chunk(3, dim=1)
         fresh = (torch.softmax(logits, dim=1) * self.bins.to(raw).view(1, -1, 1, 1)).sum(1, keepdim=True)
         # memory[:, 3] is 0 on a first frame, which has nothing to keep.
         kept = torch.sigmoid(gate) * memory[:, 3:4]
