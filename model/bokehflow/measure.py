@@ -73,7 +73,7 @@ def measure_clip(
         TrainingDivergedError: the network's values are not numbers; the message names clip and frame.
     """
     lens = LensBatch.of(clip.lens, clip.px_per_mm, clip.max_radius_px).to(device)
-    tallies: dict[str, Tally] = {}
+    tallies: dict[str, Tally] = {name: Tally() for name in baselines}  # one that cannot be measured here stays empty
     before: dict[str, Tensor] = {}
     depths_before: dict[str, Tensor] = {}
     states: dict[str, BokehFlowState | None] = {}
