@@ -1,9 +1,9 @@
 """What the lens renderer cannot know, learned: light beyond white before it, and what it invented after it.
 
-Special: with depth handed in both start as nothing, and act only where something is unknown. Highlights gain light where a channel of the frame is
-clipped. The correction mixes the render per pixel with the frame and with softer pictures, and adds a learned difference: where a
-depth is unsure, the best picture is an average of what several depths would give. With depth handed in it acts
-only where the renderer filled what near surfaces hide or where clipped light reaches, and leaves it alone elsewhere.
+Special: with depth handed in both start as nothing, and act only where something is unknown. Highlights gain light where a
+channel of the frame is clipped. The correction mixes the render per pixel with the frame and with softer pictures, and adds a
+learned difference: where a depth is unsure, the best picture is an average of what several depths would give. With depth handed
+in it acts only where the renderer filled what near surfaces hide or where clipped light reaches.
 
 Shape letters: B = samples; H, W = image; h, w = tokens, H/4 and W/4.
 """

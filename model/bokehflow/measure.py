@@ -72,7 +72,7 @@ def measure_clip(
     Raises:
         TrainingDivergedError: the network's values are not numbers; the message names clip and frame.
     """
-    tallies: dict[str, Tally] = {}
+    tallies: dict[str, Tally] = {name: Tally() for name in baselines}  # one that cannot be measured here stays empty
     before: dict[str, Tensor] = {}
     depths_before: dict[str, Tensor] = {}
     states: dict[str, BokehFlowState | None] = {}

@@ -145,7 +145,7 @@ class BokehFlow(nn.Module):
         assert depth is not None, "predicted where it was not handed in"
         logits = torch.full_like(wide, -math.inf) if found.highlights is None else found.highlights
         light, clipped = brightened(wide, logits)
-        blurred = self.physics(light, depth, lens)
+        blurred = self.physics(light, depth, lens, wide)
         bokeh, mix, residual = blurred.image, torch.ones_like(depth), torch.zeros_like(wide)
         if self.correction is not None:
             seen = Rendered(

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from model.bokehflow.config import BokehFlowConfig
 from model.bokehflow.lens import LensBatch, blur_radius_px
 from pipeline.optics import linear_to_srgb
-from pipeline.optics.render import render_traced
+from pipeline.optics.render import check_image_range, render_traced
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,14 +45,20 @@ class PhysicsBlur(nn.Module):
         super().__init__()
         self.config = config
 
-    def forward(self, light: Tensor, depth_m: Tensor, lens: LensBatch) -> Blurred:
+    def forward(self, light: Tensor, depth_m: Tensor, lens: LensBatch, frame: Tensor | None = None) -> Blurred:
         """Render.
 
         Args:
             light: (B, 3, H, W) linear light >= 0, float32 or float64; may exceed white.
             depth_m: (B, 1, H, W) metres, > 0.
             lens: B lenses.
+            frame: the sRGB picture that the light is of, to check: light has no upper bound that would show a wrong one.
+
+        Raises:
+            OpticsError: values that are no sRGB picture.
         """
+        if frame is not None:
+            check_image_range(frame, "srgb")
         with torch.autocast(light.device.type, enabled=False):
             radius, clipped = blur_radius_px(depth_m, lens, self.config)
             if self.config.enable_physics:

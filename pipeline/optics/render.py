@@ -162,7 +162,7 @@ def _enlarge(spread: Tensor | None, height: int, width: int) -> Tensor | None:
     return None if spread is None else double(spread, height, width)
 
 
-def _validate(image: Tensor, defocus_px: Tensor, order: Tensor | None, aperture: Aperture, encoding: str) -> None:
+def _validate(image: Tensor, defocus_px: Tensor, order: Tensor | None, aperture: Aperture, encoding: Encoding) -> None:
     if encoding not in get_args(Encoding):
         raise OpticsError(f"encoding must be one of {get_args(Encoding)}, got {encoding!r}")
     if not isinstance(aperture, Aperture):
@@ -183,7 +183,13 @@ def _validate(image: Tensor, defocus_px: Tensor, order: Tensor | None, aperture:
             raise OpticsError("order must not contain NaN; fill missing values first")
         if name != "order" and not bool(torch.isfinite(value.detach()).all()):
             raise OpticsError(f"{name} must be finite everywhere, got NaN or infinity; fill missing values first")
-        low, high = (float(bound) for bound in torch.aminmax(value.detach()))
-        if name == "image" and (low < -SLACK or (encoding == "srgb" and high > 1 + SLACK)):
-            allowed = "in [0, 1]" if encoding == "srgb" else ">= 0"
-            raise OpticsError(f"image must be {allowed} for encoding={encoding!r}, got values from {low:g} to {high:g}")
+        if name == "image":
+            check_image_range(value, encoding)
+
+
+def check_image_range(image: Tensor, encoding: Encoding) -> None:
+    """Raises OpticsError unless the values of a picture are those of its encoding, or hardly beyond."""
+    low, high = (float(bound) for bound in torch.aminmax(image.detach()))
+    if low < -SLACK or (encoding == "srgb" and high > 1 + SLACK):
+        allowed = "in [0, 1]" if encoding == "srgb" else ">= 0"
+        raise OpticsError(f"image must be {allowed} for encoding={encoding!r}, got values from {low:g} to {high:g}")
