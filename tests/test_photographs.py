@@ -218,14 +218,19 @@ def test_loaders_give_every_frame_of_a_focus_pull_its_own_lens(pulled):
 
 def test_a_focus_pull_keeps_within_the_largest_radius():
     depth = np.random.default_rng(2).uniform(1.0, 9, 5000).astype(np.float32)
+    stopped = 0
     for number in range(12):
         drawn = draw_photograph_lens(f"scene{number}", 0, depth, width_px=512, seed=0).lens
+        widest = float(np.percentile(defocus_px(torch.from_numpy(depth), drawn, px_per_mm(512)).abs(), 99.5))
+        drawn = replace(drawn, f_number=drawn.f_number * widest / 31)  # at the limit where the pull begins
         lens, focus_m = draw_focus_pull(f"scene{number}", 0, depth, drawn, 5, width_px=512, seed=0)
         assert focus_m[0] == drawn.focus_m and min(focus_m) > 0.9 and max(focus_m) < 9.1
         assert abs(1 / focus_m[-1] - 1 / focus_m[0]) > 0.25 * (1 / 1.3 - 1 / 8.5)
         for one in focus_m:
             radius = defocus_px(torch.from_numpy(depth), replace(lens, focus_m=one), px_per_mm(512)).abs()
             assert float(np.percentile(radius, 99.5)) < 31.01
+        stopped += lens.f_number > drawn.f_number
+    assert 0 < stopped < 12, "only where its way asks for it"
 
 
 def test_a_focus_pull_that_cannot_be_is_named(pulled, tmp_path):

@@ -22,10 +22,12 @@ from pipeline.optics.visible import EXPECTED_SATURATION
 
 def add_folder_flags(parser: ArgumentParser) -> None:
     """The flags that name folders of others; every NAME is a row of the table."""
-    several = {"action": "append", "default": [], "metavar": "NAME=IMAGES,LABELS"}
-    parser.add_argument("--masks", help="photographs with masks whose white is in focus", **several)
-    parser.add_argument("--blur_masks", help="photographs with masks whose white is out of focus", **several)
-    parser.add_argument("--sigma_maps", help="photographs with maps of sigma (.npy, or pictures)", **several)
+    for flag, what in (
+        ("masks", "photographs with masks whose white is in focus"),
+        ("blur_masks", "photographs with masks whose white is out of focus"),
+        ("sigma_maps", "photographs with maps of sigma (.npy, or pictures)"),
+    ):
+        parser.add_argument(f"--{flag}", action="append", default=[], metavar="NAME=IMAGES,LABELS", help=what)
     parser.add_argument("--sigma_unit", type=float, default=1.0, help="sigma in px of one level of a map (default: 1)")
     parser.add_argument("--realbokeh", type=Path, help="RealBokeh's folder; measured where its f/22 tells the radius")
     parser.add_argument(
