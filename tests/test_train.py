@@ -520,7 +520,7 @@ def test_an_infinite_gradient_stops_the_run(scenes: Path, tmp_path: Path, capsys
     config = write_config(tmp_path / "c.toml", scenes, tmp_path / "run")
     settings = load_settings(config)
     trainer = Trainer(settings, _quiet())
-    trainer.net.depth_norm.bias.register_hook(lambda gradient: gradient * float("inf"))
+    trainer.net.depth_norm.bias.register_hook(lambda gradient: torch.full_like(gradient, float("inf")))
     with pytest.raises(
         TrainingDivergedError,
         match=r"depth_norm.bias is not a finite number; samples of this process: scene[^;.]*; scene",
