@@ -42,7 +42,7 @@ LENS = Lens(f_m=0.05, f_number=2.0, focus_m=2.0)
 CLAIMS = {"1280x720": "23 frames/s", "1920x1088": "1.8 GB"}
 # What this project is after, first and then: for the size meant for use.
 MARKS = {("small", "1280x720"): "150, 300 frames/s", ("small", "1920x1088"): "1.8, 1.0 GB"}
-PARTS = ("stem", "depth_blocks", "bokeh_blocks", "fusions", "depth_head", "bokeh_head", "physics")
+PARTS = ("stem", "depth_blocks", "bokeh_blocks", "fusions", "depth_head", "highlight_head", "physics", "correction")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -43,7 +43,18 @@ ALLOCATIONS = {aten.empty, aten.empty_like, aten.empty_strided, aten.new_empty, 
 READS = {aten._local_scalar_dense, aten.equal, aten.is_nonzero, aten.nonzero, aten.masked_select, aten._unique2}
 UPLOADS = {aten.lift_fresh}  # a tensor made of Python numbers: a copy from pageable memory, for which the host waits
 MASKED = {aten.index, aten.index_put, aten.index_put_, aten._index_put_impl_}  # with a boolean index: nonzero inside
-PARTS = ("stem", "aperture", "depth_blocks", "bokeh_blocks", "fusions", "depth_head", "bokeh_head", "motion", "physics")
+PARTS = (
+    "stem",
+    "aperture",
+    "depth_blocks",
+    "bokeh_blocks",
+    "fusions",
+    "depth_head",
+    "highlight_head",
+    "motion",
+    "physics",
+    "correction",
+)
 LENS = Lens(f_m=0.05, f_number=2.0, focus_m=2.0)
 
 
@@ -137,7 +148,7 @@ def count_frame(net: BokehFlow, width: int, height: int) -> DispatchCounter:
         width, height: px.
 
     Returns:
-        The counter, with the parts of the network; "physics" is the lens renderer with its correction.
+        The counter, with the parts of the network; "physics" is the lens renderer.
     """
     rng = torch.Generator().manual_seed(0)
     frame = nn.functional.interpolate(torch.rand(1, 3, 9, 16, generator=rng), size=(height, width), mode="bilinear")

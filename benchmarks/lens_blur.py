@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from model.evaluation.regions import occlusion_band
 from pipeline.optics import defocus_px, linear_to_srgb, px_per_mm, render_lens_blur
 from pipeline.raytrace import SCENES, build_scene, render_frame, render_photograph
 from pipeline.raytrace.scenes.bars import BarsCase, Wall
@@ -36,7 +37,6 @@ CASES: dict[str, list[tuple[int, float, float]]] = {
 }
 WALLS: tuple[Wall, ...] = ("letters", "noise", "bricks")
 THIN, CROSSED = (1.0, 2.0, 3.0, 4.0, 5.0), (1.5, 2.0, 2.5, 4.0)
-STEP_PX = 1.0  # neighbouring pixels whose defocus differs by more are a discontinuity
 
 
 def plain_scatter(light: Tensor, defocus: Tensor) -> Tensor:
@@ -68,24 +68,6 @@ def plain_scatter(light: Tensor, defocus: Tensor) -> Tensor:
             total[:, top : top + height, left : left + width] += weighted
     total = total[:, reach : reach + height, reach : reach + width]
     return total[1:] / total[:1]
-
-
-def occlusion_band(defocus: Tensor) -> Tensor:
-    """(1, H, W) bool: within R px of a discontinuity, R the larger of the two unsigned radii that meet there."""
-    radius = defocus.abs()
-    at_edge = torch.zeros_like(radius)
-    for dim in (-2, -1):
-        n = defocus.shape[dim]
-        first, second = defocus.narrow(dim, 0, n - 1), defocus.narrow(dim, 1, n - 1)
-        larger = torch.maximum(first.abs(), second.abs()) * ((first - second).abs() > STEP_PX)
-        for start in (0, 1):
-            part = at_edge.narrow(dim, start, n - 1)
-            part.copy_(torch.maximum(part, larger))
-    band = torch.zeros_like(radius, dtype=torch.bool)
-    for reach in range(1, math.ceil(float(at_edge.max())) + 1):
-        seeds = (at_edge > reach - 1).to(radius.dtype)
-        band |= torch.nn.functional.max_pool2d(seeds[None], 2 * reach + 1, stride=1, padding=reach)[0] > 0
-    return band
 
 
 def psnr_db(first: Tensor, second: Tensor, band: Tensor | None = None) -> float:

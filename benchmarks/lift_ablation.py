@@ -12,8 +12,7 @@ import json
 import sys
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
+from ablation import print_table, train_once
 
 from model import evaluate, train
 
@@ -41,37 +40,26 @@ def one_run(args: argparse.Namespace, name: str, seed: int) -> dict[str, float |
     """Train and measure one config with one seed."""
     out = args.out / f"{name}_{seed}"
     settings = {
-        "data.motion": f"'{args.motion}'", "data.photographs": f"'{args.photographs}'", "run.out_dir": f"'{out}'",
-        "run.seed": seed, "run.steps": args.steps, "run.validate_every": args.steps, "run.val_targets": 4,
+        "data.motion": args.motion, "data.photographs": args.photographs, "run.out_dir": out, "run.seed": seed,
+        "run.steps": args.steps, "run.validate_every": args.steps, "run.val_targets": 4,
     }  # fmt: skip
-    given = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
-    code = train.main(["--config", str(CONFIGS / f"lift_ablation_{name}.toml"), *given])
-    if code == 0:
-        result = out / "evaluation_test.json"
-        if not result.is_file():
-            code = evaluate.main(
-                [str(out), "--protocol", "motion", "--data_root", str(args.test), "--baselines", "", "--out", str(out),
-                 "--max_targets", str(args.max_targets), "--device", "cpu"]
-            )  # fmt: skip
-    if code:
-        raise SystemExit(code)
+    train_once(CONFIGS / f"lift_ablation_{name}.toml", settings)
+    result = out / "evaluation_test.json"
+    if not result.is_file():
+        code = evaluate.main(
+            [str(out), "--protocol", "motion", "--data_root", str(args.test), "--baselines", "", "--out", str(out),
+             "--max_targets", str(args.max_targets), "--device", "cpu"]
+        )  # fmt: skip
+        if code:
+            raise SystemExit(code)
     scores: dict[str, float | None] = json.loads(result.read_text())["scores"]["lift"]
     return scores
 
 
 def main() -> int:
     args = parse()
-    table = Table("config", *COLUMNS)
-    for name in args.configs:
-        rows = [one_run(args, name, seed) for seed in args.seeds]
-        cells = []
-        for column in COLUMNS:
-            values = [row[column] for row in rows]
-            known = [value for value in values if value is not None]
-            mean = sum(known) / max(1, len(known))
-            cells.append(f"{mean:.3f} ({min(known):.3f} to {max(known):.3f})" if known else "-")
-        table.add_row(name, *cells)
-    Console().print(table)
+    rows = {name: [one_run(args, name, seed) for seed in args.seeds] for name in args.configs}
+    print_table("config", rows, COLUMNS)
     return 0
 
 

@@ -43,7 +43,7 @@ from pipeline.phases.depth import DepthPhase, DepthSettings
 from pipeline.phases.index import IndexSettings, run_index
 from pipeline.phases.render import RenderPhase, RenderSettings
 from pipeline.phases.runner import run_scenes
-from pipeline.phases.validate import check_scene
+from pipeline.phases.scene_check import check_scene
 from pipeline.run_settings import RunSettings
 from pipeline.storage.scene import Scene, SceneIndex
 

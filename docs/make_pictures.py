@@ -1,12 +1,14 @@
-"""The pictures in README.md and docs/, from the ray-traced scenes and the project's own lens. Some minutes on 2 cores.
+r"""The pictures in README.md and docs/, from the ray-traced scenes and the project's own lens. Some minutes on 2 cores.
 
 python docs/make_pictures.py
-python docs/make_pictures.py --run runs/hour --data_root output      # only the network's, from its checkpoint
+python docs/make_pictures.py --run runs/photographs --data_root photographs --photographs demo_photographs \
+    --clips "street_00022 set 0" "night_201 photographs 0"           # only the network's, from its checkpoint
 python docs/make_pictures.py --bars --before ../older                # thin bars, beside an older state
 python docs/make_pictures.py --film ../shared/data/scenes/breakdance # only that film's, with the disparity beside it
 """
 
 import argparse
+import math
 import os
 import subprocess
 import sys
@@ -21,15 +23,19 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from model.bokehflow.checkpoint import load_bokehflow
-from model.bokehflow.measure import measure_clip
+from model.bokehflow.lens import LensBatch
 from model.data.scene_manifest import find_scenes
-from model.evaluation.eval_clips import scene_clips
+from model.evaluation.baselines import lens_render
+from model.evaluation.eval_clips import EvalClip, scene_clips
+from model.evaluation.photographs import find_photographs
 from model.video.depth_source import choose_depth, colour_depth, inverse_ends
 from model.video.engines import LensEngine
 from model.video.film import Film, to_8_bit
 from model.video.focus import Anchor
 from model.video.plan import follow
 from model.video.settings import ApplySettings
+from pipeline.measures import psnr_of_mse
+from pipeline.media.convert import tensor_to_image
 from pipeline.media.video_io import TimedFolder
 from pipeline.optics import Aperture, Lens, coc_diameter, defocus_px, focus_map, px_per_mm, render_lens_blur
 from pipeline.optics.visible import draw_visible_lens
@@ -81,20 +87,36 @@ def sheet(panels: list[Panel], columns: int, path: Path, width: int = WIDTH, hei
     print(path)
 
 
-def network(run: Path, data_root: Path, clips: tuple[str, ...] = ("fence_03 set 0", "night_01 set 1")) -> None:
-    """What a trained network makes of clips of the test split: a row each, of the middle of three frames."""
+def network(run: Path, clips: list[EvalClip]) -> None:
+    """network.jpg: photographs, a row each: truth, lens renderer and network with the true depth, and where they err."""
     net = load_bokehflow(run).net
-    known = {clip.name: clip for clip in scene_clips(find_scenes(data_root, "test"))}
     panels: list[Panel] = []
-    for name in clips:
-        frame, depth, bokeh, truth = measure_clip(net, known[name], device="cpu", baselines=(), max_frames=3).images
+    for clip in clips:
+        sample = clip.read(0)
+        assert sample.depth_m is not None, "ray-traced photographs have depth"
+        frame, depth = sample.frame[None], sample.depth_m[None]
+        lens = LensBatch.of(clip.lens, clip.px_per_mm, clip.max_radius_px)
+        limit = math.inf if clip.max_radius_px is None else clip.max_radius_px
+        with torch.inference_mode():
+            ours = net(frame, lens, depth_m=depth)[0].bokeh[0]
+            rendered = lens_render(frame, depth, clip.lens, clip.px_per_mm, limit)[0]
         panels += [
-            ("all in focus", frame),
-            ("predicted depth", depth),
-            ("predicted photograph", bokeh),
-            ("truth", truth),
+            (f"{clip.name}, all in focus", tensor_to_image(frame[0])),
+            ("ray-traced photograph", tensor_to_image(sample.bokeh)),
+            (f"lens renderer, {_psnr(rendered, sample.bokeh):.1f} dB", tensor_to_image(rendered)),
+            (f"network, {_psnr(ours, sample.bokeh):.1f} dB", tensor_to_image(ours)),
+            ("error of the renderer, x4", _error(rendered, sample.bokeh)),
+            ("error of the network, x4", _error(ours, sample.bokeh)),
         ]
-    sheet(panels, 4, IMAGES / "network.jpg", width=480, height=288)
+    sheet(panels, 6, IMAGES / "network.jpg", width=400, height=224)
+
+
+def _psnr(image: torch.Tensor, truth: torch.Tensor) -> float:
+    return psnr_of_mse(float((image.double() - truth.double()).square().mean()))
+
+
+def _error(image: torch.Tensor, truth: torch.Tensor) -> npt.NDArray[np.uint8]:
+    return coloured((4 * (image - truth).abs().mean(0)).clamp(0, 1).numpy(), "inferno")
 
 
 ZOOM = 6
@@ -195,8 +217,10 @@ def layered() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, help="a training run: draw the network's picture from it, and nothing else")
+    parser.add_argument("--data_root", type=Path, help="with --run: generated scenes with ray-traced photographs")
+    parser.add_argument("--photographs", type=Path, help="with --run: what scripts/make_photographs.py wrote")
     parser.add_argument(
-        "--data_root", type=Path, default=Path("output"), help="scenes it was trained on (default: output)"
+        "--clips", nargs="+", default=[], help="with --run: rows, as SCENE set N or SCENE photographs N"
     )
     parser.add_argument("--bars", action="store_true", help="only bars.png")
     parser.add_argument("--before", type=Path, help="a checkout whose renderer is shown beside ours in bars.png")
@@ -208,7 +232,10 @@ def main() -> None:
     elif args.film:
         film(args.film)
     elif args.run:
-        network(args.run, args.data_root)
+        known = list(find_photographs(args.photographs).clips) if args.photographs else []
+        known += scene_clips(find_scenes(args.data_root, "test")) if args.data_root else []
+        by_name = {clip.name: clip for clip in known}
+        network(args.run, [by_name[name] for name in args.clips])
     else:
         physics()
         bars(args.before)

@@ -3,6 +3,7 @@
 python scripts/05_render_and_labels.py
 python scripts/05_render_and_labels.py --scene bear --num_sets 2 --engine_opt blades=6
 python scripts/05_render_and_labels.py --engine bokehnet --guidance physical --device cuda
+python scripts/05_render_and_labels.py --engine bokehflow
 """
 
 import sys

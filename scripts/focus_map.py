@@ -1,6 +1,6 @@
 """How far out of focus every pixel of a film or a photograph is: maps as npz, and as colours beside the film.
 
-python scripts/focus_map.py clip.mp4 --checkpoint runs/focus_nano -o maps
+python scripts/focus_map.py clip.mp4 -o maps                                     # by the network that comes with the code
 python scripts/focus_map.py photo.jpg --checkpoint runs/focus_nano -o photo_focus
 """
 
@@ -22,7 +22,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("input", type=Path, help="a video, a folder of pictures, or a photograph")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder")
     parser.add_argument(
-        "--checkpoint", type=Path, required=True, help="of a FocusMamba: file, checkpoint or run folder"
+        "--checkpoint",
+        type=Path,
+        help="of a FocusMamba: file, checkpoint or run folder (default: the one that comes with the code)",
     )
     parser.add_argument(
         "--work_width",

@@ -1,6 +1,7 @@
 """Generated scenes (rooms, streets, landscapes) with ray-traced photographs through drawn lenses, ready for training.
 
 python scripts/make_photograph_scenes.py --out_root photographs --num_scenes 96 --workers 16
+python scripts/make_photograph_scenes.py --out_root pentagon --blades 5 --families bear fence night --num_scenes 12
 python scripts/make_photograph_scenes.py --num_scenes 3 --width 128 --height 80 --num_frames 2 --samples 16    # a try
 """
 
@@ -21,12 +22,15 @@ sys.path.insert(0, str(ROOT))
 from pipeline.arguments import ArgumentParser  # noqa: E402
 from pipeline.orphans import die_with_parent  # noqa: E402
 from pipeline.photographs import (  # noqa: E402
+    HELD_OUT,
+    PLACES,
     PhotographRequest,
     contact_sheet,
     make_photographs,
     photograph_requests,
 )
 from pipeline.raytrace import RaytraceError  # noqa: E402
+from pipeline.raytrace.generated import FAMILIES, VERSION  # noqa: E402
 
 
 def begin_worker() -> None:
@@ -52,21 +56,45 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--num_scenes", type=int, default=96, help="families in turn (default: 96)")
     parser.add_argument("--seed", type=int, default=0, help="of the data set (default: 0)")
-    parser.add_argument("--held_out", nargs="*", default=["nature"], help="families for testing only (default: nature)")
+    parser.add_argument(
+        "--first_scene",
+        type=int,
+        default=0,
+        help="number of the first: continues a set, or keeps one apart (default: 0)",
+    )
+    parser.add_argument(
+        "--families", nargs="+", default=list(FAMILIES), help=f"of {', '.join(PLACES)} (default: {' '.join(FAMILIES)})"
+    )
+    parser.add_argument("--held_out", nargs="*", help=f"families for testing only (default: {' '.join(HELD_OUT)})")
     parser.add_argument("--width", type=int, default=512, help="pixels, a multiple of 16 (default: 512)")
     parser.add_argument("--height", type=int, default=288, help="pixels, a multiple of 16 (default: 288)")
     parser.add_argument("--num_frames", type=int, default=6, help="frames per scene (default: 6)")
     parser.add_argument("--num_sets", type=int, default=2, help="lenses per scene (default: 2)")
+    parser.add_argument(
+        "--pulls", type=int, default=0, help="of the lenses, the last, whose focus travels (default: 0)"
+    )
     parser.add_argument("--samples", type=int, default=64, help="rays per pixel of a photograph (default: 64)")
+    parser.add_argument("--blades", type=int, default=0, help="of the opening, 0 for a disc (default: 0)")
+    parser.add_argument(
+        "--version",
+        type=int,
+        default=VERSION,
+        help=f"of the generator, to go on with an older set (default: {VERSION})",
+    )
     parser.add_argument("--workers", type=int, default=2, help="processes (default: 2)")
     parser.add_argument("--dry_run", action="store_true", help="print the scenes and stop")
     args = parser.parse_args(argv)
-    names = ("width", "height", "num_frames", "num_sets", "samples")
+    names = ("width", "height", "num_frames", "num_sets", "samples", "blades", "pulls", "version", "first_scene")
     try:
         if args.workers < 1:
             raise RaytraceError(f"workers must be at least 1, got {args.workers}")
-        size = {name: getattr(args, name) for name in names}
-        requests = photograph_requests(args.num_scenes, args.seed, held_out=tuple(args.held_out), **size)
+        requests = photograph_requests(
+            args.num_scenes,
+            args.seed,
+            families=tuple(args.families),
+            held_out=None if args.held_out is None else tuple(args.held_out),
+            **{name: getattr(args, name) for name in names},
+        )
     except RaytraceError as error:
         parser.error(str(error))
     if args.dry_run:

@@ -15,6 +15,7 @@ import torch
 from conftest import load_script, moving_frames
 from PIL import Image
 
+import model.weights
 from model.bokehflow import VARIANTS, BokehFlow, LensBatch
 from model.bokehflow.checkpoint import model_bytes
 from model.bokehflow.lens import radius_limit_px
@@ -104,6 +105,30 @@ def test_a_folder_becomes_the_networks_own_pictures(tmp_path: Path, checkpoint: 
         expected = (out.bokeh[0] * 255).round().byte().permute(1, 2, 0).numpy()
         assert np.array_equal(read_picture(tmp_path / "out" / f"shot{number}.png")[0], expected)
     assert len(list((tmp_path / "out").iterdir())) == 4
+
+
+@pytest.mark.parametrize(
+    ("asked", "same", "said"),
+    [
+        (["--engine", "bokehflow"], [], "since no --checkpoint was given"),
+        ([], [], "no depth came with the film"),
+        (["--strength", 2, "--depth", "bokehflow"], ["--engine", "lens"], "since no --checkpoint was given"),
+        (["--blades", 5], ["--engine", "lens", "--depth", "bokehflow"], "no depth came with the film"),
+    ],
+    ids=["asked for", "nothing else is here", "its depth", "a lens of one's own"],
+)
+def test_without_a_checkpoint_it_is_the_network_that_comes_with_the_code(
+    tmp_path: Path, checkpoint: Path, capsys, monkeypatch: pytest.MonkeyPatch, asked, same, said
+):
+    monkeypatch.setattr(model.weights, "__file__", str(tmp_path / "__init__.py"))
+    shutil.copy(checkpoint, tmp_path / model.weights.SHIPPED["bokehflow"])
+    source, more = write_folder(tmp_path / "in", 2), ["--focus", 2.4, "--device", "cpu"]
+    assert run(source, *asked, *more, "-o", tmp_path / "shipped") == 0
+    captured = capsys.readouterr()
+    assert (captured.out + captured.err).count(said) == 1
+    assert run(source, *asked, *same, "--checkpoint", checkpoint, *more, "-o", tmp_path / "named") == 0
+    for name in ("shot0.png", "shot1.png"):
+        assert (tmp_path / "shipped" / name).read_bytes() == (tmp_path / "named" / name).read_bytes()
 
 
 def two_shots() -> list[np.ndarray]:

@@ -14,6 +14,7 @@ from conftest import load_script, texture
 from PIL import Image
 from vda_reference import save_tiny
 
+import model.weights
 from model.bokehflow import VARIANTS, BokehFlow
 from model.bokehflow.checkpoint import model_bytes
 from model.video import engines
@@ -137,7 +138,9 @@ def test_strength_is_free_of_the_scale_of_depth(tmp_path: Path, capsys):
         assert np.abs(one.astype(int) - pictures[0]).max() > 20, "blurred"
 
 
-def test_without_depth_one_line_says_what_brings_it(tmp_path: Path, capsys):
+def test_without_depth_one_line_says_what_brings_it(tmp_path: Path, capsys, monkeypatch):
+    """In a copy of the code that came without a network, too."""
+    monkeypatch.setattr(model.weights, "__file__", str(tmp_path / "__init__.py"))
     pictures, _, _ = walk(2)
     video = write_video(tmp_path / "bear.mp4", pictures)
     for flags, message in (
@@ -145,8 +148,8 @@ def test_without_depth_one_line_says_what_brings_it(tmp_path: Path, capsys):
         (["--depth", "vda"], "python -m pipeline weights metric_video_depth_anything_vits.pth --download"),
         (["--depth", "given"], "has no depth with it"),
         (["--depth", tmp_path / "absent"], "--depth must be given, vda, bokehflow or a folder"),
-        (["--depth", "bokehflow"], "--depth bokehflow needs --checkpoint"),
-        (["--engine", "bokehflow"], "--engine bokehflow needs --checkpoint"),
+        (["--depth", "bokehflow"], "bokehflow_nano.safetensors is missing"),
+        (["--engine", "bokehflow"], "bokehflow_nano.safetensors is missing"),
         (["--engine", "other"], "--engine must be one of auto, lens, bokehflow"),
     ):
         assert run(video, *flags, "-o", tmp_path / "out.mp4") == 2

@@ -11,10 +11,12 @@ import pytest
 import torch
 from finished_scenes import HEIGHT, NUM_FRAMES, WIDTH, shared_scenes
 
+import model.weights
 from model import evaluate, report
 from model.bokehflow import VARIANTS, BokehFlow, LensBatch
 from model.bokehflow.checkpoint import model_bytes
-from model.bokehflow.measure import BASELINES, NETWORK, SHEET_COLUMNS, STATELESS, measure_clip
+from model.bokehflow.measure import BASELINES, BLIND, HALF_MIX, NETWORK, NOISE, SHEET_COLUMNS, STATELESS, measure_clip
+from model.bokehflow.measure import TRUE_DEPTH as HANDED_IN
 from model.data.scene_manifest import find_scenes
 from model.evaluation.baselines import lens_render
 from model.evaluation.eval_clips import scene_clips, spread
@@ -92,6 +94,11 @@ def test_the_report_agrees_with_the_files(scenes: Path, checkpoint: Path, net: B
 
     # true depth in the renderer that made the truth: only the rounding to 8 bits is left
     assert found["scores"][TRUE_DEPTH]["psnr_db"] > 55 > plain["psnr_db"]
+    # and so is the untrained network's image when it is handed in
+    assert found["scores"][HANDED_IN]["psnr_db"] > 50 and "abs_rel" not in found["scores"][HANDED_IN]
+    blind = [found["scores"][name] for name in (*BLIND, HALF_MIX)]
+    assert all(0 < row["psnr_db"] < found["scores"][TRUE_DEPTH]["psnr_db"] for row in blind)
+    assert NOISE not in found["scores"] and found["groups"] == {}  # these are no traced photographs
     assert found["frames"] == 2 * NUM_FRAMES and set(found["takes"]) == {f"{scene.scene_id} set {k}" for k in range(2)}
     assert found["checkpoint"]["step"] == 3
     assert "against the unchanged frame" in said and "LPIPS is left out" in said and PREDICTED in said
@@ -104,6 +111,18 @@ def test_max_frames_and_out_limit_and_move_the_results(scenes: Path, checkpoint:
     args = [str(checkpoint), "--data_root", str(scenes), "--split", "val", "--max_frames", "2", "--out", str(out)]
     assert evaluate.main(args) == 0
     assert json.loads((out / "evaluation_val.json").read_text())["frames"] == 4
+
+
+def test_without_a_checkpoint_it_is_the_one_that_comes_with_the_code(
+    scenes: Path, checkpoint: Path, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(model.weights, "__file__", str(tmp_path / "__init__.py"))
+    checkpoint.rename(tmp_path / model.weights.SHIPPED["bokehflow"])
+    assert evaluate.main(["--data_root", str(scenes), "--max_frames", "1"]) == 0
+    assert "network: the one that comes with the code" in capsys.readouterr().out
+    found = json.loads((tmp_path / "runs" / "shipped" / "evaluation_test.json").read_text())
+    assert found["checkpoint"]["path"] == str(tmp_path / "bokehflow_nano.safetensors")
 
 
 def test_predicted_depth_is_the_networks(scenes: Path, net: BokehFlow):
@@ -223,7 +242,8 @@ def test_a_run_goes_onto_the_report_page(scenes: Path, net: BokehFlow, tmp_path:
     found = read_network(out_root)
     assert found is not None and not found.problem and found.chart is not None
     assert [curve.name for curve in found.chart.curves] == ["total loss", "depth term"]
-    assert [row[0] for row in found.rows] == [*BASELINES, NETWORK] and found.strong == 3
+    methods = [*BASELINES, *BLIND, HALF_MIX, NETWORK, HANDED_IN]
+    assert [row[0] for row in found.rows] == methods and found.strong == methods.index(NETWORK)
     psnr, error = found.columns.index("PSNR (dB)"), found.columns.index("temporal error")
     for column, best_of in ((psnr, max), (error, min)):
         figures = [float(row[column]) for row in found.rows if row[column] != "–"]

@@ -320,7 +320,7 @@ def test_pruning_never_keeps_damaged_checkpoints_instead_of_whole_ones(tmp_path:
 
 @pytest.mark.parametrize(
     ("parameter", "what"),
-    [("bokeh_head.last.bias", "holds NaN or Inf"), ("depth_head.last.bias", "cannot be rendered")],
+    [("correction.last.bias", "holds NaN or Inf"), ("depth_head.last.bias", "cannot be rendered")],
 )
 def test_nan_weights_are_an_error_at_validation_not_a_best_score(
     scenes: Path, tmp_path: Path, monkeypatch, capsys, parameter: str, what: str
@@ -461,12 +461,13 @@ def test_norms_biases_and_gates_do_not_decay():
     net = BokehFlow(variant("demo"))
     decaying = {name for name, p in net.named_parameters() if decays(name, p)}
     assert {"stem.layers.0.weight", "depth_blocks.0.feed.0.weight", "fusions.0.values.0.weight"} <= decaying
-    for part in ("norm", "bias", "gate", "initial", "keep", "floor", "mix_logit"):
+    for part in ("norm", "bias", "gate", "initial", "keep", "floor", "logit"):
         assert not any(part in name for name in decaying), part
     groups = make_adamw(net.named_parameters(), OptimSettings(weight_decay=0.3, scalar_lr_scale=7), decays).param_groups
     assert [group["weight_decay"] for group in groups] == [0.3, 0.0, 0.0]
     assert [group["lr_scale"] for group in groups] == [1, 1, 7]
-    assert any(p is net.mix_logit for p in groups[2]["params"]) and {p.ndim for p in groups[2]["params"]} == {0}
+    floor = net.bokeh_blocks[0].scans.decay.floor
+    assert any(p is floor for p in groups[2]["params"]) and {p.ndim for p in groups[2]["params"]} == {0}
     assert sum(len(group["params"]) for group in groups) == len(list(net.parameters()))
 
 
@@ -503,7 +504,7 @@ def test_a_network_that_diverged_stops_with_step_term_and_samples(scenes: Path):
     batch = one_batch(scenes, ClipSettings(clip_frames=1, crop_width=24, crop_height=16), 2)
     loss = BokehLoss(LossWeights())
     for parameter, what in (
-        ("bokeh_head.last.bias", "the loss term 'l1' is nan"),
+        ("correction.last.bias", "the loss term 'l1' is nan"),
         ("depth_head.last.bias", "rendered"),
     ):
         net = BokehFlow(settings_from({"model": TINY}).model).train()
@@ -519,9 +520,10 @@ def test_an_infinite_gradient_stops_the_run(scenes: Path, tmp_path: Path, capsys
     config = write_config(tmp_path / "c.toml", scenes, tmp_path / "run")
     settings = load_settings(config)
     trainer = Trainer(settings, _quiet())
-    trainer.net.mix_logit.register_hook(lambda gradient: gradient * float("inf"))
+    trainer.net.depth_norm.bias.register_hook(lambda gradient: torch.full_like(gradient, float("inf")))
     with pytest.raises(
-        TrainingDivergedError, match=r"mix_logit is not a finite number; samples of this process: scene[^;.]*; scene"
+        TrainingDivergedError,
+        match=r"depth_norm.bias is not a finite number; samples of this process: scene[^;.]*; scene",
     ):
         trainer.run()
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from model.bokehflow.config import BokehFlowConfig
 from model.bokehflow.network import BokehFlow
+from model.errors import CheckpointError
 from model.training.network_file import Loaded, load_kind, network_bytes
 
 FAMILY = "bokehflow"
@@ -33,8 +34,14 @@ def network_from(config: Mapping[str, Any], weights: dict[str, Tensor]) -> Bokeh
 
     Raises:
         BokehFlowError: no such config.
+        CheckpointError: weights of the architecture before this one.
         RuntimeError: the weights are not the config's.
     """
+    if "mix_logit" in weights:
+        raise CheckpointError(
+            "these weights are of a BokehFlow of version 0.1.0, which mixed its image by one number; this version mixes "
+            "per pixel: train again, or use the version that wrote them"
+        )
     net = BokehFlow(BokehFlowConfig.from_dict(config))
     net.load_state_dict(weights)
     return net

@@ -1,24 +1,40 @@
 """`python -m model.evaluate` and `python -m model.report` for BokehFlow: its data, its baselines, its words.
 
-The baselines: the unchanged frame, the lens renderer with the true depth (which made the generated truth, so it is the ceiling
-there), and the lens renderer with the depth that the network predicts.
+The network is measured with the depth it predicts and, where there is one, with the true depth handed in. The baselines: the
+unchanged frame; the lens renderer with the true depth (where it made the truth it is the ceiling), with the network's, and with
+blind depth; and how much the truth itself is wrong, where it is a traced photograph.
 """
 
 from argparse import ArgumentParser
 from pathlib import Path
 
-from model.bokehflow.measure import BASELINES, NETWORK, SHEET_COLUMNS, STATELESS, measure_clip
+from model.bokehflow.measure import (
+    BASELINES,
+    BLIND,
+    HALF_MIX,
+    NETWORK,
+    NOISE,
+    SHEET_COLUMNS,
+    STATELESS,
+    TRUE_DEPTH,
+    measure_clip,
+)
 from model.bokehflow.network import BokehFlow
 from model.data.realbokeh import find_pairs
 from model.data.scene_manifest import find_scenes
-from model.evaluation.eval_clips import EvalClip, pair_clips, scene_clips
+from model.evaluation.baselines import BlindDepth
+from model.evaluation.eval_clips import EvalClip, pair_clips, scene_clips, spread
 from model.evaluation.perceptual import load_lpips
 from model.evaluation.scores import ClipResult, Evaluation, EvaluationRequest, NetworkPage, pool
 from model.evaluation.visualize import SHEET_ROWS
 from model.training.network_file import Loaded
+from pipeline.errors import UsageError
 from pipeline.optics import CocModel
 
-COLUMNS = ("psnr_db", "psnr_frame_db", "ssim", "lpips", "temporal", "abs_rel", "delta1", "depth_temporal")
+COLUMNS = (
+    "psnr_db", "psnr_frame_db", "psnr_band_db", "psnr_highlights_db", "ssim", "ssim_band", "lpips", "temporal", "abs_rel",
+    "delta1", "depth_temporal",
+)  # fmt: skip
 
 
 def add_flags(parser: ArgumentParser) -> None:
@@ -27,6 +43,8 @@ def add_flags(parser: ArgumentParser) -> None:
         "--kind", choices=("scenes", "realbokeh"), help="what data_root holds (default: as in training)"
     )
     parser.add_argument("--vgg_weights", type=Path, help="VGG-16 weights for LPIPS")
+    parser.add_argument("--no_blind", action="store_true", help="leave out the renderer with blind depth")
+    parser.add_argument("--max_clips", type=int, default=0, help="lens sets of each family, evenly, 0 for all")
     parser.add_argument(
         "--stateless", action="store_true", help="measure the network also with its state dropped after every frame"
     )
@@ -41,6 +59,16 @@ def find_eval_clips(kind: str, root: Path, split: str, coc_model: CocModel) -> t
     return scene_clips(manifest), manifest.describe()
 
 
+def find_blind_depth(kind: str, root: Path, coc_model: CocModel) -> BlindDepth | str:
+    """The mean depth of the training split, or why there is none."""
+    if kind == "realbokeh":
+        return "blind depth is left out: these photographs have no depth"
+    try:
+        return BlindDepth.of(find_scenes(root, "train", coc_model=coc_model))
+    except UsageError as error:
+        return f"blind depth is left out: {error}"
+
+
 def evaluate_bokehflow(loaded: Loaded[BokehFlow], request: EvaluationRequest) -> Evaluation:
     """All clips of a split, through the network and the baselines.
 
@@ -50,8 +78,13 @@ def evaluate_bokehflow(loaded: Loaded[BokehFlow], request: EvaluationRequest) ->
     flags, reporter = request.flags, request.reporter
     kind = flags.kind or loaded.training.get("data", {}).get("kind", "scenes")
     clips, line = find_eval_clips(kind, request.data_root, request.split, loaded.net.config.coc_model)
+    if flags.max_clips < 0:
+        raise UsageError(f"--max_clips must be >= 0, got {flags.max_clips}")
+    families = sorted({clip.group for clip in clips})
+    clips = [c for name in families for c in spread([clip for clip in clips if clip.group == name], flags.max_clips)]
     lpips = load_lpips(flags.vgg_weights)
-    notes = [lpips] if isinstance(lpips, str) else []
+    blind = None if flags.no_blind else find_blind_depth(kind, request.data_root, loaded.net.config.coc_model)
+    notes = [text for text in (lpips, blind) if isinstance(text, str)]
     for text in (f"{loaded.path} (step {loaded.step}) on {line}", *notes):
         reporter.info(text)
     reporter.begin_progress("evaluate", len(clips))
@@ -64,6 +97,7 @@ def evaluate_bokehflow(loaded: Loaded[BokehFlow], request: EvaluationRequest) ->
                 device=request.device,
                 autocast=request.device.startswith("cuda"),
                 baselines=BASELINES,
+                blind=None if isinstance(blind, str) else blind,
                 lpips=None if isinstance(lpips, str) else lpips.to(request.device),
                 stateless=flags.stateless,
                 max_frames=request.max_frames,
@@ -97,6 +131,6 @@ def report_page() -> NetworkPage:
             "abs_rel": ("depth AbsRel", 3),
             "delta1": ("depth δ<1.25", 3),
         },
-        methods=(*BASELINES, STATELESS, NETWORK),
+        methods=(*BASELINES, *BLIND, HALF_MIX, NOISE, STATELESS, NETWORK, TRUE_DEPTH),
         strong=NETWORK,
     )

@@ -1,5 +1,7 @@
 """The training loss: L1 + (1 - SSIM) + 0.5 depth + 0.1 perceptual + 0.1 temporal, each term seen on its own.
 
+For photographs two more, off by default: the squared error, which is what PSNR is made of, and L1 where the renderer invented.
+
 Terms that cannot be computed for a batch (depth that nobody measured, a single frame, no VGG weights) are absent from
 the result rather than zero, so that a log never shows a term that was not there.
 """
@@ -23,12 +25,16 @@ class LossWeights:
     """The factor of each term, >= 0; 0 turns a term off.
 
     Args:
+        mse: squared error in sRGB.
+        invented: L1 weighted by the share of the render that was filled, its mean over what was.
         perceptual: None means 0.1 where weights for VGG-16 are found and off otherwise; a number > 0 insists.
         perceptual_weights: file with VGG-16's weights; empty looks into PyTorch's cache.
     """
 
     l1: float = 1.0
     ssim: float = 1.0
+    mse: float = 0.0
+    invented: float = 0.0
     depth: float = 0.5
     perceptual: float | None = None
     temporal: float = 0.1
@@ -39,11 +45,12 @@ class LossWeights:
             value = getattr(self, item.name)
             if isinstance(value, (int, float)) and not (math.isfinite(value) and value >= 0):
                 raise UsageError(f"loss weight {item.name} must be finite and >= 0, got {value}")
-        if not (self.l1 or self.ssim):
-            raise UsageError("one of the loss weights l1 and ssim must be > 0: the others do not ask for an image")
+        if not (self.l1 or self.ssim or self.mse):
+            raise UsageError("one of the loss weights l1, ssim and mse must be > 0: the others do not ask for an image")
 
 
 DEFAULT_PERCEPTUAL = 0.1
+INVENTED_SLACK = 0.01  # a picture with hardly anything invented must not weigh like one that is full of it
 
 
 def scale_invariant_log(predicted_m: Tensor, truth_m: Tensor, valid: Tensor) -> Tensor:
@@ -117,23 +124,31 @@ class BokehLoss(nn.Module):
         self,
         bokeh: Tensor,
         truth: Tensor,
-        depth_m: Tensor,
+        depth_m: Tensor | None,
         truth_depth_m: Tensor | None,
         previous: tuple[Tensor, Tensor] | None = None,
+        invented: Tensor | None = None,
     ) -> Terms:
         """Compare a segment of frames with the truth; always in float32.
 
         Args:
             bokeh, truth: (B, T, 3, H, W) in [0, 1].
-            depth_m: (B, T, 1, H, W) predicted metres.
+            depth_m: (B, T, 1, H, W) predicted metres; None where depth was handed in.
             truth_depth_m: the same shape; values that are not finite and > 0 are left out. None when unknown.
             previous: prediction and truth of the frame before the segment, (B, 3, H, W) each, for the temporal term.
+            invented: (B, T, 1, H, W) share of the render that was filled; None leaves its term out.
         """
         with torch.autocast(bokeh.device.type, enabled=False):
-            bokeh, truth, depth_m = bokeh.float(), truth.float(), depth_m.float()
+            bokeh, truth = bokeh.float(), truth.float()
             flat, flat_truth = bokeh.flatten(0, 1), truth.flatten(0, 1)
             values = {"l1": (flat - flat_truth).abs().mean(), "ssim": 1 - ssim(flat, flat_truth).mean()}
-            if truth_depth_m is not None:
+            if self.weights.mse:
+                values["mse"] = (flat - flat_truth).square().mean()
+            if self.weights.invented and invented is not None:
+                share = invented.flatten(0, 1)
+                values["invented"] = ((flat - flat_truth).abs() * share).mean() / (share.mean() + INVENTED_SLACK)
+            if depth_m is not None and truth_depth_m is not None:
+                depth_m = depth_m.float()
                 valid = torch.isfinite(truth_depth_m) & (truth_depth_m > 0)
                 bounded = truth_depth_m.clamp(max=self.max_depth_m)
                 values["depth"] = scale_invariant_log(depth_m.flatten(0, 1), bounded.flatten(0, 1), valid.flatten(0, 1))

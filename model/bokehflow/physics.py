@@ -1,56 +1,70 @@
-"""PG-CoC: the photograph that the predicted depth implies, through the shared lens renderer, and a small correction.
+"""PG-CoC: the photograph that a depth map implies, through the shared lens renderer.
 
-Special: the same renderer and the same formulas that made the training data, differentiable from the image back to depth
-and lens. Per sample and per pixel: no lens of a batch reaches another sample's image.
+Special: the same renderer and the same formulas that made the training data, differentiable from the image back to depth,
+lens and light. Per sample and per pixel: no lens of a batch reaches another sample's image.
 
 Shape letters: B = samples; H, W = image.
 """
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from model.bokehflow.config import BokehFlowConfig
-from model.bokehflow.lens import LensBatch, blur_radius_px, radius_limit_px
-from pipeline.optics import render_lens_blur
+from model.bokehflow.lens import LensBatch, blur_radius_px
+from pipeline.optics import linear_to_srgb
+from pipeline.optics.render import check_image_range, render_traced
 
-REFINE_CHANNELS = 16
-REFINE_SCALE = 0.1
+
+@dataclass(frozen=True, kw_only=True)
+class Blurred:
+    """What rendering gave.
+
+    Args:
+        image: (B, 3, H, W) sRGB in [0, 1].
+        invented: (B, 1, H, W) share of what covers a pixel that no pixel of the frame showed, detached.
+        radius_px: (B, 1, H, W) signed radius, px of the full frame.
+        clipped_share: (B,) share of clipped radii.
+    """
+
+    image: Tensor
+    invented: Tensor
+    radius_px: Tensor
+    clipped_share: Tensor
 
 
 class PhysicsBlur(nn.Module):
-    """Depth and lens to a photograph."""
+    """Depth and lens to a photograph; nothing here is learned.
+
+    Args:
+        config: for the lens model, the limit and whether there is a renderer at all.
+    """
 
     def __init__(self, config: BokehFlowConfig) -> None:
         super().__init__()
         self.config = config
-        self.refine = nn.Sequential(
-            nn.Conv2d(7, REFINE_CHANNELS, 3, padding=1),
-            nn.GELU(),
-            nn.Conv2d(REFINE_CHANNELS, REFINE_CHANNELS, 3, padding=1),
-            nn.GELU(),
-            nn.Conv2d(REFINE_CHANNELS, 3, 3, padding=1),
-        )
 
-    def forward(self, frame: Tensor, depth_m: Tensor, lens: LensBatch) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, light: Tensor, depth_m: Tensor, lens: LensBatch, frame: Tensor | None = None) -> Blurred:
         """Render.
 
         Args:
-            frame: (B, 3, H, W) sRGB in [0, 1], float32 or float64.
+            light: (B, 3, H, W) linear light >= 0, float32 or float64; may exceed white.
             depth_m: (B, 1, H, W) metres, > 0.
             lens: B lenses.
+            frame: the sRGB picture that the light is of, to check: light has no upper bound that would show a wrong one.
 
-        Returns:
-            (B, 3, H, W) sRGB, not clamped; (B, 1, H, W) signed radius, px of the full frame; (B,) share of clipped radii.
+        Raises:
+            OpticsError: values that are no sRGB picture.
         """
-        with torch.autocast(frame.device.type, enabled=False):
+        if frame is not None:
+            check_image_range(frame, "srgb")
+        with torch.autocast(light.device.type, enabled=False):
             radius, clipped = blur_radius_px(depth_m, lens, self.config)
-            # A clipped radius ties far surfaces, which never changes what hides what: no separate order is needed.
-            rendered = render_lens_blur(frame, radius)
-        share = radius / radius_limit_px(lens, self.config).reshape(-1, 1, 1, 1)
-        return rendered + REFINE_SCALE * self.correction(rendered, frame, share), radius, clipped
-
-    def correction(self, rendered: Tensor, frame: Tensor, share: Tensor) -> Tensor:
-        """(B, 3, H, W) from the render, the frame and the signed radius over the largest."""
-        seen = torch.cat([rendered * 2 - 1, frame * 2 - 1, share.to(frame.dtype)], dim=1)
-        planes: Tensor = self.refine(seen.to(next(self.parameters()).dtype))
-        return planes.to(frame.dtype)
+            if self.config.enable_physics:
+                # A clipped radius ties far surfaces, which never changes what hides what: no separate order is needed.
+                rendered, invented = render_traced(light, radius, encoding="linear")
+            else:
+                rendered, invented = light, torch.zeros_like(radius)
+            image = linear_to_srgb(rendered.clamp(max=1))
+        return Blurred(image=image, invented=invented.detach(), radius_px=radius, clipped_share=clipped)

@@ -61,16 +61,20 @@ class BokehFlowRunSettings(RunSettings):
     """The trainer's settings of a run, and those of a network that carries a state.
 
     Args:
+        given_depth: share of the micro-batches in which the true depth is handed in, as whoever has depth will do.
         backprop_frames: T of the truncated backpropagation; the state goes on, detached, to the clip's end. 0: the clip.
         val_clips, val_frames: lens sets and frames of each that a validation looks at.
     """
 
+    given_depth: float = 0.0
     backprop_frames: int = 0
     val_clips: int = unrecorded(8)
     val_frames: int = unrecorded(8)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not 0 <= self.given_depth <= 1:
+            raise UsageError(f"run.given_depth must be in [0, 1], got {self.given_depth}")
         for name in ("backprop_frames", "val_clips", "val_frames"):
             if getattr(self, name) < 0:
                 raise UsageError(f"run.{name} must be >= 0, got {getattr(self, name)}")
@@ -91,6 +95,8 @@ class BokehFlowSettings(TrainSettings):
                 'RealBokeh photographs follow the thin lens: set model.coc_model = "thin_lens" (and use scenes rendered '
                 "with it, if any); never mix the two lens models"
             )
+        if self.data.kind == "realbokeh" and self.run.given_depth:
+            raise UsageError("RealBokeh photographs have no depth to hand in: set run.given_depth = 0")
         width, height = self.data.crop_width, self.data.crop_height
         if min(width or SSIM_WINDOW, height or SSIM_WINDOW) < SSIM_WINDOW:
             raise UsageError(

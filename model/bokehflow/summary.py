@@ -41,8 +41,8 @@ PARTS = {
     "bokeh blocks": "bokeh_blocks",
     "fusion": "fusions",
     "depth head": "depth_head",
-    "bokeh head": "bokeh_head",
-    "PG-CoC correction": "physics",
+    "highlight head": "highlight_head",
+    "correction": "correction",
     "motion": "motion",
 }
 
@@ -129,7 +129,7 @@ def measure_network(config: BokehFlowConfig, width: int, height: int, dtype: tor
         frame, lens = torch.empty(1, 3, height, width), torch.empty(1, config.aperture_dim, dtype=dtype)
         blur = torch.empty(1)
         with torch.no_grad():
-            _, _, state = net.predict(torch.empty(1, 3, 8, 8), lens, blur, None)
+            state = net.predict(torch.empty(1, 3, 8, 8), lens, blur, None).state
         return _counted(lambda: net.predict(frame, lens, blur, state), net, frame, *state.state_dict().values())
 
 

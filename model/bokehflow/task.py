@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -14,7 +15,7 @@ from model.bokehflow.checkpoint import CONVENTIONS, FAMILY, network_from, same_n
 from model.bokehflow.data import RunData, build_data
 from model.bokehflow.evaluation import add_flags, evaluate_bokehflow, report_page
 from model.bokehflow.losses import BokehLoss
-from model.bokehflow.measure import BASELINES, NETWORK, SHEET_COLUMNS, measure_clip
+from model.bokehflow.measure import BASELINES, NETWORK, SHEET_COLUMNS, TRUE_DEPTH, measure_clip
 from model.bokehflow.network import BokehFlow
 from model.bokehflow.settings import BokehFlowSettings
 from model.data.loaders import BatchPlan, batches
@@ -27,6 +28,7 @@ from model.training.optim import learning_rate, make_adamw
 from model.training.settings import TrainSettings
 from model.training.task import Loss, ScheduledOptimizer, Score, Task, Validation
 from pipeline.errors import UsageError
+from pipeline.seeds import stable_seed
 from pipeline.storage.completion import Fields
 
 IDENTICAL_DB = 120.0  # stands for infinity where a validation is compared and stored
@@ -72,10 +74,17 @@ class BokehFlowTask(Task[ClipBatch]):
         return batches(self.data.source, collate, plan, first_step, last_step, self.settings.data.workers)
 
     def losses(self, batch: ClipBatch, step: int) -> Iterator[Loss]:
-        return clip_losses(self.net, self.loss, batch, step=step, backprop_frames=self.settings.backprop_frames)
+        run = self.settings.run
+        drawn = np.random.Generator(np.random.PCG64(stable_seed("given depth", run.seed, step, *batch.names))).random()
+        given = batch.depth_m is not None and drawn < run.given_depth
+        frames = self.settings.backprop_frames
+        return clip_losses(self.net, self.loss, batch, step=step, backprop_frames=frames, given=given)
 
     def validate(self, *, autocast: bool) -> Validation:
-        """PSNR pooled over clips of the validation split, beside the unchanged frame's."""
+        """PSNR pooled over clips of the validation split, beside the unchanged frame's.
+
+        Of a run that is also handed true depth, the mean of that and of PSNR with predicted depth, in dB.
+        """
         run = self.settings.run
         results = [
             measure_clip(
@@ -84,17 +93,22 @@ class BokehFlowTask(Task[ClipBatch]):
                 device=self._device,
                 autocast=autocast,
                 baselines=BASELINES[:1],
+                given=run.given_depth > 0,
                 max_frames=run.val_frames,
             )
             for clip in spread(self.data.clips, run.val_clips)
         ]
         scores = pool(results)
-        found, plain = scores[NETWORK], scores[BASELINES[0]]
-        score = found["psnr_db"] if found["psnr_db"] is not None else IDENTICAL_DB
+        plain = scores[BASELINES[0]]["psnr_db"]
+        found = {name: scores[name]["psnr_db"] for name in (NETWORK, TRUE_DEPTH) if name in scores}
+        score = sum(IDENTICAL_DB if value is None else value for value in found.values()) / len(found)
+        values = scores[NETWORK] | {"psnr_unchanged_db": plain}
+        values |= {f"true_depth_{name}": value for name, value in scores.get(TRUE_DEPTH, {}).items()}
+        said = ", ".join(f"{name} {_decibels(value)}" for name, value in found.items())
         return Validation(
             score=score,
-            values=found | {"psnr_unchanged_db": plain["psnr_db"]},
-            summary=f"{score:.2f} dB (unchanged frame {_decibels(plain['psnr_db'])})",
+            values=values,
+            summary=f"{said} (unchanged frame {_decibels(plain)})",
             sheet=sheet_png([(result.name, result.images) for result in results], SHEET_COLUMNS),
         )
 

@@ -82,6 +82,7 @@ class FocusDataset(Dataset[FocusSample]):
         scene, set_index, number = self._items[index]
         name = f"{scene.scene_id} set {set_index} frame {number}"
         chosen = scene.sets[set_index]
+        lens = chosen.lens_at(number)
         frame, depth = read_frame(scene, number), read_depth(scene, number)
         stored = self._read_focus(scene, set_index, number, depth)
         rng = np.random.Generator(np.random.PCG64(stable_seed("roi", name, self._seed, self._epoch)))
@@ -90,11 +91,11 @@ class FocusDataset(Dataset[FocusSample]):
             bokeh=read_bokeh(scene, set_index, number),
             depth_m=depth,
             focus_map=stored,
-            signed_px=signed_label_px(depth, chosen.lens, scene.px_per_mm, scene.max_radius_px),
+            signed_px=signed_label_px(depth, lens, scene.px_per_mm, scene.max_radius_px),
             roi=torch.tensor(choose_box(self._roi, tensor_to_image(frame), rng)),
-            f_m=torch.tensor(chosen.lens.f_m),
-            f_number=torch.tensor(chosen.lens.f_number),
-            focus_m=torch.tensor(chosen.lens.focus_m),
+            f_m=torch.tensor(lens.f_m),
+            f_number=torch.tensor(lens.f_number),
+            focus_m=torch.tensor(lens.focus_m),
             max_coc_m=torch.tensor(chosen.max_coc_m),
             px_per_mm=torch.tensor(scene.px_per_mm),
             name=name,
@@ -108,7 +109,7 @@ class FocusDataset(Dataset[FocusSample]):
         if self._verify:
             chosen = scene.sets[set_index]
             # float16 values that were widened when they were read, so this narrows them without a loss
-            again = label_of(depth[0].numpy().astype(np.float16), chosen.lens, chosen.max_coc_m)
+            again = label_of(depth[0].numpy().astype(np.float16), chosen.lens_at(number), chosen.max_coc_m)
             wrong = int((again != stored).sum())
             if wrong:
                 error = float(np.abs(again.astype(np.float32) - stored.astype(np.float32)).max())

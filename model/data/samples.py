@@ -21,9 +21,10 @@ class Clip:
         name: scene, set, frames and crop, for people who look for a bad sample.
         frames, bokeh: (T, 3, H, W) sRGB in [0, 1]: all in focus, and as the lens took it.
         depth_m: (T, 1, H, W) metres, > 0; None where nobody measured it.
-        lens: the lens of the photographs.
+        lens: the lens of the photographs, of the first where the focus travels.
         px_per_mm: of the full frame, whatever the crop.
         max_radius_px: blur radius at which the photographs saturate; infinity for a camera's.
+        pull_m: focus distance of every frame, metres, where it travels; else empty.
     """
 
     name: str
@@ -33,11 +34,12 @@ class Clip:
     lens: Lens
     px_per_mm: float
     max_radius_px: float
+    pull_m: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClipBatch:
-    """B clips of one size. Lens values are (B,) float32 tensors in the units of their names."""
+    """B clips of one size. Lens values are (B,) float32 tensors in the units of their names, the focus one of every frame."""
 
     names: tuple[str, ...]
     frames: Tensor  # (B, T, 3, H, W)
@@ -45,7 +47,7 @@ class ClipBatch:
     depth_m: Tensor | None  # (B, T, 1, H, W)
     f_m: Tensor
     f_number: Tensor
-    focus_m: Tensor
+    focus_m: Tensor  # (B, T)
     px_per_mm: Tensor
     max_radius_px: Tensor
 
@@ -85,7 +87,7 @@ def collate(clips: Sequence[Clip]) -> ClipBatch:
         depth_m=torch.stack(depths) if depths else None,
         f_m=torch.tensor([clip.lens.f_m for clip in clips]),
         f_number=torch.tensor([clip.lens.f_number for clip in clips]),
-        focus_m=torch.tensor([clip.lens.focus_m for clip in clips]),
+        focus_m=torch.tensor([clip.pull_m or (clip.lens.focus_m,) * len(clip.frames) for clip in clips]),
         px_per_mm=torch.tensor([clip.px_per_mm for clip in clips]),
         max_radius_px=torch.tensor([clip.max_radius_px for clip in clips]),
     )

@@ -99,15 +99,16 @@ def read_clip(choice: Choice) -> Clip:
     """Read what was chosen; InputError names the file that cannot be used."""
     found = choice.scene
     numbers = choice.numbers
-    lens = found.sets[choice.set_index].lens
+    lens_set = found.sets[choice.set_index]
     return Clip(
         name=choice.name,
         frames=torch.stack([choice.window.cut(read_frame(found, number)) for number in numbers]),
         bokeh=torch.stack([choice.window.cut(read_bokeh(found, choice.set_index, number)) for number in numbers]),
         depth_m=torch.stack([choice.window.cut(read_depth(found, number)) for number in numbers]),
-        lens=lens,
+        lens=lens_set.lens_at(numbers[0]),
         px_per_mm=found.px_per_mm,
         max_radius_px=found.max_radius_px,
+        pull_m=tuple(lens_set.pull_m[number] for number in numbers) if lens_set.pull_m else (),
     )
 
 

@@ -64,6 +64,17 @@ def ssim(first: Tensor, second: Tensor) -> Tensor:
     Raises:
         ValueError: the shapes differ or a side is shorter than the window.
     """
+    return ssim_map(first, second).mean((1, 2, 3))
+
+
+def ssim_in(first: Tensor, second: Tensor, region: Tensor) -> float:
+    """Mean of `ssim_map` over windows centred in a region, (1, H, W) bool; NaN where none is. One picture, (1, C, H, W)."""
+    inside = region[0, SSIM_WINDOW // 2 : -(SSIM_WINDOW // 2), SSIM_WINDOW // 2 : -(SSIM_WINDOW // 2)]
+    return float(ssim_map(first, second)[0].mean(0)[inside].mean())
+
+
+def ssim_map(first: Tensor, second: Tensor) -> Tensor:
+    """As `ssim`, window by window: (B, C, H, W) -> (B, C, H - 10, W - 10)."""
     _check_pair(first, second)
     if first.ndim != 4 or min(first.shape[-2:]) < SSIM_WINDOW:
         raise ValueError(
@@ -81,7 +92,7 @@ def ssim(first: Tensor, second: Tensor) -> Tensor:
         mean_x, mean_y = mean_x + 0.5, mean_y + 0.5
         luminance = (2 * mean_x * mean_y + _C1) / (mean_x**2 + mean_y**2 + _C1)
         structure = (2 * covariance + _C2) / (variance_x + variance_y + _C2)
-        return (luminance * structure).view(*first.shape[:2], -1).mean((1, 2))
+        return (luminance * structure).view(*first.shape[:2], *mean_x.shape[-2:])
 
 
 def abs_rel(predicted_m: Tensor, truth_m: Tensor, valid: Tensor) -> Tensor:

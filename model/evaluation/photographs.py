@@ -1,23 +1,26 @@
 """Ray-traced photographs as clips: true thin lenses, exact depth, blur that does not saturate.
 
-`scripts/make_photographs.py` writes them. They are what a network trained on rendered pictures has to be held against.
+`scripts/make_photograph_scenes.py` writes them, as finished scenes. They are what a network trained on rendered pictures has to
+be held against. Folders with a photographs.json, which an earlier generator wrote, are read too.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from model.evaluation.eval_clips import EvalClip, EvalFrame
-from pipeline.errors import InputError, UsageError
+from model.data.scene_manifest import SceneManifest, read_scene
+from model.evaluation.eval_clips import EvalClip, EvalFrame, scene_clips
+from pipeline.errors import InputError, StaleError, UsageError
 from pipeline.media.convert import image_to_tensor
 from pipeline.media.depth_files import read_depth
 from pipeline.media.images import read_sharp
 from pipeline.optics import Lens, OpticsError
 from pipeline.storage.bounded import one_line
 from pipeline.storage.files import read_json
+from pipeline.storage.scene import TRACED_TRUTH, Scene, scene_folders
 
 RECORD = "photographs.json"
 
@@ -36,17 +39,39 @@ class Photographs:
 
 
 def find_photographs(root: Path) -> Photographs:
-    """Every scene folder below `root`.
+    """Every ray-traced scene below `root`, of whichever split: keep scenes to test on in a folder of their own.
 
     Raises:
         UsageError: there is none, or one cannot be used; the message names it.
     """
-    folders = sorted(path.parent for path in root.glob(f"*/{RECORD}"))
-    if not folders:
-        raise UsageError(f"{root} holds no ray-traced photographs; scripts/make_photographs.py {root} makes some")
-    return Photographs(
-        root=root, clips=tuple(clip for folder in folders for clip in _clips_of(folder)), scenes=len(folders)
-    )
+    found = {folder.name: _clips_of(folder) for folder in (path.parent for path in root.glob(f"*/{RECORD}"))}
+    found |= {scene.scene_id: _clips_of_scene(scene) for scene in _traced_scenes(root)}
+    if not found:
+        raise UsageError(
+            f"{root} holds no ray-traced photographs; scripts/make_photograph_scenes.py --out_root {root} makes some"
+        )
+    clips = tuple(clip for name in sorted(found) for clip in found[name])
+    return Photographs(root=root, clips=clips, scenes=len(found))
+
+
+def _traced_scenes(root: Path) -> list[Scene]:
+    """Finished scenes whose photographs no renderer made."""
+    folders = scene_folders(root) if root.is_dir() else []
+    try:
+        return [
+            one for one in folders if one.metadata_path.is_file() and one.read_metadata().get("truth") == TRACED_TRUTH
+        ]
+    except InputError as error:
+        raise UsageError(str(error)) from None
+
+
+def _clips_of_scene(scene: Scene) -> list[EvalClip]:
+    """A clip per lens. Labels saturate, at `max_radius_px` of the metadata; photographs do not."""
+    try:
+        whole = SceneManifest(split="test", scenes=(read_scene(scene),), skipped={})
+    except (InputError, StaleError) as error:
+        raise UsageError(f"{scene.scene_id}: {error}") from None
+    return [replace(clip, max_radius_px=None) for clip in scene_clips(whole)]
 
 
 def _clips_of(folder: Path) -> list[EvalClip]:
@@ -66,13 +91,13 @@ def _clips_of(folder: Path) -> list[EvalClip]:
             px_per_mm=per_mm,
             max_radius_px=None,
             num_frames=num_frames,
-            read=partial(_read, folder, number),
+            read=partial(_read, folder, number, lens),
         )
         for number, lens in enumerate(lenses)
     ]
 
 
-def _read(folder: Path, set_index: int, number: int) -> EvalFrame:
+def _read(folder: Path, set_index: int, lens: Lens, number: int) -> EvalFrame:
     frame = image_to_tensor(read_sharp(folder / "frames" / f"frame_{number:04d}.png"))
     photo_path = folder / f"set_{set_index:02d}" / f"photo_{number:04d}.png"
     photo = image_to_tensor(read_sharp(photo_path))
@@ -82,4 +107,4 @@ def _read(folder: Path, set_index: int, number: int) -> EvalFrame:
         raise InputError(f"{photo_path}, its frame and its depth differ in size")
     if not bool((torch.isfinite(depth) & (depth > 0)).all()):
         raise InputError(f"{depth_path} has values that are not finite and > 0")
-    return EvalFrame(frame=frame, bokeh=photo, depth_m=depth)
+    return EvalFrame(frame=frame, bokeh=photo, depth_m=depth, lens=lens)

@@ -20,6 +20,7 @@ from pipeline.media.images import Picture
 from pipeline.reporter import Reporter
 
 FRAME_CAP_DB = 60.0
+_REGION = "mse in "  # of a tally's sums over pixels of a region; reported as psnr_<region>_db
 _ORDER = ("ssim", "lpips", "temporal", "abs_rel", "delta1", "depth_temporal")  # of the usual figures; others follow
 
 
@@ -34,6 +35,13 @@ class Tally:
         if not math.isnan(value):
             self.sums[name] = self.sums.get(name, 0.0) + value
             self.counts[name] = self.counts.get(name, 0) + 1
+
+    def add_region(self, region: str, total: float, pixels: int) -> None:
+        """A sum of squared errors over so many pixels of a region, pooled over all of them; none are not counted."""
+        if pixels:
+            name = f"{_REGION}{region}"
+            self.sums[name] = self.sums.get(name, 0.0) + total
+            self.counts[name] = self.counts.get(name, 0) + pixels
 
     def add_image(self, image: Tensor, truth: Tensor, lpips: Lpips | None = None) -> None:
         """MSE, capped PSNR, SSIM and LPIPS of one (1, 3, H, W) image in [0, 1]."""
@@ -61,18 +69,24 @@ class Tally:
             "mse": pooled,
         }
         names = [name for name in _ORDER if name in self.counts]
-        names += [name for name in self.counts if name not in found and name not in _ORDER]
-        return found | {name: self.mean(name) for name in names}
+        names += [n for n in self.counts if n not in found and n not in _ORDER and not n.startswith(_REGION)]
+        found |= {name: self.mean(name) for name in names}
+        for name in self.counts:
+            if name.startswith(_REGION):
+                error = self.mean(name)
+                found[f"psnr_{name.removeprefix(_REGION)}_db"] = None if not error else psnr_of_mse(error)
+        return found
 
 
 @dataclass(kw_only=True)
 class ClipResult:
-    """One clip: a tally per method, and a row of images of its middle frame."""
+    """One clip: a tally per method, a row of images of its middle frame, and what it is also pooled by."""
 
     name: str
     num_frames: int
     tallies: dict[str, Tally]
     images: list[Picture]
+    group: str = ""
 
 
 def pool(results: Sequence[ClipResult]) -> dict[str, dict[str, float | None]]:
@@ -82,6 +96,12 @@ def pool(results: Sequence[ClipResult]) -> dict[str, dict[str, float | None]]:
         for name, tally in result.tallies.items():
             totals.setdefault(name, Tally()).merge(tally)
     return {name: tally.scores() for name, tally in totals.items()}
+
+
+def pool_groups(results: Sequence[ClipResult]) -> dict[str, dict[str, dict[str, float | None]]]:
+    """The same by group; clips without one are left out."""
+    groups = sorted({result.group for result in results if result.group})
+    return {group: pool([result for result in results if result.group == group]) for group in groups}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,6 +32,7 @@ class AugmentSettings:
     Args:
         relens: photograph the clip anew with our renderer: another opening, another amount of blur.
         pull: of a clip that is photographed anew, the focus travels.
+        colour: exposure and white balance change, and the channels are exchanged: of frame and photograph alike.
         resize: the picture is resized by up to these factors; radii scale with it.
         noise: shot and read noise up to max_noise (standard deviation at mid grey, in sRGB).
         motion: motion blur up to max_motion_px long.
@@ -41,6 +42,7 @@ class AugmentSettings:
 
     relens: float = 0.5
     pull: float = 0.3
+    colour: float = 0.5
     resize: float = 0.3
     min_resize: float = 0.7
     max_resize: float = 1.4
@@ -53,7 +55,7 @@ class AugmentSettings:
     h264: float = 0.1
 
     def __post_init__(self) -> None:
-        for name in ("relens", "pull", "resize", "noise", "motion", "sharpen", "jpeg", "h264"):
+        for name in ("relens", "pull", "colour", "resize", "noise", "motion", "sharpen", "jpeg", "h264"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"augment.{name} must be a probability in [0, 1], got {getattr(self, name)}")
         if not 0 < self.min_resize <= self.max_resize:
@@ -64,7 +66,7 @@ class AugmentSettings:
             )
 
 
-NOTHING = AugmentSettings(relens=0, pull=0, resize=0, noise=0, motion=0, sharpen=0, jpeg=0, h264=0)
+NOTHING = AugmentSettings(relens=0, pull=0, colour=0, resize=0, noise=0, motion=0, sharpen=0, jpeg=0, h264=0)
 
 
 def log_uniform(rng: Rng, low: float, high: float) -> float:
@@ -88,6 +90,17 @@ def draw_lenses(rng: Rng, lens: Lens, num_frames: int, pull: bool) -> list[Lens]
     end = log_uniform(rng, 0.6, 1.6) if pull else 1.0
     steps = np.linspace(0.0, 1.0, num_frames)
     return [Lens(f_m=lens.f_m, f_number=lens.f_number / gain, focus_m=lens.focus_m * end**step) for step in steps]
+
+
+def recoloured(pictures: Tensor, rng: Rng) -> Tensor:
+    """(N, 3, H, W) sRGB with other gains in linear light, clipped at white as a sensor does, and its channels exchanged.
+
+    Blur does not mix channels, so a photograph and its frame that are changed alike still belong together.
+    """
+    gains = log_uniform(rng, 0.5, 1.6) * np.exp(rng.uniform(-0.2, 0.2, 3))
+    order = rng.permutation(3) if rng.random() < 0.5 else np.arange(3)
+    light = srgb_to_linear(pictures[:, order.tolist()])
+    return linear_to_srgb((light * torch.from_numpy(gains).to(light).view(1, 3, 1, 1)).clamp(0, 1))
 
 
 def resized(planes: Tensor, scale: float) -> Tensor:

@@ -19,10 +19,11 @@ class FocusMambaConfig:
     """Size and switches of one network.
 
     Args:
-        channels: width of the stream.
+        channels: width of the stream, at tokens of 8x8 pixels.
         heads, head_dim: of every directional recurrence; its state is heads * head_dim^2 numbers.
         blocks: of the stream.
-        stem_channels: channels at half resolution.
+        stem_channels, middle_channels: channels at a half and at a quarter of the size.
+        radius_bins: radii that the head weighs, evenly spaced in log(1 + radius) from 0 to max_radius_px.
         ffn_mult: hidden width of the feed-forward part over `channels`.
         dropout: in the feed-forward part, training only.
         enable_bank: the fixed filters in front (see `bank.FilterBank`); without them the frame alone is seen.
@@ -41,7 +42,9 @@ class FocusMambaConfig:
     heads: int = 4
     head_dim: int = 24
     blocks: int = 6
-    stem_channels: int = 48
+    stem_channels: int = 32
+    middle_channels: int = 64
+    radius_bins: int = 16
     ffn_mult: int = 2
     dropout: float = 0.0
     enable_bank: bool = True
@@ -56,15 +59,17 @@ class FocusMambaConfig:
     backend: Backend = "auto"
 
     def __post_init__(self) -> None:
-        for name in ("channels", "heads", "head_dim", "blocks", "stem_channels", "ffn_mult", "chunk_size"):
+        for name in ("channels", "heads", "head_dim", "blocks", "ffn_mult", "chunk_size"):
             if getattr(self, name) < 1:
                 raise FocusMambaError(f"{name} must be at least 1, got {getattr(self, name)}")
         for name in ("max_state_norm", "max_radius_px"):
             if not getattr(self, name) > 0:
                 raise FocusMambaError(f"{name} must be > 0, got {getattr(self, name)}")
-        for name in ("channels", "stem_channels"):
-            if getattr(self, name) % NORM_GROUPS:
+        for name in ("channels", "stem_channels", "middle_channels"):
+            if getattr(self, name) < 1 or getattr(self, name) % NORM_GROUPS:
                 raise FocusMambaError(f"{name} must be a multiple of {NORM_GROUPS}, got {getattr(self, name)}")
+        if self.radius_bins < 2:
+            raise FocusMambaError(f"radius_bins must be at least 2, got {self.radius_bins}")
         if self.memory_tokens < 0:
             raise FocusMambaError(f"memory_tokens must be >= 0, got {self.memory_tokens}")
         if not 0 <= self.dropout < 1:
@@ -92,9 +97,9 @@ class FocusMambaConfig:
 
 
 VARIANTS: dict[str, FocusMambaConfig] = {
-    "focus_nano": FocusMambaConfig(channels=48, heads=2, head_dim=16, blocks=3, stem_channels=32),
+    "focus_nano": FocusMambaConfig(channels=64, heads=2, head_dim=16, blocks=2, stem_channels=24, middle_channels=40),
     "focus_small": FocusMambaConfig(),
-    "focus_base": FocusMambaConfig(channels=192, heads=6, head_dim=32, blocks=8),
+    "focus_base": FocusMambaConfig(channels=192, heads=6, head_dim=32, blocks=8, stem_channels=64, middle_channels=128),
 }
 
 

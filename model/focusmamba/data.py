@@ -25,6 +25,7 @@ from model.focusmamba.augment import (
     draw_lenses,
     draw_opening,
     log_uniform,
+    recoloured,
     resized,
 )
 from pipeline.errors import InputError, UsageError
@@ -169,7 +170,7 @@ class FocusClips:
         photos = torch.stack([window.cut(one.bokeh) for one in read])
         depth = torch.stack([window.cut(_depth(one, name)) for one in read])
         limit = float("inf") if clip.max_radius_px is None else clip.max_radius_px
-        lenses, aperture = [clip.lens] * len(read), Aperture()
+        lenses, aperture = [one.lens for one in read], Aperture()
         anew = rng.random() < a.relens
         if anew:
             aperture = draw_opening(rng)
@@ -184,6 +185,8 @@ class FocusClips:
             signed = nn.functional.interpolate(signed, size=frames.shape[-2:], mode="nearest-exact") * scale
         top, left = ((have - want) // 2 for have, want in zip(frames.shape[-2:], (height, width), strict=True))
         frames, photos, signed = (x[..., top : top + height, left : left + width] for x in (frames, photos, signed))
+        if rng.random() < a.colour:
+            frames, photos = recoloured(torch.cat([frames, photos]), rng).chunk(2)
         flow, trusted = flows(frames)
         return FocusClip(
             name=f"{name} {window}",
@@ -233,18 +236,32 @@ class FocusData:
 
 
 def build_data(
-    root: Path, train_split: str, val_split: str, photographs: Path | None, clip: ClipSettings, augment: AugmentSettings
+    roots: Sequence[Path],
+    train_split: str,
+    val_split: str,
+    photographs: Path | None,
+    clip: ClipSettings,
+    augment: AugmentSettings,
 ) -> FocusData:
-    """Look at the splits, and at ray-traced photographs where they are given.
+    """Look at the training splits of all roots, the validation split of the first, and photographs where they are given.
 
     Raises:
         UsageError: a split is empty or holds nothing that fits; the message has the reasons.
     """
-    train = find_scenes(root, train_split, min_frames=clip.clip_frames, min_size=clip.min_size, coc_model="contract")
-    val = find_scenes(root, val_split, coc_model="contract")
-    clips, lines = scene_clips(train), [train.describe(), val.describe()]
-    count = len(train.scenes)
-    names = {scene.scene_id: scene.fingerprint for scene in train.scenes}
+    clips: list[EvalClip] = []
+    lines: list[str] = []
+    names: dict[str, str] = {}
+    count = 0
+    for root in roots:
+        train = find_scenes(
+            root, train_split, min_frames=clip.clip_frames, min_size=clip.min_size, coc_model="contract"
+        )
+        clips += scene_clips(train)
+        lines.append(train.describe())
+        names |= {scene.scene_id: scene.fingerprint for scene in train.scenes}
+        count += len(train.scenes)
+    val = find_scenes(roots[0], val_split, coc_model="contract")
+    lines.append(val.describe())
     if photographs is not None:
         traced = find_photographs(photographs)
         clips += traced.clips

@@ -16,6 +16,7 @@ from model.evaluation.focus_baselines import NAMES, FocusBaselines
 from model.evaluation.photographs import find_photographs
 from model.evaluation.scores import ClipResult, Evaluation, EvaluationRequest, NetworkPage, pool
 from model.evaluation.visualize import SHEET_ROWS
+from model.focusmamba.folders import add_folder_flags, folder_photos, measure_photo
 from model.focusmamba.measure import NETWORK, SHEET_COLUMNS, STATELESS, Condition, measure_clip, truth_of, with_noise
 from model.focusmamba.network import FocusMamba
 from model.training.network_file import Loaded
@@ -41,6 +42,7 @@ def add_flags(parser: ArgumentParser) -> None:
         type=Path,
         help="generated scenes whose training split the classical methods are fitted to (default: data_root)",
     )
+    add_folder_flags(parser)
 
 
 def conditions(noise_levels: float) -> list[Condition]:
@@ -87,7 +89,8 @@ def evaluate_focusmamba(loaded: Loaded[FocusMamba], request: EvaluationRequest) 
     reporter.info(f"{loaded.path} (step {loaded.step}) on {len(work)} clips and conditions of {request.data_root}")
     fitted: dict[float, FocusBaselines] = {}
     results: list[ClipResult] = []
-    reporter.begin_progress("evaluate", len(work))
+    photos = list(folder_photos(request.flags, request.split))
+    reporter.begin_progress("evaluate", len(work) + len(photos))
     for clip, condition, _ in work:
         if condition.noise not in fitted:
             fitted[condition.noise] = fit_baselines(training, condition.noise)
@@ -104,6 +107,11 @@ def evaluate_focusmamba(loaded: Loaded[FocusMamba], request: EvaluationRequest) 
                 safe_point=request.safe_point,
             )
         )
+        reporter.advance()
+    for suffix, photo in photos:
+        request.safe_point()
+        width = request.flags.folder_width
+        results.append(measure_photo(loaded.net, photo, suffix, width, fitted[0.0], request.device))
         reporter.advance()
     reporter.end_progress()
     shown = {number * len(results) // SHEET_ROWS for number in range(SHEET_ROWS)}  # spread over clips and conditions

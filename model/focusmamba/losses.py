@@ -9,7 +9,9 @@ Shape letters: B = samples; T = frames; H, W = crop.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -17,11 +19,13 @@ from model.focusmamba.data import FocusBatch
 from model.focusmamba.network import FocusOutput
 from pipeline.errors import UsageError
 from pipeline.optics import Aperture, render_lens_blur
+from pipeline.seeds import stable_seed
 
 SIDE_SEEN_PX = 0.5  # below it nothing shows on which side a pixel lies
 SIDE_WEIGHT_PX = 8.0  # the side's weight grows with the radius up to here: one large blur must not drown the rest
 GRADIENT_SCALES = 3
 RENDER_BORDER_PX = 8  # blur from outside the crop comes in there, and the renderer does not know it
+RENDER_SIDE_PX = 96  # of the window that is re-rendered
 BEHIND_PRIOR = 1e-6
 
 
@@ -31,6 +35,7 @@ class FocusLossWeights:
 
     Args:
         magnitude: L1 on log(1 + radius).
+        bins: cross entropy of the radii that the head weighs, the label shared between its two neighbours.
         focus_map: L1 on the focus map.
         gradient: L1 on the differences of log(1 + radius), at 3 scales.
         variance: Gaussian negative log likelihood, from variance_from on, as a share of the run's steps.
@@ -40,6 +45,7 @@ class FocusLossWeights:
     """
 
     magnitude: float = 1.0
+    bins: float = 0.2
     focus_map: float = 1.0
     gradient: float = 0.5
     variance: float = 0.1
@@ -85,6 +91,22 @@ def magnitude_terms(out: FocusOutput, signed_px: Tensor, map_radius_px: Tensor) 
         "gradient": gradient,
         "side": (weight * entropy).sum() / weight.sum().clamp(min=BEHIND_PRIOR),
     }
+
+
+def bins_term(logits: Tensor, log_truth: Tensor, largest: float) -> Tensor:
+    """Cross entropy of the weighed radii: the label is shared between the two bins that it lies between.
+
+    Args:
+        logits: (B, K, H, W) of K bins, evenly spaced in log(1 + radius) from 0 to `largest`.
+        log_truth: (B, 1, H, W) log(1 + radius); beyond `largest` the last bin counts.
+    """
+    last = logits.shape[1] - 1
+    place = (log_truth * (last / largest)).clamp(0, last)
+    lower = place.floor().clamp(max=last - 1)
+    share = place - lower
+    index = lower.long()
+    picked = torch.log_softmax(logits, dim=1).gather(1, torch.cat([index, index + 1], dim=1))
+    return -(picked * torch.cat([1 - share, share], dim=1)).sum(1).mean()
 
 
 def variance_term(out: FocusOutput, signed_px: Tensor) -> Tensor:
@@ -146,6 +168,14 @@ def render_term(signed_px: Tensor, frame: Tensor, photo: Tensor, apertures: Sequ
     return (difference / scale).mean()
 
 
+def render_window(size: Sequence[int], step: int) -> tuple[Any, slice, slice]:
+    """Where in (..., H, W) step `step` re-renders: a window of RENDER_SIDE_PX that walks over the picture with the steps."""
+    rng = np.random.Generator(np.random.PCG64(stable_seed("render window", step)))
+    starts = [int(rng.integers(max(0, side - RENDER_SIDE_PX) + 1)) for side in size]
+    down, across = (slice(start, start + RENDER_SIDE_PX) for start in starts)
+    return ..., down, across
+
+
 @dataclass(frozen=True, kw_only=True)
 class FocusTerms:
     """The terms before weighting, by name, and their weighted sum."""
@@ -160,10 +190,11 @@ class FocusLoss:
     Args:
         weights: of the terms.
         steps: of the run; the late terms begin at a share of them.
+        max_radius_px: of the network's last bin.
     """
 
-    def __init__(self, weights: FocusLossWeights, steps: int) -> None:
-        self.weights = weights
+    def __init__(self, weights: FocusLossWeights, steps: int, max_radius_px: float) -> None:
+        self.weights, self._largest = weights, math.log1p(max_radius_px)
         self._variance_step = round(weights.variance_from * steps)
         self._render_step = round(weights.render_from * steps)
 
@@ -178,6 +209,10 @@ class FocusLoss:
         w = self.weights
         frames = [magnitude_terms(out, batch.signed_px[:, t], batch.map_radius_px) for t, out in enumerate(outputs)]
         values = {name: torch.stack([terms[name] for terms in frames]).mean() for name in frames[0]}
+        if w.bins:
+            truths = torch.log1p(batch.signed_px.abs())
+            terms = [bins_term(out.bin_logits, truths[:, t], self._largest) for t, out in enumerate(outputs)]
+            values["bins"] = torch.stack(terms).mean()
         if w.variance and step >= self._variance_step:
             terms = [variance_term(out, batch.signed_px[:, t]) for t, out in enumerate(outputs)]
             values["variance"] = torch.stack(terms).mean()
@@ -197,9 +232,11 @@ class FocusLoss:
                 ]
             ).mean()
         if w.render and step >= self._render_step:
-            # One frame of each clip: the renderer costs as much as the network.
-            values["render"] = render_term(
-                outputs[-1].signed_px(), batch.frames[:, -1], batch.clean[:, -1], batch.apertures
+            # One window of one frame: the renderer costs more than the network.
+            window = render_window(batch.frames.shape[-2:], step)
+            signed, frame, photo = (
+                x[window] for x in (outputs[-1].signed_px(), batch.frames[:, -1], batch.clean[:, -1])
             )
+            values["render"] = render_term(signed, frame, photo, batch.apertures)
         weighted = [getattr(w, name) * value for name, value in values.items() if getattr(w, name) > 0]
         return FocusTerms(values=values, total=torch.stack(weighted).sum())

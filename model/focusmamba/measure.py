@@ -57,7 +57,7 @@ def truth_of(clip: EvalClip, sample: EvalFrame) -> FloatMap:
     if sample.depth_m is None:
         raise InputError(f"{clip.name} has no depth, and so no radius to compare with")
     limit = SUPERVISED_RADIUS_PX if clip.max_radius_px is None else clip.max_radius_px
-    return signed_label_px(sample.depth_m, clip.lens, clip.px_per_mm, limit)[0].numpy()
+    return signed_label_px(sample.depth_m, sample.lens, clip.px_per_mm, limit)[0].numpy()
 
 
 @torch.no_grad()
@@ -174,7 +174,7 @@ def _score_network(
     tally.add("calibration", figures.calibration_error(radius - np.abs(signed), sigma))
     assert sample.depth_m is not None, "the label was made of it"
     found_m = focus_distance_m(radius, sample.depth_m[0].numpy())
-    tally.add("focus_error_dpt", abs(1 / found_m - 1 / clip.lens.focus_m))
+    tally.add("focus_error_dpt", abs(1 / found_m - 1 / sample.lens.focus_m))
 
 
 def focus_distance_m(radius_px: FloatMap, depth_m: FloatMap) -> float:

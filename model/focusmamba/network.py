@@ -14,15 +14,18 @@ from torch import Tensor, nn
 
 from model.focusmamba.bank import CHANNELS, FilterBank
 from model.focusmamba.config import FocusMambaConfig, FocusMambaError
+from model.focusmamba.pyramid import TOKEN_PX, Decoder, Encoder, Residual
 from model.focusmamba.state import FocusState
-from model.recurrent.blocks import Block, ConvStem, FullResolutionHead
-from model.recurrent.config import STRIDE
-from model.recurrent.motion import FRAME_SAMPLES, MotionCue, sample_frame
+from model.recurrent.blocks import Block
+from model.recurrent.motion import CHANGE_GAIN, FRAME_SAMPLES, sample_frame
 from pipeline.optics.labels import focus_from_radius
 
-FIRST_MAGNITUDE_PX = 2.0  # what an untrained network says
 LOG_VARIANCE = (-9.0, 7.0)  # of the magnitude, px^2: a standard deviation between 0.01 and 33 px
-MEMORY_PLANES = 2  # the last map, and whether there is one
+MEMORY_PLANES = 4  # the last map, its variance, what has changed since, and whether there is one
+SMALLEST_PX = 4  # side of a frame
+VARIANCE_GAIN = 1 / 8  # brings a logarithm of a variance to the size of other planes
+FIRST_LOG_RADIUS = 1.1  # log(1 + 2 px): around what an untrained network weighs most
+FIRST_GATE = -2.0  # of the last map in the new one: an eighth
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,11 +36,13 @@ class FocusOutput:
         log_magnitude: (B, 1, H, W) log(1 + radius).
         log_variance: (B, 1, H, W) of the magnitude, log px^2.
         side_logit: (B, 1, H, W) of the probability that the surface lies behind the focus plane.
+        bin_logits: (B, radius_bins, H, W) how this frame alone weighs the radii of `FocusMamba.bins`.
     """
 
     log_magnitude: Tensor
     log_variance: Tensor
     side_logit: Tensor
+    bin_logits: Tensor
 
     @property
     def magnitude_px(self) -> Tensor:
@@ -58,12 +63,31 @@ class FocusOutput:
         return focus_from_radius(self.magnitude_px, max_coc_m, px_per_mm)
 
 
+class MemoryCue(nn.Module):
+    """What is remembered, and what has changed since, as features for the tokens. Adds nothing at the start of training."""
+
+    def __init__(self, config: FocusMambaConfig) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(MEMORY_PLANES, config.channels, 3, padding=1)
+        self.last = nn.Conv2d(config.channels, config.channels, 1)
+        nn.init.zeros_(self.last.weight)
+        assert self.last.bias is not None, "a convolution has one"
+        nn.init.zeros_(self.last.bias)
+
+    def forward(self, memory: Tensor, height: int, width: int) -> Tensor:
+        """(B, 4, 128, 128) -> (B, height, width, C)."""
+        small = nn.functional.adaptive_avg_pool2d(memory, (height, width)).to(self.last.weight.dtype)
+        tokens: Tensor = self.last(nn.functional.gelu(self.first(small))).permute(0, 2, 3, 1)
+        return tokens
+
+
 class FocusMamba(nn.Module):
     """The network.
 
-    The filter bank and the frame go into a stem of stride 4, blocks of four directed scans look at all of the image, and a head
-    comes back to full size beside the bank's planes: maps have edges where the picture has. With a state, the last frame and
-    the last map are seen beside the new frame, and the scans begin where the last frame's ended.
+    The filter bank and the frame go down to tokens of 8x8 pixels, blocks of four directed scans look at all of the image, and
+    a decoder comes back beside what was passed on: maps have edges where the picture has. The head weighs a row
+    of radii; their mean in log(1 + radius) is the map of this frame. With a state, the last frame and the last map are seen
+    beside the new frame, the scans begin where the last frame's ended, and a gate per pixel keeps a share of the last map.
 
     Args:
         config: its size and switches.
@@ -76,25 +100,27 @@ class FocusMamba(nn.Module):
         torch.Size([1, 1, 60, 80])
     """
 
+    bins: Tensor  # (radius_bins,) log(1 + radius)
+
     def __init__(self, config: FocusMambaConfig) -> None:
         super().__init__()
         self.config = config
-        seen = 3 + (CHANNELS if config.enable_bank else 0)
+        seen = 4 * 3 + (CHANNELS if config.enable_bank else 0)
         self.bank = FilterBank() if config.enable_bank else None
-        self.stem = ConvStem(config, seen)
-        # The stem's GroupNorm takes away how strong a plane is in the whole picture, which is how blurred the picture is.
-        self.levels = nn.Sequential(
-            nn.Linear(2 * seen, config.channels), nn.GELU(), nn.Linear(config.channels, config.channels)
-        )
+        self.encoder = Encoder(config, seen)
         self.blocks = nn.ModuleList(Block(config, i / max(1, config.blocks - 1)) for i in range(config.blocks))
-        self.norm = nn.LayerNorm(config.channels)
-        self.head = FullResolutionHead(config, 3, gain=1.0, guide_channels=seen + MEMORY_PLANES)
-        self.cue = MotionCue(config, extra=MEMORY_PLANES) if config.enable_cue else None
-        self._largest = math.log1p(config.max_radius_px)
-        share = math.log1p(FIRST_MAGNITUDE_PX) / self._largest
-        assert self.head.last.bias is not None, "the head makes one"
+        self.local = nn.ModuleList(Residual(config.channels) for _ in range(config.blocks))
+        self.head = Decoder(config, config.radius_bins + 3, guide_channels=MEMORY_PLANES)
+        self.cue = MemoryCue(config) if config.enable_cue else None
+        bins = torch.linspace(0.0, math.log1p(config.max_radius_px), config.radius_bins)
+        self.register_buffer("bins", bins, persistent=False)
+        assert self.head.last.bias is not None, "a convolution has one"
         with torch.no_grad():
-            self.head.last.bias[0] = math.log(share / (1 - share))
+            self.head.last.weight.mul_(0.3)
+            self.head.last.bias.zero_()
+            # Four pixels lie in a row for every plane, see pixel_shuffle.
+            self.head.last.bias[: 4 * config.radius_bins] = -(bins - FIRST_LOG_RADIUS).square().repeat_interleave(4)
+            self.head.last.bias[-4:] = FIRST_GATE
 
     def forward(self, frame: Tensor, state: FocusState | None = None) -> tuple[FocusOutput, FocusState]:
         """One frame of a video, or a photograph.
@@ -112,63 +138,79 @@ class FocusMamba(nn.Module):
         self._check(frame, state)
         height, width = frame.shape[-2:]
         wide = frame if frame.dtype == torch.float64 else frame.float()
-        padding = (0, -width % STRIDE, 0, -height % STRIDE)
+        padding = (0, -width % TOKEN_PX, 0, -height % TOKEN_PX)
         padded = nn.functional.pad(wide, padding, mode="replicate") if any(padding) else wide
-        planes = padded * 2 - 1
+        planes = nn.functional.pixel_unshuffle(padded * 2 - 1, 2)
         if self.bank is not None:
             planes = torch.cat([planes, self.bank(padded)], dim=1)
+        planes = planes.to(self.head.last.weight.dtype)
         samples = sample_frame(wide)
         memory = self._memory(samples, state)
-        planes = planes.to(self.norm.weight.dtype)
-        pooled_planes = [pool(planes, STRIDE) for pool in (nn.functional.avg_pool2d, nn.functional.max_pool2d)]
-        x = self.stem(planes) + self.levels(torch.cat(pooled_planes, dim=1).permute(0, 2, 3, 1))
-        if self.cue is not None:
-            before = samples if state is None else state.frame_samples
-            x = x + self.cue(samples, before, *x.shape[1:3], memory)
-        kept: list[tuple[Tensor, Tensor]] = []
-        for i, block in enumerate(self.blocks):
-            previous = None if state is None else (state.scan_states[i], state.pooled[i])
-            x, states, pooled = block(x, previous, None, None)
-            kept.append((states, pooled))
+        half, quarter, tokens = self.encoder(planes)
+        tokens, kept = self._scan(tokens, memory, state)
         spread = nn.functional.interpolate(memory, size=padded.shape[-2:], mode="bilinear", align_corners=False)
-        raw = self.head(self.norm(x), torch.cat([planes, spread.to(planes)], dim=1))[..., :height, :width]
-        output = self._output(raw.to(wide.dtype))
+        raw = self.head((half, quarter), tokens, nn.functional.avg_pool2d(spread, 2))
+        raw, spread = (x[..., :height, :width].to(wide.dtype) for x in (raw, spread))
+        output = self._output(raw, spread)
+        carried = torch.cat([output.log_magnitude, VARIANCE_GAIN * output.log_variance], dim=1)
         following = FocusState(
             scan_states=torch.stack([states for states, _ in kept]),
             pooled=torch.stack([pooled for _, pooled in kept]),
             frame_samples=samples,
-            map_samples=sample_frame(output.log_magnitude),
+            map_samples=sample_frame(carried),
         )
         return output, following
 
+    def _scan(
+        self, tokens: Tensor, memory: Tensor, state: FocusState | None
+    ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+        """(B, C, h, w) tokens through the blocks; also every block's states and pooled input."""
+        x = tokens.permute(0, 2, 3, 1).contiguous()
+        if self.cue is not None and state is not None:
+            x = x + self.cue(memory, *x.shape[1:3])
+        kept: list[tuple[Tensor, Tensor]] = []
+        for i, (block, local) in enumerate(zip(self.blocks, self.local, strict=True)):
+            previous = None if state is None else (state.scan_states[i], state.pooled[i])
+            x, states, pooled = block(x, previous, None, None)
+            x = local(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+            kept.append((states, pooled))
+        return x.permute(0, 3, 1, 2), kept
+
     def _memory(self, samples: Tensor, state: FocusState | None) -> Tensor:
-        """(B, 2, 128, 128): the last map where there is one, and 1 there."""
+        """(B, 4, 128, 128): the last map and its variance, how much the frame has changed since, and 1; 0 without a state."""
         size = (len(samples), 1, FRAME_SAMPLES, FRAME_SAMPLES)
         if state is None or self.cue is None:
             return samples.new_zeros((size[0], MEMORY_PLANES, *size[2:]))
-        return torch.cat([state.map_samples.to(samples), samples.new_ones(size)], dim=1)
+        change = CHANGE_GAIN * (samples - state.frame_samples.to(samples)).abs().mean(1, keepdim=True)
+        return torch.cat([state.map_samples.to(samples), change, samples.new_ones(size)], dim=1)
 
-    def _output(self, raw: Tensor) -> FocusOutput:
-        """Three planes -> what they mean: smooth bounds, whose slope vanishes nowhere."""
+    def _output(self, raw: Tensor, memory: Tensor) -> FocusOutput:
+        """The head's planes, and the memory at full size -> what they mean."""
+        bins = self.config.radius_bins
+        logits, (variance, side, gate) = raw[:, :bins], raw[:, bins:].chunk(3, dim=1)
+        fresh = (torch.softmax(logits, dim=1) * self.bins.to(raw).view(1, -1, 1, 1)).sum(1, keepdim=True)
+        # memory[:, 3] is 0 on a first frame, which has nothing to keep.
+        kept = torch.sigmoid(gate) * memory[:, 3:4]
         low, high = LOG_VARIANCE
         return FocusOutput(
-            log_magnitude=self._largest * torch.sigmoid(raw[:, :1]),
-            log_variance=low + (high - low) * torch.sigmoid(raw[:, 1:2]),
-            side_logit=raw[:, 2:],
+            log_magnitude=torch.lerp(fresh, memory[:, :1], kept),
+            log_variance=low + (high - low) * torch.sigmoid(variance),  # smooth bounds: a slope everywhere
+            side_logit=side,
+            bin_logits=logits,
         )
 
     def _check(self, frame: Tensor, state: FocusState | None) -> None:
         if frame.dim() != 4 or frame.shape[1] != 3 or frame.shape[0] < 1:
             raise FocusMambaError(f"frame must be (B, 3, H, W) with at least one sample, got {tuple(frame.shape)}")
-        if min(frame.shape[-2:]) < STRIDE:
-            raise FocusMambaError(f"frame must be at least {STRIDE}x{STRIDE} px, one token, got {tuple(frame.shape)}")
+        if min(frame.shape[-2:]) < SMALLEST_PX:
+            raise FocusMambaError(f"frame must be at least {SMALLEST_PX}x{SMALLEST_PX} px, got {tuple(frame.shape)}")
         if not frame.is_floating_point():
             raise FocusMambaError(
                 f"frame must be floating point sRGB in [0, 1], got {frame.dtype}; divide bytes by 255"
             )
-        if frame.device != self.norm.weight.device:
+        if frame.device != self.head.last.weight.device:
             raise FocusMambaError(
-                f"frame must be on the network's device, {self.norm.weight.device}, got {frame.device}"
+                f"frame must be on the network's device, {self.head.last.weight.device}, got {frame.device}"
             )
         if state is not None:
             state.check(self.config, len(frame))

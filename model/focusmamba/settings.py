@@ -1,6 +1,7 @@
 """What can be set about a run that trains FocusMamba, beside what the trainer has."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from model.data.sampling import ClipSettings
@@ -19,7 +20,8 @@ class FocusDataSettings:
     """Where samples come from and what they are.
 
     Args:
-        root: the output folder of the pipeline.
+        root: output folders, of the pipeline or of scripts/make_photograph_scenes.py, separated by commas. All are trained on;
+            validations use the first one's split.
         photographs: a folder of ray-traced photographs to train on as well; empty for none.
         train_split, val_split: names of splits.
         clip_frames, crop_width, crop_height, flip: see `model.data.sampling.ClipSettings`.
@@ -45,6 +47,10 @@ class FocusDataSettings:
                 f"got {self.crop_width} and {self.crop_height}"
             )
         self.clip(0)
+
+    @property
+    def roots(self) -> list[Path]:
+        return [Path(one.strip()) for one in self.root.split(",")]
 
     def clip(self, seed: int) -> ClipSettings:
         """What a sample is, for a run's seed."""

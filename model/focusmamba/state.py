@@ -22,7 +22,7 @@ class FocusState:
         scan_states: (D, B, 4, H, Dv, Dk) final states of the four scans of every block.
         pooled: (D, B, C) the mean of every block's input.
         frame_samples: (B, 3, 128, 128) the last frame, shrunk.
-        map_samples: (B, 1, 128, 128) log(1 + magnitude) of the last map, shrunk.
+        map_samples: (B, 2, 128, 128) log(1 + magnitude) of the last map and its log variance / 8, shrunk.
     """
 
     scan_states: Tensor
@@ -48,7 +48,7 @@ class FocusState:
             "scan_states": (c.blocks, batch_size, DIRECTIONS, c.heads, c.head_dim, c.head_dim),
             "pooled": (c.blocks, batch_size, c.channels),
             "frame_samples": (batch_size, 3, FRAME_SAMPLES, FRAME_SAMPLES),
-            "map_samples": (batch_size, 1, FRAME_SAMPLES, FRAME_SAMPLES),
+            "map_samples": (batch_size, 2, FRAME_SAMPLES, FRAME_SAMPLES),
         }
         for name, shape in wanted.items():
             if tuple(getattr(self, name).shape) != shape:

@@ -61,10 +61,15 @@ class FocusMambaTask(Task[FocusBatch]):
         data, run, optim = settings.data, settings.run, settings.optim
         photographs = Path(data.photographs) if data.photographs else None
         self.data: FocusData = build_data(
-            Path(data.root), data.train_split, data.val_split, photographs, data.clip(run.seed), settings.augment
+            data.roots,
+            data.train_split,
+            data.val_split,
+            photographs,
+            data.clip(run.seed),
+            settings.augment,
         )
         self.net = FocusMamba(settings.model).to(device).train()
-        self.loss = FocusLoss(settings.loss, run.steps)
+        self.loss = FocusLoss(settings.loss, run.steps, settings.model.max_radius_px)
         adamw = make_adamw(self.net.named_parameters(), optim, decays)
         rate = partial(learning_rate, steps=run.steps, settings=optim)
         self.optimizers = [

@@ -35,9 +35,15 @@ class DecayGate(nn.Module):
 
     def __init__(self, config: StreamConfig, depth: float) -> None:
         super().__init__()
-        self.weight = config.dahg_lambda
+        self.weight: float | Tensor = config.dahg_lambda
         first, last = FLOOR_LOGITS
         self.floor = nn.Parameter(torch.tensor(first + (last - first) * depth)) if config.enable_dahg else None
+
+    def learn_weight(self) -> None:
+        """Make lambda a parameter, as published, where the mean blur comes in pixels."""
+        weight = torch.tensor(float(self.weight))
+        del self.weight
+        self.weight = nn.Parameter(weight)
 
     def forward(self, logits: Tensor, mean_blur: Tensor | None) -> Tensor:
         """Logits (B, ..., H) and the mean blur over the largest (B,), None for a stream that has none -> log a, <= 0."""
@@ -87,6 +93,9 @@ class BiGDR(nn.Module):
         self.direction_gate = nn.Linear(width, DIRECTIONS)
         self.norm = nn.LayerNorm(width)
         self.decay = DecayGate(config, depth)
+        self.used = (
+            DIRECTIONS  # the first so many: rows both ways, then columns; states of the others stay as they were
+        )
 
     def forward(self, x: Tensor, start: Tensor, mean_blur: Tensor | None) -> tuple[Tensor, Tensor]:
         """Scan.
@@ -100,9 +109,10 @@ class BiGDR(nn.Module):
             (B, h, w, C), and the final states like `start`.
         """
         together = torch.is_grad_enabled() or x[..., 0].numel() <= TOKENS_TOGETHER
-        groups = [[0, 1, 2, 3]] if together else [[0], [1], [2], [3]]
+        directions = list(range(self.used))
+        groups = [directions] if together else [[direction] for direction in directions]
         # In float32: under autocast four shares that should sum to one would not.
-        share = torch.softmax(self.direction_gate(x).float(), dim=-1).to(x.dtype)
+        share = torch.softmax(self.direction_gate(x)[..., : self.used].float(), dim=-1).to(x.dtype)
         total, finals = None, []
         for group in groups:
             y, final = self._directions(x, start, mean_blur, group)
@@ -110,7 +120,8 @@ class BiGDR(nn.Module):
             total = part if total is None else total + part
             finals.append(final)
         assert total is not None
-        return self.norm(total), finals[0] if together else torch.cat(finals, dim=1)
+        rested = [start[:, self.used :]] if self.used < DIRECTIONS else []
+        return self.norm(total), torch.cat([*finals, *rested], dim=1) if len(finals) + len(rested) > 1 else finals[0]
 
     def _directions(
         self, x: Tensor, start: Tensor, mean_blur: Tensor | None, group: list[int]

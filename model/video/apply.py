@@ -14,17 +14,27 @@ import numpy as np
 
 from model.bokehflow import BokehFlow
 from model.bokehflow.blocks import FOCUS_M as NETWORK_FOCUS_M
-from model.bokehflow.checkpoint import load_bokehflow
+from model.bokehflow.checkpoint import FAMILY, load_bokehflow
 from model.training.network_file import Loaded
-from model.video.depth_source import DepthSource, check_kept, choose_depth, colour_depth, discard_kept, inverse_ends
+from model.video.depth_source import (
+    DepthSource,
+    check_kept,
+    choose_depth,
+    colour_depth,
+    depth_is_here,
+    discard_kept,
+    inverse_ends,
+)
 from model.video.engines import FilmEngine, LensEngine, NetworkDepth, NetworkEngine, Photographed
 from model.video.film import Film, Look, worked_place
 from model.video.focus import FOCUS_M
 from model.video.plan import MIDDLE, check_pixel, depth_at, follow, lens_for, sample_numbers
-from model.video.settings import USUAL_F_NUMBER, USUAL_FOCAL_MM, ApplySettings
+from model.video.settings import USUAL_F_NUMBER, USUAL_FOCAL_MM, ApplySettings, EngineName
 from model.video.trust import describe_training, weakness
 from model.video.work import begin_work, frame_fields
+from model.weights import default_weights
 from pipeline.device import resolve_device
+from pipeline.engines.vda.choose import BRING
 from pipeline.errors import UsageError
 from pipeline.media.encoding import BLOCK_FRAMES
 from pipeline.media.images import AnyPicture
@@ -91,7 +101,8 @@ class _Run:
             self._go()
 
     def _go(self) -> None:
-        settings, say = self._settings, self._reporter.info
+        settings, say = self._decided(), self._reporter.info
+        self._settings = settings
         loaded = load_bokehflow(settings.checkpoint, self._device) if settings.checkpoint else None
         network = self._network(loaded) if loaded else None
         depth = self._depth(loaded)
@@ -116,6 +127,30 @@ class _Run:
             say(f"started afresh where the film cuts, at {_times(starts)}")
         say(f"apply_bokeh: {look.count} frames, {self._output}")
 
+    def _decided(self) -> ApplySettings:
+        """The settings with the network that comes with the code: where one was asked for and none was named, and where
+        nothing else would tell depth."""
+        asked = self._settings
+        engine: EngineName
+        if asked.checkpoint is not None:
+            return asked
+        if asked.wants_network:
+            self._reporter.info("network: the one that comes with the code, since no --checkpoint was given")
+            engine = "lens" if asked.lens_alone else asked.engine
+            return replace(asked, engine=engine, checkpoint=default_weights(FAMILY))
+        if (asked.engine, asked.depth) != ("auto", "auto") or depth_is_here(self._source.path, self._device):
+            return asked
+        try:
+            shipped = default_weights(FAMILY)
+        except UsageError:
+            return asked  # then it is depth that is missing, and that is said
+        self._reporter.warning(
+            "no depth came with the film, and no weights to estimate it are here: it is taken from the small network that "
+            f"comes with the code, whose depth is rough. Better, once (Apache-2.0, 0.12 GB): {BRING}"
+        )
+        engine = "lens" if asked.lens_alone else "bokehflow"
+        return replace(asked, engine=engine, depth="bokehflow", checkpoint=shipped)
+
     def _network(self, loaded: Loaded[BokehFlow]) -> NetworkEngine:
         """The network, which says what it learned from; lenses and distances it does not know are refused before any work."""
         settings = self._settings
@@ -134,16 +169,16 @@ class _Run:
         """The depth that is needed, if any: for the lens engine, and for a network whose focus follows something."""
         settings, say = self._settings, self._reporter.info
         if settings.engine_name == "bokehflow":
-            assert loaded is not None, "the settings ask for a checkpoint"
-            why = "a checkpoint was given" if settings.engine == "auto" else "as --engine asks"
-            say(f"engine: bokehflow, the network of {loaded.path}, since {why}; it sees depth itself")
+            assert loaded is not None, "the settings ask for a network"
+            why = ", since a checkpoint was given" if settings.engine == "auto" else ""
+            say(f"engine: bokehflow, the network of {loaded.path}{why}; it sees depth itself")
             if settings.focus is not None or settings.focus_px is not None:
                 return None
             return self._network_depth(
                 loaded, "depth: seen by the network, once for the focus and once for the pictures"
             )
-        why = "no checkpoint was given" if settings.engine == "auto" else "--engine asks for it"
-        say(f"engine: lens, optics on depth, since {why}")
+        why = ", since no checkpoint was given" if settings.engine == "auto" else ""
+        say(f"engine: lens, optics on depth{why}")
         depth = choose_depth(
             settings.depth,
             self._source.path,

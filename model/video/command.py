@@ -27,7 +27,11 @@ def parser(description: str | None) -> argparse.ArgumentParser:
         default="auto",
         help="given (beside the film), vda (Video Depth Anything), bokehflow, or a folder; default: the best there is",
     )
-    made.add_argument("--checkpoint", type=Path, help="of a network: model.safetensors, a checkpoint or run folder")
+    made.add_argument(
+        "--checkpoint",
+        type=Path,
+        help="of a network: file, checkpoint or run folder; where one is needed, the one that comes with the code",
+    )
     _add_lens(made.add_argument_group("lens"))
     _add_focus(
         made.add_argument_group("focus; without any of these, what the middle of the first frame shows is followed")

@@ -167,7 +167,7 @@ def choose_depth(
         source: the film.
         num_frames: of the whole film, which is what delivered depth has maps for; asked only where there is some.
         device: where to estimate.
-        network: makes the source that a checkpoint is; None without a checkpoint. Takes the line to say.
+        network: makes the source that a network is; None without a network. Takes the line to say.
 
     Raises:
         UsageError: it is not there; the message says what was looked for and the command that would bring depth.
@@ -175,7 +175,7 @@ def choose_depth(
     """
     if asked == "bokehflow":
         assert network is not None, "the settings ask for a checkpoint"
-        return network("depth: seen by the network of --checkpoint, as --depth bokehflow asks")
+        return network("depth: seen by the network")
     if asked == "vda":
         found = best_here(device)
         if found is None:
@@ -199,6 +199,11 @@ def choose_depth(
     raise UsageError(
         f"{looked}, and no weights to estimate it; get the small ones (Apache-2.0, 0.12 GB) and run this again: {BRING}"
     )
+
+
+def depth_is_here(source: Path, device: str) -> bool:
+    """Whether `choose_depth` would find any by itself: delivered with the film, or weights to estimate it."""
+    return has_delivered_depth(source) or best_here(device) is not None
 
 
 def _places(source: Path) -> str:

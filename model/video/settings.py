@@ -26,7 +26,7 @@ class ApplySettings:
     Args:
         engine: "lens" (optics on depth), "bokehflow" (a trained network), or "auto": the network if there is a checkpoint.
         depth: "auto", "given", "vda", "bokehflow", or a path to delivered depth.
-        checkpoint: of the network, where one is wanted.
+        checkpoint: of the network, where one is wanted; None for the one that comes with the code.
         f_number, focal_mm: of the lens; None for a usual value, or for what `strength_percent` asks for.
         strength_percent: blur radius that 95 % of the film stays below, in percent of the frame's width; the f-number follows.
         sensor_mm: width of the sensor along the frame's width; 24 for a full-frame camera held upright.
@@ -94,12 +94,8 @@ class ApplySettings:
         self._check_network()
 
     def _check_network(self) -> None:
-        """A checkpoint is there exactly where something wants it, and a network is asked only what it can."""
+        """No checkpoint is given that nothing wants, and a network is asked only what it can."""
         if self.engine_name == "bokehflow":
-            if self.checkpoint is None:
-                raise UsageError(
-                    "--engine bokehflow needs --checkpoint: a model.safetensors, a checkpoint or a run folder"
-                )
             if self.depth not in ("auto", "bokehflow"):
                 raise UsageError(
                     f"the bokehflow engine sees depth itself; --depth {self.depth} goes with --engine lens"
@@ -110,8 +106,6 @@ class ApplySettings:
                 raise UsageError(
                     "--blades, --rotation, --roundness and --cat_eye go with --engine lens; the network has a round opening"
                 )
-        elif self.depth == "bokehflow" and self.checkpoint is None:
-            raise UsageError("--depth bokehflow needs --checkpoint: a model.safetensors, a checkpoint or a run folder")
         elif self.checkpoint is not None and self.depth != "bokehflow":
             raise UsageError(
                 f"--engine lens with --depth {self.depth} has no use for --checkpoint; leave one of them out"
@@ -123,6 +117,16 @@ class ApplySettings:
         if self.engine != "auto":
             return self.engine
         return "bokehflow" if self.checkpoint is not None and self.depth in ("auto", "bokehflow") else "lens"
+
+    @property
+    def wants_network(self) -> bool:
+        """Whether pictures or depth come from a network."""
+        return "bokehflow" in (self.engine_name, self.depth)
+
+    @property
+    def lens_alone(self) -> bool:
+        """Whether something was asked for that only the lens engine does."""
+        return self.strength_percent is not None or self.aperture != DISC or bool(self.cat_eye)
 
     @property
     def wanted_strength(self) -> float | None:

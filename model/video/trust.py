@@ -28,5 +28,5 @@ def weakness(loaded: Loaded[BokehFlow]) -> str:
         return ""
     return (
         f"this network is weak: {' and '.join(reasons)}, so its depth means little on anything else; "
-        f"--engine lens with delivered or estimated depth (leave --checkpoint out) blurs better"
+        f"--engine lens with delivered or estimated depth blurs better"
     )

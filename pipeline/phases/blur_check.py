@@ -218,7 +218,7 @@ def read_blur_frame(scene: Scene, set_index: int, lens_set: LensSet, per_mm: flo
     depth = read_npz(scene.depth_path(frame), "depth").astype(np.float32)
     label = read_npz(scene.focus_path(set_index, frame), "focus_map").astype(np.float32)
     signed = focus_map_to_defocus_px(
-        torch.from_numpy(label), torch.from_numpy(depth), lens_set.lens.focus_m, lens_set.max_coc_m, per_mm
+        torch.from_numpy(label), torch.from_numpy(depth), lens_set.lens_at(frame).focus_m, lens_set.max_coc_m, per_mm
     )
     return BlurFrame(
         sharp=read_sharp(scene.sharp_path(frame)),

@@ -16,6 +16,8 @@ MAX_RADIUS_SHARE = 31 / 512  # of the frame's width: the network's renderer reac
 TARGET_SHARES = (0.005, 0.055)
 LARGEST_PERCENTILE = 99.5
 DRAWS = 8
+SKY_M = 100.0
+PULL_SHARE = 0.3  # of the scene's range of inverse distances: what a focus pull covers at least, if it can
 STOPPED_DOWN_SHARES = (0.4, 1.0)  # of the largest radius
 
 
@@ -34,8 +36,7 @@ def draw_photograph_lens(scene_id: str, set_index: int, depth_m: F32, *, width_p
     limit_px = MAX_RADIUS_SHARE * width_px
 
     def largest_px(lens: Lens) -> float:
-        radius = defocus_px(torch.from_numpy(np.ascontiguousarray(depth_m)).float(), lens, per_mm).abs()
-        return float(np.percentile(radius.numpy(), LARGEST_PERCENTILE))
+        return _largest_px(lens, depth_m, per_mm)
 
     def draw(attempt: int) -> DrawnLens:
         return draw_visible_lens(
@@ -62,6 +63,41 @@ def draw_photograph_lens(scene_id: str, set_index: int, depth_m: F32, *, width_p
         f"none of {DRAWS} lenses keeps {LARGEST_PERCENTILE} % of the radii below {limit_px:.0f} px; "
         f"stopped down {factor:.2f} times, to {wanted_px:.1f} px",
     )
+
+
+def draw_focus_pull(
+    scene_id: str, set_index: int, depth_m: F32, lens: Lens, num_frames: int, *, width_px: int, seed: int
+) -> tuple[Lens, tuple[float, ...]]:
+    """A focus that travels from a drawn lens's distance to another one that the scene has, evenly in inverse distance.
+
+    Args:
+        scene_id, set_index, seed: seed the draw.
+        depth_m: any sample of the scene's depth, metres, > 0.
+        lens: of the first frame.
+        num_frames: >= 1.
+        width_px: of the full frame.
+
+    Returns:
+        The lens, stopped down as far as its largest blur on the way asks for, and the focus distance of every frame, metres.
+    """
+    rng = np.random.Generator(np.random.PCG64(stable_seed("focus pull", scene_id, set_index, seed)))
+    seen = depth_m[depth_m < SKY_M] if (depth_m < SKY_M).any() else depth_m  # nobody focuses on the sky
+    near, far = np.percentile(1 / seen, (95, 5)).tolist()
+    start = 1 / lens.focus_m
+    ends = [end for end in rng.uniform(far, near, DRAWS).tolist() if abs(end - start) > PULL_SHARE * (near - far)]
+    end = ends[0] if ends else max((near, far), key=lambda one: abs(one - start))
+    focus_m = (lens.focus_m, *(1 / (start + (end - start) * np.linspace(0, 1, num_frames)[1:])).tolist())
+    # A pixel's radius is convex in 1 / S, so the largest is at one of the ends.
+    worst = max(
+        _largest_px(replace(lens, focus_m=one), depth_m, px_per_mm(width_px)) for one in (focus_m[0], focus_m[-1])
+    )
+    stop = max(1.0, worst / (MAX_RADIUS_SHARE * width_px))
+    return replace(lens, f_number=lens.f_number * stop), focus_m
+
+
+def _largest_px(lens: Lens, depth_m: F32, per_mm: float) -> float:
+    radius = defocus_px(torch.from_numpy(np.ascontiguousarray(depth_m)).float(), lens, per_mm).abs()
+    return float(np.percentile(radius.numpy(), LARGEST_PERCENTILE))
 
 
 def traced_lens(lens: Lens, f_m: float) -> Lens:

@@ -9,7 +9,6 @@ import math
 import os
 import shutil
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +21,13 @@ from pipeline.media.depth_files import encode_npz
 from pipeline.media.images import encode_png
 from pipeline.optics import SENSOR_WIDTH_MM, coc_to_radius_px, px_per_mm
 from pipeline.optics.labels import label_of
-from pipeline.optics.sampling import DrawnLens
 from pipeline.phases.depth import count_values, statistics_of
-from pipeline.photographs.lenses import draw_photograph_lens, traced_lens
-from pipeline.photographs.requests import LICENCE, MAX_COC_M, VERSION, PhotographRequest
+from pipeline.photographs.lenses import draw_focus_pull, draw_photograph_lens, traced_lens
+from pipeline.photographs.requests import LICENCE, MAX_COC_M, PhotographRequest
 from pipeline.raytrace import RayScene, RaytraceError, render_frame, render_photograph, to_srgb8
-from pipeline.raytrace.generated import generate
 from pipeline.storage.completion import DoneRecord, fingerprint
 from pipeline.storage.files import dump_json, write_bytes
-from pipeline.storage.scene import LensSet, Scene, lens_set_to_json
+from pipeline.storage.scene import TRACED_TRUTH, LensSet, Scene, lens_set_to_json
 
 
 def write_photographs(out_root: Path, request: PhotographRequest) -> bool:
@@ -59,7 +56,7 @@ def write_photographs(out_root: Path, request: PhotographRequest) -> bool:
 
 
 def _write(scene: Scene, request: PhotographRequest) -> None:
-    generated = generate(request.family, request.seed, pace=request.pace)
+    generated = request.scene()
     size = {"width": request.width, "height": request.height}
     depths, counts = [], np.zeros(65536, np.int64)
     for i in range(request.num_frames):
@@ -72,14 +69,23 @@ def _write(scene: Scene, request: PhotographRequest) -> None:
     statistics = statistics_of(counts)
     _put(scene.stats_path, dump_json(statistics).encode())
     sample = np.stack(depths)[:, ::4, ::4].astype(np.float32)
-    drawn = [
-        draw_photograph_lens(request.scene_id, number, sample, width_px=request.width, seed=request.seed)
-        for number in range(request.num_sets)
+    drawn = [_draw_set(request, number, sample) for number in range(request.num_sets)]
+    noise_db = [
+        _photograph_set(scene, generated, request, number, one, depths) for number, (one, _) in enumerate(drawn)
     ]
-    noise_db = [_photograph_set(scene, generated, request, number, one, depths) for number, one in enumerate(drawn)]
     _put(scene.metadata_path, dump_json(_metadata(request, generated, drawn, noise_db)).encode())
     _put(scene.split_path, f"{request.split}\n".encode())
     _write_records(scene, request, statistics)
+
+
+def _draw_set(request: PhotographRequest, number: int, depth_m: NDArray[np.float32]) -> tuple[LensSet, str]:
+    """A lens, or one whose focus travels, and the reason where it is not as the prior wants it."""
+    seeded = {"width_px": request.width, "seed": request.seed}
+    one = draw_photograph_lens(request.scene_id, number, depth_m, **seeded)
+    if number < request.num_sets - request.pulls:
+        return LensSet(lens=one.lens, max_coc_m=MAX_COC_M), one.reason
+    lens, pull_m = draw_focus_pull(request.scene_id, number, depth_m, one.lens, request.num_frames, **seeded)
+    return LensSet(lens=lens, max_coc_m=MAX_COC_M, pull_m=pull_m), one.reason
 
 
 def _photograph_set(
@@ -87,20 +93,20 @@ def _photograph_set(
     generated: RayScene,
     request: PhotographRequest,
     number: int,
-    drawn: DrawnLens,
+    drawn: LensSet,
     depths: list[Any],
 ) -> float:
     """Labels and photographs of one lens; returns how near the first is to a noiseless one, dB."""
-    lens = traced_lens(drawn.lens, generated.f_m)
 
     def shot(i: int, sample_set: int = 0) -> NDArray[np.uint8]:
         size = {"width": request.width, "height": request.height, "samples": request.samples}
-        return to_srgb8(render_photograph(generated, i, lens, None, workers=1, sample_set=sample_set, **size))
+        lens, opening = traced_lens(drawn.lens_at(i), generated.f_m), request.aperture()
+        return to_srgb8(render_photograph(generated, i, lens, opening, workers=1, sample_set=sample_set, **size))
 
     noise_db = 0.0
     for i, depth in enumerate(depths):
         picture = shot(i)
-        _put(scene.focus_path(number, i), encode_npz("focus_map", label_of(depth, drawn.lens, MAX_COC_M)))
+        _put(scene.focus_path(number, i), encode_npz("focus_map", label_of(depth, drawn.lens_at(i), MAX_COC_M)))
         _put(scene.bokeh_path(number, i), encode_png(picture))
         if i == 0:
             again = shot(i, sample_set=1)
@@ -110,16 +116,14 @@ def _photograph_set(
 
 
 def _metadata(
-    request: PhotographRequest, generated: RayScene, drawn: list[DrawnLens], noise_db: list[float]
+    request: PhotographRequest, generated: RayScene, drawn: list[tuple[LensSet, str]], noise_db: list[float]
 ) -> dict[str, Any]:
     per_mm = px_per_mm(request.width)
     return {
         "scene_id": request.scene_id,
         "sets": [
-            lens_set_to_json(LensSet(lens=one.lens, max_coc_m=MAX_COC_M))
-            | ({"reason": one.reason} if one.reason else {})
-            | {"noise_db": noise}
-            for one, noise in zip(drawn, noise_db, strict=True)
+            lens_set_to_json(one) | ({"reason": reason} if reason else {}) | {"noise_db": noise}
+            for (one, reason), noise in zip(drawn, noise_db, strict=True)
         ],
         "num_frames": request.num_frames,
         "width": request.width,
@@ -129,21 +133,22 @@ def _metadata(
         "max_radius_px": coc_to_radius_px(MAX_COC_M, per_mm),
         "coc_model": "contract",
         "lens_prior": "visible",
-        "engine": {"name": "raytrace", "samples": request.samples},
+        "engine": {"name": "raytrace", "samples": request.samples}
+        | ({"blades": request.blades} if request.blades else {}),
         "guidance": None,
         "guidance_factor": None,
         "seed": request.seed,
         "licences": {"deblur": LICENCE, "depth": LICENCE, "bokeh": LICENCE},
-        "truth": "ray-traced photograph",
+        "truth": TRACED_TRUTH,
         "family": request.family,
         "frame_f": generated.f_m,
-        "generated": {**asdict(request), "version": VERSION},
+        "generated": request.recorded(),
     }
 
 
 def _write_records(scene: Scene, request: PhotographRequest, statistics: dict[str, float]) -> None:
     """A `.done` for every modality folder, as the phases leave them."""
-    fields = {"engine": {"name": "raytrace"}, "generated": {**asdict(request), "version": VERSION}}
+    fields = {"engine": {"name": "raytrace"}, "generated": request.recorded()}
     marks = {name: fingerprint({"phase": name, **fields}) for name in ("deblur", "depth", "render")}
     pictures = request.num_frames * request.num_sets
     for name, folders, outputs, upstream, summary in (
@@ -177,8 +182,12 @@ def _check_existing(scene: Scene, request: PhotographRequest) -> None:
         raise RaytraceError(
             f"{scene.dir} exists but was not made by this generator; move it away or choose another folder"
         ) from error
-    wanted = {**asdict(request), "version": VERSION}
-    other = [f"{key} {found.get(key)!r} -> {value!r}" for key, value in wanted.items() if found.get(key) != value]
+    wanted = request.recorded()
+    other = [
+        f"{key} {found.get(key)!r} -> {wanted.get(key)!r}"
+        for key in dict.fromkeys((*wanted, *found))
+        if found.get(key) != wanted.get(key)
+    ]
     if other:
         raise RaytraceError(
             f"{scene.dir} was made with other settings ({', '.join(other)}); delete it or keep it as is"

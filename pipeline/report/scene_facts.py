@@ -223,7 +223,8 @@ def _sets(lens_sets: list[LensSet], render: PhaseFacts, found: dict[str, Any]) -
     return tuple(
         SetFacts(
             index=index,
-            words=lens_words(lens_set.lens.f_m, lens_set.lens.f_number, lens_set.lens.focus_m),
+            words=lens_words(lens_set.lens.f_m, lens_set.lens.f_number, lens_set.lens.focus_m)
+            + (f" to {lens_set.pull_m[-1]:.2g} m" if lens_set.pull_m else ""),
             focus_m=lens_set.lens.focus_m,
             mean_focus=number(means[index]) if index < len(means) else None,
         )

@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +17,7 @@ from pipeline.storage.files import dump_json, read_json, write_shared
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 INDEX_SCHEMA = 1
+TRACED_TRUTH = "ray-traced photograph"  # "truth" in metadata.json where no renderer made the photographs
 MAX_FRAMES = 1_000_000  # of a scene, and pixels of a side: what is larger is no number that this pipeline wrote
 MAX_SETS = 100
 _SAFE_ID = re.compile(r"[A-Za-z0-9._-]+")
@@ -164,10 +165,21 @@ def _entry(name: str, value: dict[str, Any]) -> SceneEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class LensSet:
-    """One set of lens parameters as metadata.json stores it, and the saturation it was rendered with."""
+    """One set of lens parameters as metadata.json stores it, and the saturation it was rendered with.
+
+    Args:
+        lens: of all frames; where the focus travels, of the first.
+        max_coc_m: circle of confusion, metres, at which labels end.
+        pull_m: focus distance of every frame, metres, where it travels; else empty.
+    """
 
     lens: Lens
     max_coc_m: float
+    pull_m: tuple[float, ...] = ()
+
+    def lens_at(self, frame: int) -> Lens:
+        """The lens of a frame."""
+        return replace(self.lens, focus_m=self.pull_m[frame]) if self.pull_m else self.lens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -302,7 +314,11 @@ class Scene:
             sets = metadata["sets"][: MAX_SETS + 1]
             if len(sets) > MAX_SETS:
                 raise ValueError(f"more than {MAX_SETS}")
-            return [lens_set_from_json(value, metadata.get("coc_model", "contract")) for value in sets]
+            found = [lens_set_from_json(value, metadata.get("coc_model", "contract")) for value in sets]
+            for one in found:
+                if one.pull_m and len(one.pull_m) != metadata["num_frames"]:
+                    raise ValueError(f"S_focus_frames of {len(one.pull_m)} for {metadata['num_frames']} frames")
+            return found
         except Exception as error:
             raise InputError(
                 f"{self.metadata_path}: {one_line(error)} in sets; each needs f, N, S_focus, max_coc"
@@ -320,13 +336,17 @@ def lens_set_from_json(value: dict[str, Any], coc_model: CocModel) -> LensSet:
     max_coc_m = float(value["max_coc"])
     if not (math.isfinite(max_coc_m) and max_coc_m > 0):
         raise ValueError(f"max_coc must be > 0 and finite, got {max_coc_m}")
-    return LensSet(lens=lens, max_coc_m=max_coc_m)
+    pull_m = tuple(replace(lens, focus_m=float(focus_m)).focus_m for focus_m in value.get("S_focus_frames", ()))
+    if pull_m and pull_m[0] != lens.focus_m:
+        raise ValueError(f"S_focus must be the first of S_focus_frames, got {lens.focus_m} and {pull_m[0]}")
+    return LensSet(lens=lens, max_coc_m=max_coc_m, pull_m=pull_m)
 
 
-def lens_set_to_json(lens_set: LensSet) -> dict[str, float]:
-    """The contract's form of a set: f in metres, N, S_focus in metres, max_coc in metres."""
+def lens_set_to_json(lens_set: LensSet) -> dict[str, Any]:
+    """The contract's form of a set: f in metres, N, S_focus in metres, max_coc in metres; S_focus_frames where it travels."""
     lens = lens_set.lens
-    return {"f": lens.f_m, "N": lens.f_number, "S_focus": lens.focus_m, "max_coc": lens_set.max_coc_m}
+    fixed = {"f": lens.f_m, "N": lens.f_number, "S_focus": lens.focus_m, "max_coc": lens_set.max_coc_m}
+    return fixed | ({"S_focus_frames": list(lens_set.pull_m)} if lens_set.pull_m else {})
 
 
 def scene_folders(out_root: Path) -> Iterator[Scene]:

@@ -22,7 +22,7 @@ from pipeline.phases.calibration import read_calibration
 from pipeline.phases.index import IndexSettings, check_source
 from pipeline.phases.lenses import read_statistics
 from pipeline.phases.registry import scene_phases
-from pipeline.phases.validate import check_scene
+from pipeline.phases.scene_check import check_scene
 from pipeline.report.page import render_page
 from pipeline.run_settings import RunSettings
 from pipeline.status import dataset_status, explain

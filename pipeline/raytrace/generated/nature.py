@@ -4,16 +4,18 @@ import numpy as np
 
 from pipeline.raytrace import textures as tx
 from pipeline.raytrace.generated import bodies
-from pipeline.raytrace.generated.light import outdoors
+from pipeline.raytrace.generated.light import dimmed, outdoors
 from pipeline.raytrace.generated.setting import Setting
 from pipeline.raytrace.material import Material
 from pipeline.raytrace.scenes.kit import grass, tree
 from pipeline.raytrace.world import RayScene
 
+UNLIT_DUSK = 2.2  # exposure over that of a street
 
-def build(seed: int, pace: float = 1.0) -> RayScene:
+
+def build(seed: int, pace: float = 1.0, version: int = 1) -> RayScene:
     """A landscape drawn from a seed; `pace` is a factor on all speeds."""
-    setting = Setting(family="nature", seed=seed, pace=pace)
+    setting = Setting(family="nature", seed=seed, pace=pace, version=version)
     palette, rng = setting.palette, setting.rng
     hour = str(rng.choice(("noon", "golden", "overcast", "dusk"), p=[0.35, 0.35, 0.2, 0.1]))
     _ground(setting)
@@ -28,6 +30,8 @@ def build(seed: int, pace: float = 1.0) -> RayScene:
     setting.near_the_lens(eye)
     target = (float(rng.uniform(-0.6, 0.6)), float(rng.uniform(0.6, 1.2)), 5.0)
     light = outdoors(palette, hour)
+    if hour == "dusk" and setting.version > 1:  # no lamps help as they do in a street
+        light = dimmed(light, UNLIT_DUSK)
     return setting.scene(setting.camera(eye, target), light, (-6.0, -0.1, 0.3), (6.0, 4.5, 12.0))
 
 

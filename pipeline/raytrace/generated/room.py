@@ -9,9 +9,9 @@ from pipeline.raytrace.light import RGB
 from pipeline.raytrace.world import RayScene
 
 
-def build(seed: int, pace: float = 1.0) -> RayScene:
+def build(seed: int, pace: float = 1.0, version: int = 1) -> RayScene:
     """A room drawn from a seed; `pace` is a factor on all speeds."""
-    setting = Setting(family="room", seed=seed, pace=pace)
+    setting = Setting(family="room", seed=seed, pace=pace, version=version)
     rng = setting.rng
     wide, deep, high = float(rng.uniform(2.2, 3.6)), float(rng.uniform(5.0, 8.5)), float(rng.uniform(2.5, 3.3))
     sun = bool(rng.random() < 0.6)

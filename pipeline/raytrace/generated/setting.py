@@ -15,6 +15,8 @@ from pipeline.raytrace.scenes.kit import blade
 from pipeline.raytrace.world import RayScene
 
 FPS = 24.0
+APART_M, PLACES_TRIED = 1.4, 12  # an animal is about as long
+LATTICE = 0.4  # of a fence's board: at their widest, three fifths of the view stay open
 
 
 @dataclass(kw_only=True)
@@ -24,11 +26,13 @@ class Setting:
     Args:
         family, seed: name it, and seed all its drawings.
         pace: factor on all speeds: 1 for lively clips, about 0.2 for calm ones.
+        version: of the generator.
     """
 
     family: str
     seed: int
     pace: float = 1.0
+    version: int = 1
     fixed: Shapes = field(default_factory=Shapes)
     cast: list[actors.Actor] = field(default_factory=list)
     palette: Palette = field(init=False)
@@ -36,6 +40,7 @@ class Setting:
     def __post_init__(self) -> None:
         self.palette = Palette("generated", self.family, self.seed)
         self.rng = self.palette.rng
+        self._taken: list[tuple[float, float]] = []  # where somebody stands
 
     def put(self, body: Shapes, position: Point, yaw: float | None = None, scale: float = 1.0) -> None:
         """Add a body that stands still, turned by any angle if none is given."""
@@ -48,7 +53,7 @@ class Setting:
 
     def someone(self, x: tuple[float, float], z: tuple[float, float], *, beasts: float = 0.3) -> None:
         """A walker or (with probability `beasts`) an animal, who walks to the left or right."""
-        at = (float(self.rng.uniform(*x)), 0.0, float(self.rng.uniform(*z)))
+        at = self._free_place(x, z)
         heading = float(self.rng.choice([0.0, np.pi])) + float(self.rng.normal(0, 0.35))
         phase, speed = float(self.rng.uniform(0, 6.3)), self.speed(0.5, 1.8)
         if self.rng.random() < beasts:
@@ -56,6 +61,19 @@ class Setting:
         else:
             tall = float(self.rng.choice([1.75, 1.65, 1.85, 1.15]))
             self.cast.append(actors.walker(self.palette, at, speed, heading, tall=tall, phase=phase))
+
+    def _free_place(self, x: tuple[float, float], z: tuple[float, float]) -> tuple[float, float, float]:
+        """A place on the ground where nobody stands yet, as far as some draws find one."""
+        for _ in range(1 if self.version == 1 else PLACES_TRIED):
+            at = float(self.rng.uniform(*x)), float(self.rng.uniform(*z))
+            if self.is_free(*at, APART_M):
+                break
+        self._taken.append(at)
+        return at[0], 0.0, at[1]
+
+    def is_free(self, x: float, z: float, apart_m: float) -> bool:
+        """Whether nobody stands within `apart_m` metres of a place on the ground."""
+        return all(np.hypot(x - other[0], z - other[1]) >= apart_m for other in self._taken)
 
     def something_that_moves(self, x: float, z: tuple[float, float], top: float) -> None:
         """A ball, a thrown crate, a pendulum or a fan somewhere in the middle of the scene."""
@@ -88,10 +106,10 @@ class Setting:
         if kind < 0.22:
             spacing, flat = float(rng.uniform(0.08, 0.22)), bool(rng.random() < 0.4)
             thick = spacing * float(rng.uniform(0.12, 0.3)) if flat else float(rng.uniform(0.004, 0.012))
-            top = eye[1] + float(rng.uniform(-0.15, 0.6))
-            fence = bodies.grating(
-                self.palette, spacing, 3.4, top, thick=thick, cross=bool(rng.random() < 0.4), flat=flat
-            )
+            top, cross = eye[1] + float(rng.uniform(-0.15, 0.6)), bool(rng.random() < 0.4)
+            if self.version > 1 and flat and cross:  # boards as wide as a fence's hide four fifths
+                thick *= LATTICE
+            fence = bodies.grating(self.palette, spacing, 3.4, top, thick=thick, cross=cross, flat=flat)
             self.put(fence, (eye[0], 0.0, z), yaw=float(rng.normal(0, 0.15)))
         elif kind < 0.55:
             self._twigs(eye, z)

@@ -5,17 +5,20 @@ import numpy as np
 from pipeline.raytrace import textures as tx
 from pipeline.raytrace.generated import actors, bodies
 from pipeline.raytrace.generated.light import HOURS, outdoors
-from pipeline.raytrace.generated.setting import Setting
+from pipeline.raytrace.generated.setting import PLACES_TRIED, Setting
 from pipeline.raytrace.geometry import Shapes
 from pipeline.raytrace.light import RGB
 from pipeline.raytrace.material import Material
 from pipeline.raytrace.scenes.kit import car, tree
 from pipeline.raytrace.world import RayScene
 
+CAR_APART_M = 2.8  # half a car, and somebody beside it
+WIRE_M = 0.006
 
-def build(seed: int, pace: float = 1.0) -> RayScene:
+
+def build(seed: int, pace: float = 1.0, version: int = 1) -> RayScene:
     """A street drawn from a seed; `pace` is a factor on all speeds."""
-    setting = Setting(family="street", seed=seed, pace=pace)
+    setting = Setting(family="street", seed=seed, pace=pace, version=version)
     palette, rng = setting.palette, setting.rng
     hour = str(rng.choice(HOURS, p=[0.3, 0.25, 0.15, 0.15, 0.15]))
     dark = hour in ("dusk", "night")
@@ -99,9 +102,19 @@ def _furniture(setting: Setting, wide: float, dark: bool) -> list[tuple[RGB, RGB
 
 
 def _car(setting: Setting, dark: bool) -> None:
-    rng, palette = setting.rng, setting.palette
-    body, paint = Shapes(), palette.colour((0.08, 0.6), (0.3, 0.9))
+    body, paint = Shapes(), setting.palette.colour((0.08, 0.6), (0.3, 0.9))
     car(body, (0.0, 0.0), 0.0, paint, lights=dark)
+    for _ in range(1 if setting.version == 1 else PLACES_TRIED):
+        heading, start, v = _drive(setting)
+        if setting.is_free(start[0], start[2], CAR_APART_M):
+            break
+    rotation, at = actors.turn(yaw=heading), np.asarray(start)
+    setting.cast.append(lambda t: actors.placed(body, at + np.asarray(v) * t, rotation))
+
+
+def _drive(setting: Setting) -> tuple[float, tuple[float, float, float], tuple[float, float, float]]:
+    """Heading, start and velocity of a car that crosses the picture or comes towards the camera."""
+    rng = setting.rng
     if rng.random() < 0.5:
         heading, sign = float(rng.choice([0, np.pi])), float(rng.choice([-1, 1]))
         start, v = (
@@ -112,8 +125,7 @@ def _car(setting: Setting, dark: bool) -> None:
     else:
         start, v = (float(rng.uniform(-1.6, 1.6)), 0.0, float(rng.uniform(9, 16))), (0.0, 0.0, -setting.speed(1, 5))
         heading = np.pi / 2  # yaw turns +x to -z: it comes towards the camera
-    rotation, at = actors.turn(yaw=heading), np.asarray(start)
-    setting.cast.append(lambda t: actors.placed(body, at + np.asarray(v) * t, rotation))
+    return heading, start, v
 
 
 def _bulbs(setting: Setting, wide: float) -> None:
@@ -121,9 +133,13 @@ def _bulbs(setting: Setting, wide: float) -> None:
     rng, palette, shapes = setting.rng, setting.palette, setting.fixed
     for z in np.sort(rng.uniform(1.6, 14.0, int(rng.integers(2, 5)))).tolist():
         count, top = int(rng.integers(6, 12)), 1.9 + 0.22 * z
+        before: np.ndarray | None = None
         for i in range(count):
             u = 2 * i / (count - 1) - 1
             at = np.array([u * min(wide, 0.8 + 0.5 * z), top - 0.35 * (1 - u * u), z])
+            if setting.version > 1 and before is not None:
+                shapes.cylinder(before, at, WIRE_M, "iron")
+            before = at
             colour, size = palette.colour((0.5, 1.0), (0.3, 0.85)), 0.012 + 0.004 * z
             shapes.ellipsoid(at, size, "bulb", tint=colour)
     for _ in range(16):
