@@ -5,7 +5,8 @@ exactly (their coverages sum to 1), which 'over' with products of (1 - coverage)
 both agree. What is left uncovered at the end is normalised away.
 
 Shape letters: H, W = picture; h, w = half-resolution grid; t = tile edge.
-A "spread" is (4, ...): coverage, then light * coverage.
+A "spread" is (4, ...): coverage, then light * coverage; where what was filled is traced, a fifth plane holds the part of the
+coverage that hidden, invented samples gave.
 """
 
 import torch
@@ -24,10 +25,11 @@ class Stack:
 
     Args:
         like: (..., H, W) tensor that gives size, dtype and device.
+        traced: keep the invented part of the coverage too, as a fourth plane of `light`.
     """
 
-    def __init__(self, like: Tensor) -> None:
-        self.light = like.new_zeros((3, *like.shape[-2:]))
+    def __init__(self, like: Tensor, *, traced: bool = False) -> None:
+        self.light = like.new_zeros((4 if traced else 3, *like.shape[-2:]))
         self.free = like.new_ones((1, *like.shape[-2:]))
 
     def add(self, spread: Tensor | None) -> None:
@@ -37,19 +39,25 @@ class Stack:
         spread = spread[:, : self.free.shape[-2], : self.free.shape[-1]]
         cover = spread[:1].clamp(min=TINY)
         taken = torch.minimum(spread[:1].clamp(min=0), self.free)
-        self.light = self.light + spread[1:] * (taken / cover)
+        self.light = self.light + _with_planes(spread, 1 + len(self.light))[1:] * (taken / cover)
         self.free = self.free - taken
 
     def spread(self) -> Tensor:
-        """(4, H, W): what has been covered so far, as one spread."""
+        """(4, H, W), or 5 planes if traced: what has been covered so far, as one spread."""
         return torch.cat([1 - self.free, self.light])
 
 
 def refine(spread: Tensor | None, bridged: Surface) -> Tensor | None:
-    """Give hidden surfaces in focus the detail that was bridged at full resolution, (4, H, W) each; same coverage."""
+    """Give hidden surfaces in focus the detail that was bridged at full resolution; same coverage."""
     if spread is None:
         return None
-    return torch.cat([spread[:1], torch.lerp(spread[1:], spread[:1] * bridged.light, bridged.weight)])
+    return torch.cat([spread[:1], torch.lerp(spread[1:4], spread[:1] * bridged.light, bridged.weight), spread[4:]])
+
+
+def _with_planes(spread: Tensor, planes: int) -> Tensor:
+    """A spread of visible samples invents nothing: its fifth plane, where one is wanted, is zero."""
+    missing = planes - len(spread)
+    return torch.cat([spread, spread.new_zeros((missing, *spread.shape[1:]))]) if missing > 0 else spread
 
 
 def blur_full(tiles: Tiles, knots: list[Knot], sign: int, aperture: Aperture) -> Tensor | None:
@@ -101,9 +109,11 @@ class HalfGrid:
         surfaces: (5, H, W) visible samples: weight, light * weight, position on the ladder.
         plate: hidden samples.
         layers: the layers.
+        traced: spreads hold the invented part of the coverage too.
     """
 
-    def __init__(self, surfaces: list[Tensor], plate: Surface, layers: Grid) -> None:
+    def __init__(self, surfaces: list[Tensor], plate: Surface, layers: Grid, *, traced: bool = False) -> None:
+        self.traced = traced
         self.size = (plate.weight.shape[-2], plate.weight.shape[-1])
         self.room = int(layers.half[-1][-1].radius / 2) + 4  # half the soft edge and the sharpening
         self.fft_size = (fast_length(self.size[0] + 2 * self.room), fast_length(self.size[1] + 2 * self.room))
@@ -114,6 +124,8 @@ class HalfGrid:
         below, right = (self.fft_size[k] - self.room - self.size[k] for k in range(2))
         hidden = mirror(torch.cat(plate.samples(layers.hidden)), (self.room, below), (self.room, right))
         self.hidden, self.position = hidden[:4], hidden[4:]
+        if traced:
+            self.hidden = torch.cat([self.hidden, self.hidden[:1]])
         used = self.position[self.hidden[:1] > 0].detach()
         self.hidden_range = (float(used.min()), float(used.max())) if used.numel() else None
 
@@ -126,9 +138,9 @@ class HalfGrid:
             aperture: shape of the opening.
 
         Returns:
-            (4, h, w) spread, or None if all layers are empty.
+            (4, h, w) spread, 5 planes if traced, or None if all layers are empty.
         """
-        stack = Stack(self._crop(self.hidden))
+        stack = Stack(self._crop(self.hidden), traced=self.traced)
         empty = True
         for group in groups[::sign]:
             spread = self._blur_group(group, sign, aperture)
@@ -150,10 +162,10 @@ class HalfGrid:
                 layer = self.tiles.assemble(halve(pixels), index)[:, : self.fft_size[0], : self.fft_size[1]]
             if self._hides(knot, sign):
                 hidden = hat(sign * self.position, knot.hidden_step) * self.hidden
-                layer = hidden if layer is None else layer + hidden
+                layer = hidden if layer is None else _with_planes(layer, len(hidden)) + hidden
             if layer is not None:
                 kernel = _kernel_on(layer, aperture, sign * knot.radius, 2, self.fft_size)
-                spectrum = torch.fft.rfft2(layer).mul_(kernel)
+                spectrum = torch.fft.rfft2(_with_planes(layer, len(self.hidden))).mul_(kernel)
                 total = spectrum if total is None else total.add_(spectrum)
         return None if total is None else self._inverse(total)
 

@@ -62,29 +62,56 @@ def render_lens_blur(
         >>> render_lens_blur(picture, torch.full((1, 1, 32, 48), 4.0)).shape
         torch.Size([1, 3, 32, 48])
     """
+    return render_traced(image, defocus_px, order=order, aperture=aperture, encoding=encoding, traced=False)[0]
+
+
+def render_traced(
+    image: Tensor,
+    defocus_px: Tensor,
+    *,
+    order: Tensor | None = None,
+    aperture: Aperture = DEFAULT_APERTURE,
+    encoding: Encoding = "srgb",
+    traced: bool = True,
+) -> tuple[Tensor, Tensor]:
+    """`render_lens_blur`, and how much of each pixel's light came from behind something and was invented.
+
+    Args:
+        traced: False leaves the share out, (B, 1, 0, 0), and costs nothing.
+
+    Returns:
+        The photograph, and (B, 1, H, W) the share in [0, 1] of what covers a pixel that no pixel of the picture showed.
+    """
     _validate(image, defocus_px, order, aperture, encoding)
     dtype = torch.float64 if torch.float64 in (image.dtype, defocus_px.dtype) else torch.float32
     # One sample after the other: memory stays that of one picture, and nothing of one lens can reach another sample.
-    photographs = [
-        _photograph(image[b], defocus_px[b].to(dtype), None if order is None else order[b], aperture, encoding)
-        for b in range(len(image))
-    ]
-    return torch.stack(photographs)
+    photographs, shares = [], []
+    for b in range(len(image)):
+        ordered = None if order is None else order[b]
+        photograph, share = _photograph(image[b], defocus_px[b].to(dtype), ordered, aperture, encoding, traced)
+        photographs.append(photograph)
+        shares.append(share)
+    return torch.stack(photographs), torch.stack(shares)
 
 
-def _photograph(image: Tensor, defocus: Tensor, order: Tensor | None, aperture: Aperture, encoding: str) -> Tensor:
-    """One sample: (3, H, W) and (1, H, W) -> (3, H, W)."""
+def _photograph(
+    image: Tensor, defocus: Tensor, order: Tensor | None, aperture: Aperture, encoding: str, traced: bool
+) -> tuple[Tensor, Tensor]:
+    """One sample: (3, H, W) and (1, H, W) -> (3, H, W) and the invented share, (1, H, W) or (1, 0, 0)."""
     if float(defocus.detach().abs().max()) <= SHARP_PX:
-        return image
+        return image, torch.zeros_like(defocus) if traced else defocus.new_zeros((1, 0, 0))
     wide = image.to(defocus.dtype)
     light = srgb_to_linear(wide) if encoding == "srgb" else wide
-    blurred = _render(light, defocus, order, aperture).clamp(min=0)
+    blurred, invented = _render(light, defocus, order, aperture, traced)
+    blurred = blurred.clamp(min=0)
     if encoding == "srgb":
         blurred = linear_to_srgb(blurred.clamp(max=1))
-    return blurred.to(image.dtype)
+    return blurred.to(image.dtype), invented
 
 
-def _render(light: Tensor, defocus: Tensor, order: Tensor | None, aperture: Aperture) -> Tensor:
+def _render(
+    light: Tensor, defocus: Tensor, order: Tensor | None, aperture: Aperture, traced: bool
+) -> tuple[Tensor, Tensor]:
     """Linear light in, linear light out: every unit of layers is blurred and put behind the ones before it."""
     height, width = light.shape[-2:]
     layers = radius_grid(float(defocus.detach().abs().max()))
@@ -98,10 +125,10 @@ def _render(light: Tensor, defocus: Tensor, order: Tensor | None, aperture: Aper
     bridged = bridge_thin(own, farness)
     plate = hidden_background(own.light, defocus, farness, bridged)
     surfaces = [torch.cat(one.samples(layers.visible)) for one in (own, other) if one is not None]
-    half = HalfGrid(surfaces, plate, layers)
+    half = HalfGrid(surfaces, plate, layers, traced=traced)
     tiles = Tiles(surfaces, FULL_TILE, FULL_HALO)
 
-    stack = Stack(light)
+    stack = Stack(light, traced=traced)
     for unit in units:
         for planes in surfaces if unit.sharp else []:
             stack.add(hat(planes[4:], 0) * planes[:4])
@@ -113,7 +140,8 @@ def _render(light: Tensor, defocus: Tensor, order: Tensor | None, aperture: Aper
             stack.add(_enlarge(half.blur(unit.half, unit.sign, aperture), height, width))
     # A pixel that nothing reached keeps a trace of its own colour, so that the division always has something to divide.
     covered = 1 - stack.free
-    return (stack.light + TRACE * light) / (covered + TRACE)
+    invented = (stack.light[3:] / (covered + TRACE)).clamp(0, 1) if traced else light.new_zeros((1, 0, 0))
+    return (stack.light[:3] + TRACE * light) / (covered + TRACE), invented
 
 
 def _units(layers: Grid) -> list[Unit]:
