@@ -14,12 +14,13 @@ from torch import Tensor, nn
 
 from model.bokehflow.blocks import ApertureEncoder, ApertureFilm, CrossStreamFusion
 from model.bokehflow.config import FAR_M, NEAR_M, BokehFlowConfig, BokehFlowError
-from model.bokehflow.lens import LensBatch, check_focus, mean_radius_share, unseen_mean_radius_share
+from model.bokehflow.lens import LensBatch, check_focus, mean_radius_share, radius_limit_px, unseen_mean_radius_share
 from model.bokehflow.physics import PhysicsBlur
 from model.bokehflow.temporal import BokehFlowState, sample_depth
 from model.recurrent.blocks import Block, ConvStem, FullResolutionHead
 from model.recurrent.config import STRIDE
 from model.recurrent.motion import MotionCue, sample_frame
+from pipeline.optics import FixedShapes
 
 RESIDUAL_GAIN = 0.1  # of the bokeh head's last layer: the first prediction is nearly the frame itself
 
@@ -121,6 +122,24 @@ class BokehFlow(nn.Module):
         )
         return output, state
 
+    def fix_shapes(self, lens: LensBatch | None) -> None:
+        """Prepare for frames without a wait: the host then reads nothing from the device, as a CUDA graph needs.
+
+        For inference: with gradients the renderer refuses. The caller promises that the following frames are images and that
+        no lens of theirs blurs wider than the widest of these is allowed to.
+
+        Args:
+            lens: lenses of the frames to come, checked here; None adapts to each frame again.
+
+        Raises:
+            BokehFlowError: a lens cannot focus where it should.
+        """
+        if lens is None:
+            self.physics.fixed = None
+            return
+        check_focus(lens, self.config.coc_model)
+        self.physics.fixed = FixedShapes(max_radius_px=float(radius_limit_px(lens, self.config).max()))
+
     def mean_blur(self, lens: LensBatch, state: BokehFlowState | None) -> Tensor:
         """(B,) mean blur radius over the largest: under this lens at the last frame's depth, else of an unseen scene."""
         if state is None:
@@ -187,7 +206,8 @@ class BokehFlow(nn.Module):
         for name, device in (("frame", frame.device), ("lens", lens.f_m.device)):
             if device != self.mix_logit.device:
                 raise BokehFlowError(f"{name} must be on the network's device, {self.mix_logit.device}, got {device}")
-        check_focus(lens, self.config.coc_model)
+        if self.physics.fixed is None:  # else every lens was checked before the first frame
+            check_focus(lens, self.config.coc_model)
         if state is not None:
             state.check(self.config, len(frame))
 

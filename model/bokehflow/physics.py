@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from model.bokehflow.config import BokehFlowConfig
 from model.bokehflow.lens import LensBatch, blur_radius_px, radius_limit_px
-from pipeline.optics import render_lens_blur
+from pipeline.optics import FixedShapes, render_lens_blur
 
 REFINE_CHANNELS = 16
 REFINE_SCALE = 0.1
@@ -23,6 +23,7 @@ class PhysicsBlur(nn.Module):
     def __init__(self, config: BokehFlowConfig) -> None:
         super().__init__()
         self.config = config
+        self.fixed: FixedShapes | None = None  # see `BokehFlow.fix_shapes`
         self.refine = nn.Sequential(
             nn.Conv2d(7, REFINE_CHANNELS, 3, padding=1),
             nn.GELU(),
@@ -45,7 +46,7 @@ class PhysicsBlur(nn.Module):
         with torch.autocast(frame.device.type, enabled=False):
             radius, clipped = blur_radius_px(depth_m, lens, self.config)
             # A clipped radius ties far surfaces, which never changes what hides what: no separate order is needed.
-            rendered = render_lens_blur(frame, radius)
+            rendered = render_lens_blur(frame, radius, fixed=self.fixed)
         share = radius / radius_limit_px(lens, self.config).reshape(-1, 1, 1, 1)
         return rendered + REFINE_SCALE * self.correction(rendered, frame, share), radius, clipped
 
