@@ -72,7 +72,7 @@ def _one_part(tokens: Tokens, state: Tensor, chunk_size: int) -> tuple[Tensor, T
     q, k, v, log_alpha, beta = (_to_chunks(x, size) for x in tokens)
 
     out, final = _run_chunks(q, k, v, log_alpha, beta, state.reshape(-1, value_dim, key_dim))
-    out = out.unflatten(1, (batch, heads)).permute(1, 0, 3, 2, 4).flatten(1, 2)
+    out = torch.unflatten(out, 1, (batch, heads)).permute(1, 0, 3, 2, 4).flatten(1, 2)
     return out[:, :length], final.reshape(state.shape)
 
 
@@ -81,7 +81,7 @@ def _to_chunks(x: Tensor, size: int) -> Tensor:
     missing = -x.shape[1] % size
     if missing:
         x = torch.cat([x, x.new_zeros((x.shape[0], missing, *x.shape[2:]))], dim=1)
-    x = x.unflatten(1, (-1, size))
+    x = torch.unflatten(x, 1, (-1, size))
     return x.permute(1, 0, 3, 2, *range(4, x.dim())).flatten(1, 2).contiguous()
 
 
