@@ -62,7 +62,7 @@ def test_a_time_box_ends_a_measurement_and_its_children_and_the_next_begins(gpu:
     child = f"{sys.executable} -c 'import time; time.sleep(600)'"
     slow = f"import subprocess, pathlib, sys, time; p = subprocess.Popen({child!r}, shell=True)"
     slow += "; pathlib.Path(sys.argv[1]).with_suffix('.pid').write_text(str(p.pid)); time.sleep(600)"
-    todo = [program(gpu, "slow", slow, box_s=2.0), program(gpu, "next", WRITE)]
+    todo = [program(gpu, "slow", slow, box_s=0.4), program(gpu, "next", WRITE)]
     assert [one.state for one in gpu.run_all(todo, tmp_path, 1.0, True, "a card")] == ["out of time", "done"]
     pid = (tmp_path / "slow.pid").read_text()
     listed = subprocess.run(["ps", "-o", "stat=", "-p", pid], capture_output=True, text=True).stdout.strip()
