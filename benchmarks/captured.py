@@ -51,7 +51,7 @@ def median_ms(call: Callable[[], Any], repeat: int, device: str) -> float:
 
 def captured(call: Callable[[], Tensor]) -> tuple[torch.cuda.CUDAGraph, Tensor]:
     """A graph of the call and the tensor that it writes; PyTorch refuses whatever would make the host wait."""
-    side = torch.cuda.Stream()
+    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         for _ in range(3):
