@@ -81,7 +81,7 @@ def measurements() -> list[Measurement]:
         bench("base", 60, "bokehflow", f"{frames} --variants base", "--variants demo --sizes 64x48 --repeat 1"),
         bench(
             "lift", 60, "lift", "--device cuda --bf16 --sizes 512x288 1280x720 --frames 14",
-            "--variants demo --sizes 64x64 --frames 4 --repeat 1 --forward_only",
+            "--variants nano --sizes 64x64 --frames 4 --repeat 1 --forward_only",
         ),
         bench("vda", 90, "vda", "--device cuda --windows 3 --micro_batch 1 8", "--quick --windows 1 --micro_batch 1"),
         bench("flux", 120, "genfocus", "--device cuda --repeat 1", "--quick --repeat 1"),
