@@ -145,7 +145,8 @@ class BokehDiffNet(nn.Module):
         own = {there: here for here, there in self.names.items()}
         if own.keys() != published.keys():
             first = min(own.keys() ^ published.keys())
-            raise RuntimeError(f"{first} is {"missing" if first in own else "no tensor of this network"}")
+            what = "is missing" if first in own else "is no tensor of this network"
+            raise RuntimeError(f"{first} {what}")
         parameters = dict(self.named_parameters())
         with torch.no_grad():
             for there, value in published.items():

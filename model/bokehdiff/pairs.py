@@ -48,6 +48,7 @@ class PairSettings:
         samples: rays per pixel.
         flip: left to right, half of the pictures.
         light_share: of pairs whose light is scaled by min(1.1, 0.7 + u).
+        pool: make so many pairs and draw them again and again, kept in memory; 0 makes a new one for every sample.
         held_out: pairs of the files that training never draws.
         seed: of everything random.
     """
@@ -61,6 +62,7 @@ class PairSettings:
     samples: int = 64
     flip: bool = True
     light_share: float = 0.75
+    pool: int = 0
     held_out: bool = False
     seed: int = 0
 
@@ -110,11 +112,20 @@ class Pairs:
         self.cutouts, self.backgrounds = (part_of(files, settings.held_out) for files in (cutouts, backgrounds))
         for path in self.cutouts:
             _cutout(path)
+        self._kept: dict[int, PairSample] = {}
 
     def __len__(self) -> int:
         return len(self.cutouts) * len(self.backgrounds)
 
     def __getitem__(self, number: int, /) -> PairSample:
+        if not self.settings.pool:
+            return self._make(number)
+        number %= self.settings.pool
+        if number not in self._kept:
+            self._kept[number] = self._make(number)
+        return self._kept[number]
+
+    def _make(self, number: int) -> PairSample:
         settings = self.settings
         seed = stable_seed("bokehdiff pair", settings.seed, settings.held_out, number)
         rng = np.random.Generator(np.random.PCG64(seed))
