@@ -53,9 +53,13 @@ class ConvNextTrunk(FeatureTrunk):
         try:
             self.model = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
         except (OSError, ValueError) as error:
-            raise UsageError(f"loss.trunk_folder: {folder} holds no ConvNeXt in transformers' layout: {error}") from None
+            raise UsageError(
+                f"loss.trunk_folder: {folder} holds no ConvNeXt in transformers' layout: {error}"
+            ) from None
         if "convnext" not in self.model.config.model_type:
-            raise UsageError(f"loss.trunk_folder: {folder} holds a {self.model.config.model_type}, needed is a ConvNeXt")
+            raise UsageError(
+                f"loss.trunk_folder: {folder} holds a {self.model.config.model_type}, needed is a ConvNeXt"
+            )
         self.channels = int(self.model.config.hidden_sizes[-1])
         self.register_buffer("mean", torch.tensor(_MEAN).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(_STD).view(1, 3, 1, 1))

@@ -60,11 +60,14 @@ def evaluate_bokehdiff(loaded: Loaded[BokehDiffNet], request: EvaluationRequest)
         UsageError: the data cannot be used.
     """
     flags, reporter = request.flags, request.reporter
-    contrast = flags.contrast or float(loaded.training["run"]["val_contrast"])
+    contrast = flags.contrast or float(loaded.config["contrast"])
     if flags.pairs < 0 or not (math.isfinite(contrast) and contrast > 1):
         raise UsageError(f"--pairs must be >= 0 and --contrast > 1, got {flags.pairs} and {flags.contrast:g}")
     groups = _pairs(loaded, request) if flags.pairs else _scenes(request)
-    notes = [f"PISA's contrast is {contrast:g}", f"{LENS} made the photographs of the pipeline's scenes, and is their ceiling"]
+    notes = [
+        f"PISA's contrast is {contrast:g}",
+        f"{LENS} made the photographs of the pipeline's scenes, and is their ceiling",
+    ]
     for text in (f"{loaded.path} (step {loaded.step})", *notes):
         reporter.info(text)
     reporter.begin_progress("evaluate", len(groups))

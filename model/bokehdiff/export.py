@@ -92,7 +92,7 @@ def main(argv: list[str] | None = None) -> int:
         loaded = load_kind(args.run, FAMILY, BokehDiffNet)
         for path in export(loaded.net, args.out):
             print(f"wrote {path}")
-        contrast = float(loaded.training["run"]["val_contrast"])
+        contrast = float(loaded.config["contrast"])
         print(f"to draw as its validations did: --engine_opt contrast={contrast:g}")
         return ExitCode.DONE
 

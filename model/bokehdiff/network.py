@@ -81,7 +81,9 @@ class BokehDiffNet(nn.Module):
         text = constant_text(base.folder, base.sha256, cache_folder(prompt_cache))
         self.register_buffer("tokens", text.tokens, persistent=False)
         self.register_buffer("pooled", text.pooled, persistent=False)
-        self.processor = install(self.unet, config.conventions()) if config.pisa else PisaProcessor(config.conventions())
+        self.processor = (
+            install(self.unet, config.conventions()) if config.pisa else PisaProcessor(config.conventions())
+        )
         for block in self.unet.down_blocks[1].attentions[0].transformer_blocks:
             block.attn1.to_out[1].p = config.dropout
         if config.adapt == "lora":

@@ -9,23 +9,18 @@ the seed and n alone.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
-import cv2
 import numpy as np
-import numpy.typing as npt
 import torch
 
+from model.bokehdiff.canvas import Floats, background, cutout, filling, placed
 from model.bokehdiff.samples import PairSample
 from pipeline.errors import UsageError
-from pipeline.media.convert import image_to_unit
-from pipeline.media.images import PICTURE_SUFFIXES, natural_key, read_cutout, read_picture
+from pipeline.media.images import PICTURE_SUFFIXES, natural_key
 from pipeline.optics import Lens, linear_to_srgb, srgb_to_linear
 from pipeline.raytrace import Plane, render_layers
 from pipeline.seeds import stable_seed
-
-Floats = npt.NDArray[np.float32]
 
 FOREGROUND_SUFFIXES = (".png", ".webp", ".tif", ".tiff")
 HELD_OUT = 8  # every eighth file is validation's
@@ -111,7 +106,7 @@ class Pairs:
         self.settings = settings
         self.cutouts, self.backgrounds = (part_of(files, settings.held_out) for files in (cutouts, backgrounds))
         for path in self.cutouts:
-            _cutout(path)
+            cutout(path)
         self._kept: dict[int, PairSample] = {}
 
     def __len__(self) -> int:
@@ -176,14 +171,14 @@ def _planes(back: Path, fronts: Sequence[Path], settings: PairSettings, rng: np.
     middle = _LOWEST + spread / 2
     planes = [
         Plane(
-            linear=_linear(_filling(_background(back), side, rng, settings.flip), settings.curve),
+            linear=_linear(filling(background(back), side, rng, settings.flip), settings.curve),
             disparity=middle,
             slope=(spread * across / side, spread * along / side),
         )
     ]
     edges = np.sort(rng.uniform(_LOWEST + spread, _NEAREST, len(fronts))).tolist()
     for number, path in enumerate(fronts):
-        picture, alpha = _placed(_cutout(path), side, rng, settings.flip)
+        picture, alpha = placed(cutout(path), side, rng, settings.flip)
         slope = (0.0, 0.0)
         if settings.slanted:
             below = planes[-1].range()[1]
@@ -191,9 +186,7 @@ def _planes(back: Path, fronts: Sequence[Path], settings: PairSettings, rng: np.
             room = 0.9 * min(edges[number] - below, (above - edges[number]) / 2)
             tilt = float(rng.uniform(-1, 1))
             slope = (room * tilt / side, room * (1 - abs(tilt)) / side)
-        planes.append(
-            Plane(linear=_linear(picture, settings.curve), alpha=alpha, disparity=edges[number], slope=slope)
-        )
+        planes.append(Plane(linear=_linear(picture, settings.curve), alpha=alpha, disparity=edges[number], slope=slope))
     return planes[::-1]
 
 
@@ -201,60 +194,6 @@ def _focus(planes: Sequence[Plane], rng: np.random.Generator) -> float:
     """On one of the planes; somewhere on it, where it is inclined."""
     low, high = planes[int(rng.integers(len(planes)))].range()
     return float(rng.uniform(low, high)) if high > low else low
-
-
-@lru_cache(maxsize=64)
-def _background(path: Path) -> npt.NDArray[np.uint8]:
-    return read_picture(path)[0]
-
-
-@lru_cache(maxsize=64)
-def _cutout(path: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-    """Cropped to where it is."""
-    picture, alpha = read_cutout(path)
-    rows, columns = (np.nonzero(alpha.any(axis=axis))[0] for axis in (1, 0))
-    where = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    return picture[where], alpha[where]
-
-
-def _filling(picture: npt.NDArray[np.uint8], side: int, rng: np.random.Generator, flip: bool) -> Floats:
-    """A square window of the picture, its shape kept."""
-    height, width = picture.shape[:2]
-    scale = side / min(height, width)
-    size = (max(side, round(width * scale)), max(side, round(height * scale)))
-    resized = _resized(image_to_unit(picture), size)
-    left, top = int(rng.integers(size[0] - side + 1)), int(rng.integers(size[1] - side + 1))
-    window = resized[top : top + side, left : left + side]
-    return window[:, ::-1] if flip and rng.random() < 0.5 else window
-
-
-def _placed(
-    cutout: tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]], side: int, rng: np.random.Generator, flip: bool
-) -> tuple[Floats, Floats]:
-    """The cut-out somewhere on a canvas, and its alpha."""
-    picture, alpha = image_to_unit(cutout[0]), cutout[1].astype(np.float32) / 255
-    if flip and rng.random() < 0.5:
-        picture, alpha = picture[:, ::-1], alpha[:, ::-1]
-    height, width = alpha.shape
-    scale = float(rng.uniform(0.5, 1)) * side / max(height, width)
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    # Where it is transparent a cut-out often is black: weigh by alpha, or edges darken as it shrinks.
-    weighed, alpha = _resized(picture * alpha[..., None], size), _resized(alpha, size)
-    picture = weighed / np.maximum(alpha, 1e-4)[..., None]
-    left, top = (
-        round(side / 2 - length / 2 + float(rng.uniform(-1, 1)) * side / 4) for length in size
-    )
-    canvas, cover = np.zeros((side, side, 3), np.float32), np.zeros((side, side), np.float32)
-    into = np.s_[max(0, top) : min(side, top + size[1]), max(0, left) : min(side, left + size[0])]
-    of = np.s_[max(0, -top) : min(size[1], side - top), max(0, -left) : min(size[0], side - left)]
-    canvas[into], cover[into] = np.clip(picture[of], 0, 1), np.clip(alpha[of], 0, 1)
-    return canvas, cover
-
-
-def _resized(values: Floats, size: tuple[int, int]) -> Floats:
-    smaller = size[0] < values.shape[1]
-    resized = cv2.resize(values, size, interpolation=cv2.INTER_AREA if smaller else cv2.INTER_CUBIC)
-    return np.asarray(np.clip(resized, 0, 1), np.float32)
 
 
 def _pinhole(planes: Sequence[Plane], margin: int) -> tuple[Floats, Floats]:

@@ -35,7 +35,9 @@ def parser() -> ArgumentParser:
     made.add_argument("--config", type=Path, required=True, help="the TOML file that is written")
     made.add_argument("--train_data_dir", required=True, help="folder with fg/ (RGBA) and bg/")
     made.add_argument("--output_dir", default="", help="of the run; runs/bokehdiff without")
-    made.add_argument("--pretrained_model_name_or_path", default="", help="folder of an SDXL; the weights table's without")
+    made.add_argument(
+        "--pretrained_model_name_or_path", default="", help="folder of an SDXL; the weights table's without"
+    )
     made.add_argument("--resolution", type=int, default=512)
     made.add_argument("--max_train_steps", type=int, default=120_000)
     made.add_argument("--checkpointing_steps", type=int, default=500)

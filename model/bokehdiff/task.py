@@ -103,9 +103,7 @@ class BokehDiffTask(Task[PairBatch]):
 
     def losses(self, batch: PairBatch, step: int) -> Iterator[Loss]:
         contrast = training_contrast(step)
-        pisa = replace(
-            self.settings.model.conventions(contrast), points=TRAINING_POINTS, spread=TRAINING_SPREAD
-        )
+        pisa = replace(self.settings.model.conventions(contrast), points=TRAINING_POINTS, spread=TRAINING_SPREAD)
         sharp, bokeh = batch.sharp * 2 - 1, batch.bokeh * 2 - 1
         made = self.net["bokehdiff"](sharp, batch.defocus, pisa)
         judge = self.net["discriminator"] if "discriminator" in self.net else None
@@ -147,12 +145,13 @@ class BokehDiffTask(Task[PairBatch]):
 
     def network_config(self) -> dict[str, Any]:
         net: Any = self.net["bokehdiff"]
-        return {**self.settings.model.to_dict(), "base_sha256": net.base.sha256}
+        contrast = self.settings.run.val_contrast  # whoever uses the network wants the hardness that it was judged with
+        return {**self.settings.model.to_dict(), "base_sha256": net.base.sha256, "contrast": contrast}
 
     @classmethod
     def load_network(cls, config: Mapping[str, Any], weights: dict[str, Tensor]) -> nn.Module:
         values = dict(config)
-        digest = values.pop("base_sha256")
+        digest, _ = values.pop("base_sha256"), values.pop("contrast")
         wanted = BokehDiffConfig.from_dict(values)
         base = find_base(wanted.base)
         if base.sha256 != digest:
