@@ -29,10 +29,7 @@ def radius_px(height: int, width: int) -> float:
         seen = attention(torch.zeros_like(flat), torch.zeros_like(flat), flat, where, 1.0).view_as(light)
         return torch.nn.functional.interpolate(seen, scale_factor=2)
 
-    if is_tiled(rows, columns):
-        seen = tiled_noise(latent, 1, drawn)
-    else:
-        seen = drawn([(0, 0)], latent)
+    seen = tiled_noise(latent, 1, drawn) if is_tiled(rows, columns) else drawn([(0, 0)], latent)
     light = torch.nn.functional.avg_pool2d(seen, 2)[0, 0].double()
     y, x = torch.meshgrid(*(torch.arange(side).double() for side in light.shape), indexing="ij")
     at = rows // 4, columns // 4

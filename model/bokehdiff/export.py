@@ -1,6 +1,6 @@
 """A trained BokehDiff as the files that the engine reads.
 
-python -m model.bokehdiff.export runs/bokehdiff --out weights       # weights/bokehdiff/pytorch_lora_weights.safetensors, vae.ckpt
+python -m model.bokehdiff.export runs/bokehdiff --out weights       # weights/bokehdiff/ with the LoRA and vae.ckpt
 python scripts/05_render_and_labels.py --engine bokehdiff --engine_opt weights=weights
 
 The base goes to weights/RealVisXL_V5.0 by hand, or is found where it is. A network that was trained whole is written as a base

@@ -1,7 +1,7 @@
 """BokehDiff as a module that trains: the engine's parts, an adapter in them, and the way from a picture to its photograph.
 
-The base is inside and frozen; `names` says what is trained, and under which names the engine's files have it. PISA's hardness is
-set by whoever calls: it is a function of the step, and a counter in the layer would count a checkpointed pass twice.
+The base is inside and frozen; `names` says what is trained, and under which names the engine's files have it. PISA's hardness
+is set by whoever calls: it is a function of the step, and a counter in the layer would count a checkpointed pass twice.
 """
 
 from collections.abc import Sequence

@@ -1,9 +1,9 @@
 """Pairs made on the fly: cut-outs before a background, seen through a pinhole and through a lens.
 
-The published recipe by default, in proportion to the crop: a background on an inclined plane, one upright foreground nearer than
-all of it, focus on either, blur of 3 to 96 px per disparity at 512 px. Unlike it, light is linear and passes at least 64
-points of the lens, cut-outs keep their shape, and the published short-falls of the labels are an option. Pair n is a function of
-the seed and n alone.
+The published recipe by default, in proportion to the crop: a background on an inclined plane, one upright foreground nearer
+than all of it, focus on either, blur of 3 to 96 px per disparity at 512 px. Unlike it, light is linear and passes at least 64
+points of the lens, cut-outs keep their shape, and the published short-falls of the labels are an option. Pair n is a function
+of the seed and n alone.
 """
 
 import math

@@ -106,7 +106,7 @@ class BokehDiffTask(Task[PairBatch]):
         pisa = replace(self.settings.model.conventions(contrast), points=TRAINING_POINTS, spread=TRAINING_SPREAD)
         sharp, bokeh = batch.sharp * 2 - 1, batch.bokeh * 2 - 1
         made = self.net["bokehdiff"](sharp, batch.defocus, pisa)
-        judge = self.net["discriminator"] if "discriminator" in self.net else None
+        judge = next((net for name, net in self.net.items() if name == "discriminator"), None)
         with torch.autocast(bokeh.device.type, enabled=False):
             made = made.float()
             found = self.loss(made, bokeh, sharp, step, judge)

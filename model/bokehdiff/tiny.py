@@ -2,10 +2,10 @@
 
 python -m model.bokehdiff.tiny tiny/RealVisXL_V5.0          # then: model.base = "tiny/RealVisXL_V5.0"
 
-SDXL knows pictures before BokehDiff teaches it blur. So does this one, in the way that weights written by hand allow: its VAE keeps
-the means of 4 x 4 pixels and interpolates them, and its UNet calls that part of a clean latent noise which leaves the latent
-as it is. Everything beside these paths is random from a seed, and takes part once something is trained. What it is not: a
-network worth looking at; it is for trainings on a CPU and for trying every step of the way.
+SDXL knows pictures before BokehDiff teaches it blur. So does this one, in the way that weights written by hand allow: its VAE
+keeps the means of 4 x 4 pixels and interpolates them, and its UNet calls that part of a clean latent noise which leaves the
+latent as it is. Everything beside these paths is random from a seed, and takes part once something is trained. What it is not:
+a network worth looking at; it is for trainings on a CPU and for trying every step of the way.
 
 Norms would take brightness and contrast out of a path. Two channels of +M and -M, far larger than the picture, fix the scale of
 all; each number travels as a pair of channels, x and -x, whose difference knows no mean and passes SiLU unbent.

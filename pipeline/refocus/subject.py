@@ -1,7 +1,7 @@
 """The subject of a photograph, by a segmentation network in the form of IS-Net as ONNX; an option, and nothing is downloaded.
 
-What such a file takes is (1, 3, 1024, 1024), (level - 128) / 256 in RGB, and its first output is the mask in [0, 1]. It is run by
-OpenCV, which reads no code from it. A mask decides where the focus is and nothing else.
+What such a file takes is (1, 3, 1024, 1024), (level - 128) / 256 in RGB, and its first output is the mask in [0, 1]. It is run
+by OpenCV, which reads no code from it. A mask decides where the focus is and nothing else.
 """
 
 from pathlib import Path
