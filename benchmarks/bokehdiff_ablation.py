@@ -4,8 +4,8 @@
     python benchmarks/bokehdiff_ablation.py --pairs cutouts --photographs photographs --seeds 0 1 2 --steps 400
 
 Runs that are finished are not made again, a stopped one goes on. Without PISA nothing tells the network of the lens, so the
-figure says what the attention brings in, and not how well another way of telling would do. What it prints is the mean over seeds and,
-in brackets, the smallest and the largest.
+figure says what the attention brings in, and not how well another way of telling would do. What it prints is the mean over
+seeds and, in brackets, the smallest and the largest.
 """
 
 import argparse

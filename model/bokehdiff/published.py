@@ -4,7 +4,8 @@ python -m model.bokehdiff.published --config run.toml --train_data_dir data --re
     --max_train_steps 120000 --lpips --edge --opt_vae --learning_rate 5e-5 --output_dir runs/bokehdiff
 python -m model.train --config run.toml
 
-The original's own trainer does not start: it imports a class that does not exist. A flag that is not known here is refused by name.
+The original's own trainer does not start: it imports a class that does not exist. A flag that is not known here is refused by
+name.
 """
 
 import argparse
