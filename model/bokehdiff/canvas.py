@@ -42,7 +42,8 @@ def placed(
     piece: tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]], side: int, rng: np.random.Generator, flip: bool
 ) -> tuple[Floats, Floats]:
     """The cut-out somewhere on a canvas, and its alpha."""
-    picture, alpha = image_to_unit(piece[0]), piece[1].astype(np.float32) / 255
+    picture: Floats = image_to_unit(piece[0])
+    alpha: Floats = np.asarray(piece[1], np.float32) / np.float32(255)
     if flip and rng.random() < 0.5:
         picture, alpha = picture[:, ::-1], alpha[:, ::-1]
     height, width = alpha.shape

@@ -46,7 +46,7 @@ def cut(picture: Picture, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
     height, width = (max(16, int(side * rng.uniform(0.4, 0.9))) for side in picture.shape[:2])
     top, left = (int(rng.integers(max(1, a - b))) for a, b in zip(picture.shape[:2], (height, width), strict=True))
     piece = picture[top : top + height, left : left + width]
-    return np.dstack([piece, outline(*piece.shape[:2], rng)])
+    return np.dstack([piece, outline(piece.shape[0], piece.shape[1], rng)])
 
 
 def make(pictures: Path, out: Path, count: int, seed: int) -> int:

@@ -55,7 +55,9 @@ def _pairs(count: int) -> tuple[int, int]:
 
 def _into_pairs(layer: nn.Conv2d, count: int, scale: float = 1.0) -> None:
     """Channels 0 .. count - 1 as x and -x, and the constants from the bias."""
-    entries = {(n + part * count, n, 1, 1): scale * (1 - 2 * part) for n in range(count) for part in (0, 1)}
+    entries: dict[tuple[int, ...], float] = {
+        (n + part * count, n, 1, 1): scale * (1 - 2 * part) for n in range(count) for part in (0, 1)
+    }
     plus, minus = _pairs(count)
     _set(layer, entries, {plus: _CONSTANT, minus: -_CONSTANT})
 
