@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from model.bokehdiff.network import BokehDiffNet
 from model.bokehdiff.task import FAMILY
@@ -76,7 +76,6 @@ def _write_base(net: BokehDiffNet, folder: Path) -> None:
     shutil.copytree(net.base.folder, folder)
     models: dict[str, Any] = {"unet": net.unet, "vae": net.vae}
     for name, model in models.items():
-        assert isinstance(model, nn.Module)
         shutil.rmtree(folder / name)
         model.save_pretrained(folder / name)
 

@@ -83,7 +83,7 @@ def validate(
     sheet = sheet_png([(result.name, result.images) for result in results], SHEET_COLUMNS)
     return Validation(
         score=total,
-        values={score.name: total} | values,
+        values={score.name: total, **values},
         summary=f"{score.text(total)}: {', '.join(parts)}",
         sheet=sheet,
     )

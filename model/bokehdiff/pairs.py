@@ -150,8 +150,8 @@ def _photographed(
     sharp, disparity = _pinhole(planes, margin)
     return PairSample(
         name=name,
-        sharp=_encoded(sharp * light, settings.curve),
-        bokeh=_encoded(blurred * light, settings.curve),
+        sharp=_encoded(sharp * np.float32(light), settings.curve),
+        bokeh=_encoded(blurred * np.float32(light), settings.curve),
         disparity=torch.from_numpy(disparity),
         focus=focus,
         gain_px=gain * short,

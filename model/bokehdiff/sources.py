@@ -145,9 +145,9 @@ def build_data(wanted: Wanted) -> RunData:
     if not found:
         raise UsageError("[data] must name one of pairs, scenes and photographs, with a share above 0")
     lines.append("val: " + ", ".join(f"{len(some)} {name}" for name, some in validation.items()))
-    source = found[0][0] if len(found) == 1 else Mixed(*map(list, zip(*found, strict=True)), settings.seed)  # type: ignore[arg-type]
+    source = Mixed([one for one, _ in found], [share for _, share in found], settings.seed)
     return RunData(
-        source=source,
+        source=found[0][0] if len(found) == 1 else source,
         validation=validation,
         lines=tuple(lines),
         digest=fingerprint(content),

@@ -71,7 +71,7 @@ def operations(unet: Any, vae: Any, side: int) -> dict[str, float]:
     pooled = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
     given = {"text_embeds": torch.empty(1, pooled, device="meta"), "time_ids": torch.empty(1, 6, device="meta")}
     words = torch.empty(1, 77, config.cross_attention_dim, device="meta")
-    calls = {
+    calls: dict[str, Any] = {
         "encode": lambda: vae.encode(torch.empty(1, 3, side, side, device="meta")),
         "step": lambda: unet(latent, TIMESTEP, words, added_cond_kwargs=given),
         "decode": lambda: vae.decode(latent),
