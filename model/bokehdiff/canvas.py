@@ -51,7 +51,7 @@ def placed(
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     # Where it is transparent a cut-out often is black: weigh by alpha, or edges darken as it shrinks.
     weighed, alpha = _resized(picture * alpha[..., None], size), _resized(alpha, size)
-    picture = weighed / np.maximum(alpha, np.float32(1e-4))[..., None]
+    picture = np.asarray(weighed / np.maximum(alpha, np.float32(1e-4))[..., None], np.float32)
     left, top = (round(side / 2 - length / 2 + float(rng.uniform(-1, 1)) * side / 4) for length in size)
     canvas, cover = np.zeros((side, side, 3), np.float32), np.zeros((side, side), np.float32)
     into = np.s_[max(0, top) : min(side, top + size[1]), max(0, left) : min(side, left + size[0])]
