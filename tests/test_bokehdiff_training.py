@@ -24,6 +24,7 @@ from model.bokehdiff.measure import artist
 from model.bokehdiff.network import BokehDiffNet, find_base
 from model.bokehdiff.pairs import Pairs, PairSettings
 from model.bokehdiff.sources import Mixed, pair_of
+from model.bokehdiff.summary import adapter_size, count, networks
 from model.bokehdiff.task import BokehDiffTask
 from model.training.network_file import load_model
 from model.training.settings import load_settings
@@ -440,3 +441,12 @@ def test_a_base_that_is_no_sdxl(weights: Path, data: Path, tmp_path: Path):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"addition_embed_type": None}))
     with pytest.raises(UsageError, match="is no SDXL: addition_embed_type"):
         small_task(weights, data, tmp_path, **{"model.base": str(folder)})
+
+
+def test_the_summary_has_the_sizes_of_the_published_files():
+    """98 MB of LoRA and 42 MB of VAE in float32."""
+    unet, vae = networks(None)
+    assert count(unet) == 2_567_463_684
+    assert adapter_size(unet, 8) * 4 == pytest.approx(98e6, rel=0.01)
+    trained = sum(torch.Size(shape).numel() for shape in trained_shapes(vae).values())
+    assert trained * 4 == pytest.approx(42e6, rel=0.01)
