@@ -55,11 +55,11 @@ def backpropagate(
     for loss in losses:
         part, whole = loss.share
         share = weight * part / whole
-        if not loss.optimizer:
+        if not loss.optimizers:
             (loss.total * share).backward()  # type: ignore[no-untyped-call]
         else:
-            assert parameters is not None, "losses that name an optimiser need the optimisers' parameters"
-            moved = [p for p in parameters[loss.optimizer] if p.requires_grad]
+            assert parameters is not None, "losses that name optimisers need the optimisers' parameters"
+            moved = [p for name in loss.optimizers for p in parameters[name] if p.requires_grad]
             if moved and loss.total.requires_grad:  # else everything it would move stands still at this stage
                 torch.autograd.backward([loss.total * share], inputs=moved)
         measured.add(loss.values, share)

@@ -11,7 +11,10 @@ from model.training.settings import OptimSettings
 
 
 def make_adamw(
-    named: Iterable[tuple[str, nn.Parameter]], settings: OptimSettings, decays: Callable[[str, Tensor], bool]
+    named: Iterable[tuple[str, nn.Parameter]],
+    settings: OptimSettings,
+    decays: Callable[[str, Tensor], bool],
+    eps: float = 1e-8,
 ) -> torch.optim.AdamW:
     """AdamW in three groups: what decays, what does not, and scalars, whose rate is `lr_scale` times the others'.
 
@@ -19,6 +22,7 @@ def make_adamw(
         named: parameters and their names; those without requires_grad are left out.
         settings: rates and decay.
         decays: whether weight decay applies to a parameter of one or more dimensions; the family knows.
+        eps: what AdamW adds to the root of the second moment.
     """
     trained = [(name, p) for name, p in named if p.requires_grad]
     scalars = [p for _, p in trained if p.ndim == 0]
@@ -29,7 +33,7 @@ def make_adamw(
         {"params": steady, "weight_decay": 0.0, "lr_scale": 1.0},
         {"params": scalars, "weight_decay": 0.0, "lr_scale": settings.scalar_lr_scale},
     ]
-    return torch.optim.AdamW(groups, lr=settings.lr, betas=(settings.beta1, settings.beta2))
+    return torch.optim.AdamW(groups, lr=settings.lr, betas=(settings.beta1, settings.beta2), eps=eps)
 
 
 def learning_rate(step: int, steps: int, settings: OptimSettings) -> float:

@@ -48,14 +48,14 @@ class Loss:
         values: numbers for the log; `measured_values` makes them.
         share: (part, whole), how much of the micro-batch it stands for: (2, 6) for two frames out of six. A micro-batch is
             its own whole where a family yields one loss per optimiser. Two numbers, since a quotient would round.
-        optimizer: whose parameters it moves; empty for all of them. A generator's loss passes through the discriminator
+        optimizers: whose parameters it moves; empty for all of them. A generator's loss passes through the discriminator
             and must leave no gradient there.
     """
 
     total: Tensor
     values: Mapping[str, float]
     share: tuple[int, int] = (1, 1)
-    optimizer: str = ""
+    optimizers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +63,7 @@ class ScheduledOptimizer:
     """An optimiser, its learning rate and its clipping. It steps once a step, if any of its parameters has a gradient.
 
     Args:
-        name: for the log and `Loss.optimizer`.
+        name: for the log and `Loss.optimizers`.
         optimizer: over parameters of the task's net that no other optimiser holds. A group's "lr_scale" multiplies the rate.
         rate: learning rate of optimiser step n, counted from 0.
         clip_norm: gradients of its parameters together are scaled down to this norm.

@@ -97,6 +97,25 @@ def read_picture(path: Path) -> tuple[Picture, list[str]]:
         return _to_rgb(path, image)
 
 
+def read_cutout(path: Path) -> tuple[Picture, Picture]:
+    """Decode a picture with transparency, as it is stored: a cut-out has no camera and no EXIF.
+
+    Returns:
+        (H, W, 3) uint8 sRGB, and (H, W) uint8 alpha.
+
+    Raises:
+        InputError: it cannot be read, has no alpha, or its alpha is the same everywhere; the message names the file.
+    """
+    with _decoding(path) as image:
+        if image.mode not in ("RGBA", "LA", "PA") and "transparency" not in image.info:
+            raise InputError(f"{path} has no alpha (its mode is {image.mode}); a cut-out must be RGBA")
+        shown = np.array(image.convert("RGBA"))
+    alpha = shown[..., 3]
+    if alpha.min() == alpha.max():
+        raise InputError(f"{path} cuts nothing out: its alpha is {alpha.min()} everywhere; it must differ")
+    return np.ascontiguousarray(shown[..., :3]), np.ascontiguousarray(alpha)
+
+
 def picture_size(path: Path) -> tuple[int, int]:
     """(width, height) as shown, from the header alone.
 

@@ -1,7 +1,7 @@
 """Photographs of a folder, one by one: disparity, the disparity in focus, BokehDiff, a JPEG.
 
 Special: what is missing of any photograph is said before anything is computed. Focus is a click, or the median disparity of the
-subject (NAME.mask.png), or of the middle 20 % of each side.
+subject (NAME.mask.png, or what a network finds), or of the middle 20 % of each side.
 """
 
 from collections.abc import Callable
@@ -25,6 +25,7 @@ from pipeline.media.images import PICTURE_SUFFIXES, Picture, encode_jpeg, pictur
 from pipeline.phases.base import retry_on_oom
 from pipeline.refocus.depth import choose_depth
 from pipeline.refocus.folder_settings import FolderSettings
+from pipeline.refocus.subject import SubjectNetwork
 from pipeline.reporter import Reporter
 from pipeline.signals import StopSignals
 from pipeline.storage.files import write_bytes
@@ -61,12 +62,13 @@ def blur_folder(folder: Path, results: Path, settings: FolderSettings) -> None:
     if existing and not settings.overwrite:
         raise UsageError(f"{existing[0]} exists already; give another --data_id, or --overwrite")
     options = {"dtype": "bf16" if device.startswith("cuda") else "fp32", "variant": settings.variant}
+    subject = SubjectNetwork(Path(settings.mask_network)) if settings.mask_network else None
     engine = load_engine("bokeh", "bokehdiff", options | settings.engine_opts, device, BokehRenderer)
     results.mkdir(parents=True, exist_ok=True)
     with StopSignals() as signals, Reporter("bokehdiff", None) as reporter:
         for photograph in photographs:
             signals.safe_point()
-            _blur_one(engine, photograph, settings, reporter, signals.safe_point)
+            _blur_one(engine, photograph, settings, subject, reporter, signals.safe_point)
 
 
 def _photographs(folder: Path, settings: FolderSettings) -> list[Path]:
@@ -118,7 +120,12 @@ def _from_png(source: Path) -> Disparity:
 
 
 def _blur_one(
-    engine: BokehRenderer, photograph: _Photograph, settings: FolderSettings, reporter: Reporter, safe_point: SafePoint
+    engine: BokehRenderer,
+    photograph: _Photograph,
+    settings: FolderSettings,
+    subject: SubjectNetwork | None,
+    reporter: Reporter,
+    safe_point: SafePoint,
 ) -> None:
     picture, notes = read_picture(photograph.path)
     for note in notes:
@@ -129,7 +136,12 @@ def _blur_one(
     check_frame_size(*working, photograph.path)
     sharp = resize_picture(picture, working)
     disparity = photograph.disparity(sharp, safe_point)
-    focus = focus_disparity(disparity, _mask(photograph.path, working), settings.focus_px, scale)
+    mask = _mask(photograph.path, working)
+    if mask is None and subject is not None and settings.focus_px is None:
+        found = subject.mask(sharp)
+        mask = found if found.any() else None
+        reporter.info(f"{photograph.path.name}: the subject is {found.mean():.0%} of the picture")
+    focus = focus_disparity(disparity, mask, settings.focus_px, scale)
     reporter.info(
         f"{photograph.path.name}: {photograph.said}; in focus is disparity {focus:.3f} of the nearest point's"
     )

@@ -33,6 +33,10 @@ def parser(description: str | None) -> ArgumentParser:
         "--focus_px", metavar="X,Y", help="focus on this pixel; else on NAME.mask.png, else on the middle"
     )
     made.add_argument(
+        "--mask_network", default=usual.mask_network, metavar="FILE",
+        help="IS-Net as ONNX, which finds the subject where there is no NAME.mask.png",
+    )  # fmt: skip
+    made.add_argument(
         "--shifts", action="store_true", help="three pictures, the focus moved nearer and further, as published"
     )
     made.add_argument(
@@ -61,6 +65,7 @@ def settings_of(args: argparse.Namespace) -> FolderSettings:
         variant=args.variant,
         upsample=args.upsample,
         focus_px=None if args.focus_px is None else pixel_of(args.focus_px),
+        mask_network=args.mask_network,
         shifts=args.shifts,
         engine_opts=pairs,
         device=args.device,

@@ -23,6 +23,7 @@ class FolderSettings:
         variant: of the published weights.
         upsample: enlarge what has a shorter side below a tile.
         focus_px: (x, y) in every photograph; None for its subject's mask, else its middle.
+        mask_network: ONNX file that finds the subject where nobody masked it; empty for none.
         shifts: three pictures each.
         engine_opts: NAME -> VALUE of the engine.
 
@@ -36,6 +37,7 @@ class FolderSettings:
     variant: str = "base"
     upsample: bool = False
     focus_px: tuple[int, int] | None = None
+    mask_network: str = ""
     shifts: bool = False
     engine_opts: dict[str, str] = field(default_factory=dict)
     device: str = "auto"

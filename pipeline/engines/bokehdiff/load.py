@@ -11,7 +11,7 @@ from pipeline.engines.bokehdiff.lora import check_lora, merge_lora
 from pipeline.engines.bokehdiff.options import BASE, LORA, VAE, BokehDiffOptions
 from pipeline.engines.bokehdiff.pisa import Pisa
 from pipeline.engines.bokehdiff.processor import PisaProcessor, install
-from pipeline.engines.bokehdiff.step import TIMESTEP
+from pipeline.engines.bokehdiff.step import LATENT_PX, TIMESTEP
 from pipeline.engines.bokehdiff.text import constant_text
 from pipeline.engines.bokehdiff.vae import load_trained, read_trained
 from pipeline.engines.genfocus.checks import check_model, read_config
@@ -66,9 +66,7 @@ def choose_files(info: EngineInfo, options: BokehDiffOptions) -> tuple[EngineInf
 
 
 def _check(files: NetworkFiles) -> None:
-    _check_base(files.base)
-    check_model(files.base / "unet", _UNET)
-    check_model(files.base / "vae", _VAE)
+    check_base(files.base)
     with torch.device("meta"):
         unet = getattr(diffusers(), _UNET).from_config(read_config(files.base / "unet"))
         vae = getattr(diffusers(), _VAE).from_config(read_config(files.base / "vae"))
@@ -76,15 +74,19 @@ def _check(files: NetworkFiles) -> None:
     read_trained(files.vae, vae)
 
 
-def _check_base(base: Path) -> None:
-    """UsageError for another model in diffusers' layout: what SDXL alone has is looked for."""
-    config = read_config(base / "unet")
+def check_base(base: Path) -> None:
+    """Compare an SDXL's tensors with its configs, and its configs with what BokehDiff stands on.
+
+    Raises:
+        UsageError: another model in diffusers' layout; what SDXL alone has is looked for.
+    """
+    config, coder = read_config(base / "unet"), read_config(base / "vae")
     blocks = config.get("down_block_types") or [""]
     needed = {
         "_class_name": (config.get("_class_name"), _UNET),
         "addition_embed_type": (config.get("addition_embed_type"), "text_time"),
         "use_linear_projection": (config.get("use_linear_projection"), True),
-        "in_channels": (config.get("in_channels"), 4),
+        "in_channels": (config.get("in_channels"), coder.get("latent_channels")),  # 4, but for small ones
         "down_block_types": (list(blocks[:2]), ["DownBlock2D", "CrossAttnDownBlock2D"]),
     }
     for name, (found, right) in needed.items():
@@ -93,6 +95,11 @@ def _check_base(base: Path) -> None:
                 f"{base} is no SDXL: {name} of its unet is {found!r}, needed is {right!r}; BokehDiff stands on {BASE} or "
                 "another SDXL in diffusers' layout"
             )
+    reduced = 2 ** (len(coder.get("block_out_channels") or [1]) - 1)
+    if reduced != LATENT_PX:
+        raise UsageError(f"{base} is no SDXL: its VAE reduces by {reduced}, needed is {LATENT_PX}")
+    check_model(base / "unet", _UNET)
+    check_model(base / "vae", _VAE)
 
 
 def schedule_alpha(base: Path) -> float:

@@ -139,10 +139,10 @@ class DuelTask(Task[DuelBatch]):
         if weight:
             terms["adversarial"] = -self.net["critic"](made + self.net["adapted"].style.sum(0)).mean()
             total = total + weight * terms["adversarial"]
-        yield Loss(total=total, values=measured_values(terms, step=step, names=batch.names), optimizer="adapter")
+        yield Loss(total=total, values=measured_values(terms, step=step, names=batch.names), optimizers=("adapter",))
         critic = self.net["critic"](made.detach()).mean() - self.net["critic"](wanted(batch.x)).mean()
         values = measured_values({"critic": critic}, step=step, names=batch.names)
-        yield Loss(total=critic, values=values, optimizer="critic")
+        yield Loss(total=critic, values=values, optimizers=("critic",))
 
     def validate(self, *, autocast: bool) -> Validation:
         assert not self.net.training, "the trainer puts it into evaluation mode"
