@@ -7,7 +7,7 @@ RUN := $(PYTHON) scripts
 # A process a core, each with one thread: on two cores that is a third less work than four threads that wait for each other.
 PYTEST := OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2 --dist worksteal
 
-.PHONY: env demo test test-all test-slow torture test-slurm lint bench clean-demo
+.PHONY: env demo test test-all test-slow torture test-slurm lint bench gpu clean-demo
 
 env:
 	@bash scripts/00_setup_env.sh --venv
@@ -71,6 +71,10 @@ bench: env
 	@$(PYTHON) benchmarks/vda.py --quick
 	@$(PYTHON) benchmarks/genfocus.py --quick
 	@$(PYTHON) benchmarks/sdxl.py --quick
+
+# On a machine with a GPU, torch and no network: what fits into the minutes, in the order of its worth; again for the rest.
+gpu:
+	@$(if $(wildcard $(PYTHON)),$(PYTHON),python3) benchmarks/gpu.py --minutes $(or $(GPU_MINUTES),13)
 
 clean-demo:
 	rm -rf demo

@@ -2,6 +2,7 @@
 
     python benchmarks/dispatch.py                                    # nano and small at 256x144, seconds on a laptop
     python benchmarks/dispatch.py --variants small --sizes 1280x720  # the size that docs/benchmarks.md quotes; minutes on a CPU
+    python benchmarks/dispatch.py --fixed --bf16                     # as a CUDA graph would hold it
     python benchmarks/dispatch.py --json dispatch.json
 
 Special: nothing is timed. PyTorch's dispatcher names every operation it is about to run, so the counts are the same on a
@@ -35,6 +36,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from model.bokehflow import VARIANTS, BokehFlow, LensBatch
+from model.recurrent import chunked
 from pipeline.optics import Lens, px_per_mm
 
 aten = torch.ops.aten
@@ -140,12 +142,13 @@ def _has_mask(indices: Any) -> bool:
     return any(isinstance(index, Tensor) and index.dtype in (torch.bool, torch.uint8) for index in indices)
 
 
-def count_frame(net: BokehFlow, width: int, height: int) -> DispatchCounter:
+def count_frame(net: BokehFlow, width: int, height: int, fixed: bool = False) -> DispatchCounter:
     """Count one frame in the middle of a video: the state is there already.
 
     Args:
         net: in evaluation mode.
         width, height: px.
+        fixed: the renderer in fixed shapes (`BokehFlow.fix_shapes`), as on a GPU.
 
     Returns:
         The counter, with the parts of the network; "physics" is the lens renderer.
@@ -156,7 +159,8 @@ def count_frame(net: BokehFlow, width: int, height: int) -> DispatchCounter:
     # The renderer's work depends on depth, which an untrained network predicts nearly constant.
     depth = torch.logspace(-0.15, 1.3, height)[None, None, :, None].expand(1, 1, height, width).contiguous()
     net.physics.register_forward_pre_hook(lambda _, given: (given[0], depth, given[2]))
-    with torch.inference_mode():
+    net.fix_shapes(lens if fixed else None)
+    with torch.inference_mode(), as_on_a_gpu():
         _, state = net(frame, lens)
         counter = DispatchCounter()
         for name in PARTS:
@@ -166,6 +170,16 @@ def count_frame(net: BokehFlow, width: int, height: int) -> DispatchCounter:
         with counter:
             net(frame, lens, state)
     return counter
+
+
+@contextmanager
+def as_on_a_gpu() -> Iterator[None]:
+    """Scan states in levels, as other devices than a CPU do."""
+    before, chunked.walks = chunked.walks, lambda device: False
+    try:
+        yield
+    finally:
+        chunked.walks = before
 
 
 def floor_bytes(net: nn.Module, width: int, height: int) -> int:
@@ -197,6 +211,9 @@ def main() -> None:
     parser.add_argument("--variants", nargs="+", default=["nano", "small"], choices=[*VARIANTS])
     parser.add_argument("--sizes", nargs="+", default=["256x144"], help="WIDTHxHEIGHT")
     parser.add_argument("--bf16", action="store_true", help="weights in bfloat16, as apply_bokeh has them on a GPU")
+    parser.add_argument(
+        "--fixed", action="store_true", help="the renderer in fixed shapes, without host synchronisation"
+    )
     parser.add_argument("--backend", default="", help="of the recurrence; the config's by default")
     parser.add_argument("--json", type=Path, help="write the counts here too")
     args = parser.parse_args()
@@ -208,7 +225,7 @@ def main() -> None:
             config = replace(VARIANTS[variant], **({"backend": args.backend} if args.backend else {}))
             net = BokehFlow(config).eval()
             net = net.bfloat16() if args.bf16 else net
-            counter, floor = count_frame(net, width, height), floor_bytes(net, width, height)
+            counter, floor = count_frame(net, width, height, args.fixed), floor_bytes(net, width, height)
             title = f"{variant}, {size}, {'bfloat16' if args.bf16 else 'float32'}, one frame"
             console.print(_table(title, counter, floor))
             parts = {name: count.facts() for name, count in counter.parts.items()}

@@ -9,12 +9,14 @@ what the process grew by over its imports, each case in a process of its own.
 """
 
 import argparse
+import json
 import multiprocessing
 import resource
 import statistics
 import sys
 import time
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from rich.console import Console
@@ -91,11 +93,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--forward_only", action="store_true")
     parser.add_argument("--checkpointing", action="store_true")
     parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--json", type=Path, help="write the figures here too")
     return parser.parse_args()
 
 
 def main() -> int:
-    args = parse()
+    args, rows = parse(), []
     table = Table("variant", "attention", "size", "frames", "what", "parameters", "s per sample", "MiB per sample")
     for name in args.variants:
         for size in args.sizes:
@@ -111,8 +114,11 @@ def main() -> int:
                         with multiprocessing.get_context("spawn").Pool(1) as pool:
                             count, seconds, mib = pool.apply(measure, (case,))
                         what = "training step" if backward else "picture"
+                        rows.append({"what": f"{name} {attention} {what}", "size": size, "s": seconds, "mib": mib})
                         cells = (f"{count:,}", f"{seconds:.3f}", f"{mib:.0f}")
                         table.add_row(name, attention, size, str(frames), what, *cells)
+                        if args.json:  # after each: a time box may end the run
+                            args.json.write_text(json.dumps({"rows": rows}, indent=2) + "\n")
     Console().print(table)
     return 0
 

@@ -22,7 +22,7 @@ from model.bokehflow.lens import (
 from model.bokehflow.network import bounded_depth_m
 from model.bokehflow.physics import PhysicsBlur
 from model.recurrent.blocks import ConvStem
-from model.recurrent.scans import BiGDR, DecayGate, from_scans, to_scans
+from model.recurrent.scans import BiGDR, DecayGate, from_scan, to_scans
 from model.recurrent.start import TemporalStart, bound_norm
 from pipeline.optics import Lens, defocus_px, px_per_mm, render_lens_blur, srgb_to_linear
 
@@ -336,14 +336,14 @@ def test_lens_values_outside_the_ranges_are_clamped_and_counted():
 
 
 def test_scan_orders_are_there_and_back():
-    x = torch.arange(2 * 3 * 4 * 4 * 5.0).reshape(2, 3, 4, 4, 5)
-    group = [0, 1, 2, 3]
-    scans = to_scans(x, group)
-    assert torch.equal(from_scans(scans, group, 3, 4), x)
-    assert torch.equal(scans[0, 1], x[0, 0, 1, 0])  # raster: the second token is to the right
-    assert torch.equal(scans[2, 0], x[0, 2, 3, 1])  # reverse: starts at the bottom right
-    assert torch.equal(scans[4, 1], x[0, 1, 0, 2])  # column: the second token is below
-    assert torch.equal(scans[6, 1], x[0, 1, 3, 3])  # reverse column: above the bottom right
+    x = torch.arange(2 * 3 * 4 * 5.0).reshape(2, 3, 4, 5)
+    scans = to_scans(x, [0, 1, 2, 3])
+    for direction, tokens in enumerate(scans):
+        assert torch.equal(from_scan(tokens, direction, 3, 4), x)
+    assert torch.equal(scans[0, 0, 1], x[0, 0, 1])  # raster: the second token is to the right
+    assert torch.equal(scans[1, 0, 0], x[0, 2, 3])  # reverse: starts at the bottom right
+    assert torch.equal(scans[2, 0, 1], x[0, 1, 0])  # column: the second token is below
+    assert torch.equal(scans[3, 0, 1], x[0, 1, 3])  # reverse column: above the bottom right
 
 
 def test_film_and_fusion_change_nothing_at_the_start():

@@ -2,13 +2,14 @@
 
 import importlib.util
 import sys
+from dataclasses import replace
 from types import ModuleType
 
 import pytest
 import torch
 from conftest import REPOSITORY
 
-from model.bokehflow import VARIANTS, BokehFlow
+from model.bokehflow import VARIANTS, BokehFlow, BokehFlowError
 
 
 @pytest.fixture(scope="module")
@@ -60,3 +61,29 @@ def test_no_learned_part_of_a_frame_makes_the_host_wait(dispatch: ModuleType):
     waits = {name: count.syncs for name, count in counter.parts.items() if count.syncs}
     assert set(waits) == {"physics"}, waits
     assert waits["physics"].total() <= 39, waits
+
+
+def test_nothing_of_a_frame_in_fixed_shapes_makes_the_host_wait(dispatch: ModuleType):
+    torch.manual_seed(0)
+    counter = dispatch.count_frame(BokehFlow(VARIANTS["demo"]).eval(), 64, 48, fixed=True)
+    assert counter.parts["physics"].launches > 100
+    assert not counter.total.syncs, counter.total.syncs
+
+
+def test_a_network_in_fixed_shapes_gives_its_pictures(dispatch: ModuleType):
+    torch.manual_seed(0)
+    net = BokehFlow(VARIANTS["demo"]).eval()
+    # Smooth, since untrained depth of noise has edges everywhere, more than there are places for.
+    frame = torch.nn.functional.interpolate(torch.rand(1, 3, 2, 3), size=(32, 48), mode="bicubic").clamp(0, 1)
+    lens = dispatch.LensBatch.of(dispatch.LENS, 300 / 36)
+    found = []
+    for held in (None, lens):
+        net.fix_shapes(held)
+        with torch.inference_mode():
+            found.append(net(frame, lens)[0].bokeh)
+    assert float((found[0] - frame).abs().max()) > 1e-3
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=1e-5)
+    with pytest.raises(BokehFlowError, match="focuses only beyond"):
+        BokehFlow(replace(VARIANTS["demo"], coc_model="thin_lens")).fix_shapes(
+            dispatch.LensBatch.of(dispatch.Lens(f_m=0.05, f_number=2.0, focus_m=0.04), 854 / 36)
+        )

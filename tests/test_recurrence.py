@@ -60,6 +60,22 @@ def test_chunks_equal_the_token_loop(length, chunk, with_state):
     assert_same(found, results(gated_delta_rule_reference, inputs), 1e-10)
 
 
+@pytest.mark.parametrize(("length", "chunk"), [(5, 8), (77, 8), (77, 32)])
+def test_the_scan_in_levels_of_other_devices_equals_the_token_loop(monkeypatch, length, chunk):
+    monkeypatch.setattr("model.recurrent.chunked.walks", lambda device: False)
+    inputs = draw(length=length)
+    found = results(gated_delta_rule, inputs, chunk_size=chunk, backend="torch")
+    assert_same(found, results(gated_delta_rule_reference, inputs), 1e-10)
+
+
+@pytest.mark.parametrize("bytes_at_once", [1, 5000])
+def test_blocks_of_chunks_equal_the_token_loop(monkeypatch, bytes_at_once):
+    monkeypatch.setattr("model.recurrent.chunked.BLOCK_BYTES", bytes_at_once)  # one chunk, and a few
+    inputs = draw(length=77)
+    found = results(gated_delta_rule, inputs, chunk_size=8, backend="torch")
+    assert_same(found, results(gated_delta_rule_reference, inputs), 1e-10)
+
+
 @pytest.mark.parametrize("alike", [1e-3, 0.1])
 def test_chunks_equal_the_token_loop_for_alike_keys(alike):
     inputs = draw(length=150, alike=alike)

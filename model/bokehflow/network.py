@@ -23,6 +23,7 @@ from model.recurrent.blocks import Block, ConvStem, FullResolutionHead
 from model.recurrent.config import STRIDE
 from model.recurrent.motion import MotionCue, sample_frame
 from model.recurrent.scans import BiGDR
+from pipeline.optics import FixedShapes
 
 HIGHLIGHT_GAIN = 0.1  # of the highlight head's last layer: all that is clipped is brightened alike at first
 
@@ -151,6 +152,7 @@ class BokehFlow(nn.Module):
             seen = Rendered(
                 frame=wide, light=light, clipped=clipped, physics=blurred.image, invented=blurred.invented,
                 radius_px=blurred.radius_px, given=known is not None,
+                largest_px=None if self.physics.fixed is None else self.physics.fixed.max_radius_px,
             )  # fmt: skip
             bokeh, mix, residual = self.correction(seen, found.tokens, found.depth_tokens)
         if not self.training:
@@ -168,6 +170,24 @@ class BokehFlow(nn.Module):
             lens_values_outside=outside,
         )
         return output, replace(found.state, depth_samples_m=sample_depth(depth))
+
+    def fix_shapes(self, lens: LensBatch | None) -> None:
+        """Prepare for frames without a wait: the host then reads nothing from the device, as a CUDA graph needs.
+
+        For inference: with gradients the renderer refuses. The caller promises that the following frames are images and that
+        no lens of theirs blurs wider than the widest of these is allowed to.
+
+        Args:
+            lens: lenses of the frames to come, checked here; None adapts to each frame again.
+
+        Raises:
+            BokehFlowError: a lens cannot focus where it should.
+        """
+        if lens is None:
+            self.physics.fixed = None
+            return
+        check_focus(lens, self.config.coc_model)
+        self.physics.fixed = FixedShapes(max_radius_px=float(radius_limit_px(lens, self.config).max()))
 
     def mean_blur(self, lens: LensBatch, state: BokehFlowState | None) -> Tensor:
         """(B,) mean blur radius, over the largest or in pixels: at the last frame's depth, else of an unseen scene."""
@@ -264,19 +284,22 @@ class BokehFlow(nn.Module):
                     f"{name} must be on the network's device, {self.depth_norm.weight.device}, got {device}"
                 )
         if depth_m is not None:
-            _check_depth(depth_m, frame)
-        check_focus(lens, self.config.coc_model)
+            _check_depth(depth_m, frame, values=self.physics.fixed is None)
+        if self.physics.fixed is None:  # else every lens was checked before the first frame
+            check_focus(lens, self.config.coc_model)
         if state is not None:
             state.check(self.config, len(frame))
 
 
-def _check_depth(depth_m: Tensor, frame: Tensor) -> None:
+def _check_depth(depth_m: Tensor, frame: Tensor, values: bool) -> None:
     wanted = (len(frame), 1, *frame.shape[-2:])
     if depth_m.shape != wanted or not depth_m.is_floating_point() or depth_m.device != frame.device:
         raise BokehFlowError(
             f"depth_m must be floating point {wanted} on {frame.device}, like the frame, got {depth_m.dtype} "
             f"{tuple(depth_m.shape)} on {depth_m.device}"
         )
+    if not values:  # reading them would make the host wait
+        return
     bad = depth_m.detach()[~(torch.isfinite(depth_m.detach()) & (depth_m.detach() > 0))]
     if len(bad):
         raise BokehFlowError(f"depth_m must be finite and > 0 everywhere, in metres, got {float(bad[0]):g}")

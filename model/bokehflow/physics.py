@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from model.bokehflow.config import BokehFlowConfig
 from model.bokehflow.lens import LensBatch, blur_radius_px
-from pipeline.optics import linear_to_srgb
+from pipeline.optics import FixedShapes, linear_to_srgb
 from pipeline.optics.render import check_image_range, render_traced
 
 
@@ -44,6 +44,7 @@ class PhysicsBlur(nn.Module):
     def __init__(self, config: BokehFlowConfig) -> None:
         super().__init__()
         self.config = config
+        self.fixed: FixedShapes | None = None  # see `BokehFlow.fix_shapes`
 
     def forward(self, light: Tensor, depth_m: Tensor, lens: LensBatch, frame: Tensor | None = None) -> Blurred:
         """Render.
@@ -57,13 +58,13 @@ class PhysicsBlur(nn.Module):
         Raises:
             OpticsError: values that are no sRGB picture.
         """
-        if frame is not None:
+        if frame is not None and self.fixed is None:
             check_image_range(frame, "srgb")
         with torch.autocast(light.device.type, enabled=False):
             radius, clipped = blur_radius_px(depth_m, lens, self.config)
             if self.config.enable_physics:
                 # A clipped radius ties far surfaces, which never changes what hides what: no separate order is needed.
-                rendered, invented = render_traced(light, radius, encoding="linear")
+                rendered, invented = render_traced(light, radius, encoding="linear", fixed=self.fixed)
             else:
                 rendered, invented = light, torch.zeros_like(radius)
             image = linear_to_srgb(rendered.clamp(max=1))

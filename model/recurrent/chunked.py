@@ -1,22 +1,25 @@
-"""The gated delta recurrence in chunks: matrix products over all chunks at once instead of a loop over tokens.
+"""The gated delta recurrence in chunks: matrix products over many chunks at once instead of a loop over tokens.
 
-Special: nothing before the scan of the states depends on a state, so every chunk of every sequence and head is one entry
-of a few batched products; each chunk then is an affine map S -> S A + B, and maps are scanned level by level in small
-groups. The inverse that a chunk needs comes from substitution, never from powers: for alike keys and beta near 1, which every
-sky and wall is, powers cancel from 1e9 and float32 keeps nothing. The backward pass is written out, which halves what has to
-be kept for it; tests hold it against the token loop in float64.
+Special: chunks lie one after the other in memory with all sequences and heads in each, so that a step over chunks is one
+batched product, and a block of chunks stays in a CPU's cache from its first product to its last. A CPU walks from state to
+state, which is the least work; elsewhere, where the number of steps counts, each chunk is taken as an affine map
+S -> S A + B, and maps are scanned level by level in small groups. The inverse that a chunk needs comes from substitution,
+never from powers: for alike keys and beta near 1, which every sky and wall is, powers cancel from 1e9 and float32 keeps
+nothing. The backward pass is written out, which halves what has to be kept for it; tests hold it against the token loop in
+float64.
 
 For one chunk of C rows, with c the inclusive cumulative sum of log a, gamma = exp c and S the state it starts from:
 
     D_ij = exp(c_i - c_j), i >= j       P = D o Q K^T                       Kd = diag(exp(c_C - c)) K
     T = (I + L)^-1                      L = strict_lower(diag(b) (D o K K^T))
-    U = T diag(b) V                     W = T diag(b gamma) K               Z = U - W S^T
-    O = diag(gamma) Q S^T + P Z         S' = S A + B                        A = gamma_C I - W^T Kd,  B = U^T Kd
+    Z = T diag(b) (V - diag(gamma) K S^T)
+    O = diag(gamma) Q S^T + P Z         S' = gamma_C S + Z^T Kd
+
+and as a map of S: S' = S A + B with A = gamma_C I - W^T Kd, B = U^T Kd, U = T diag(b) V, W = T diag(b gamma) K.
 
 Shape letters: N = sequences times heads; n = chunks; C = tokens of a chunk; K = key size; V = value size.
 """
 
-import math
 from typing import Any, NamedTuple
 
 import torch
@@ -25,6 +28,7 @@ from torch import Tensor
 # Without gradients a long sequence is walked in parts of this many tokens (over all sequences and heads), which bounds the
 # memory of the temporaries: about 1 KB each for head size 24.
 TOKENS_AT_ONCE = 1 << 18
+BLOCK_BYTES = 1 << 18  # of one (n, N, C, C) matrix; a CPU works on so many chunks at once. 2^17 to 2^19 measured alike
 SCAN_GROUP = 8  # maps composed one after the other in a level of the scan
 
 
@@ -68,93 +72,178 @@ def _one_part(tokens: Tokens, state: Tensor, chunk_size: int) -> tuple[Tensor, T
     q, k, v, log_alpha, beta = (_to_chunks(x, size) for x in tokens)
 
     out, final = _run_chunks(q, k, v, log_alpha, beta, state.reshape(-1, value_dim, key_dim))
-    out = out.reshape(batch, heads, -1, value_dim)[:, :, :length].transpose(1, 2)
-    return out, final.reshape(state.shape)
+    out = torch.unflatten(out, 1, (batch, heads)).permute(1, 0, 3, 2, 4).flatten(1, 2)
+    return out[:, :length], final.reshape(state.shape)
 
 
 def _to_chunks(x: Tensor, size: int) -> Tensor:
-    """(B, L, H, ...) -> (B*H, n, size, ...); zeros fill the last chunk, and a zero token leaves the state as it is."""
-    batch, length, heads = x.shape[:3]
-    x = x.transpose(1, 2)
-    missing = -length % size
+    """(B, L, H, ...) -> (n, B*H, size, ...); zeros fill the last chunk, and a zero token leaves the state as it is."""
+    missing = -x.shape[1] % size
     if missing:
-        x = torch.cat([x, x.new_zeros((batch, heads, missing, *x.shape[3:]))], dim=2)
-    return x.reshape(batch * heads, -1, size, *x.shape[3:])
+        x = torch.cat([x, x.new_zeros((x.shape[0], missing, *x.shape[2:]))], dim=1)
+    x = torch.unflatten(x, 1, (-1, size))
+    return x.permute(1, 0, 3, 2, *range(4, x.dim())).flatten(1, 2).contiguous()
 
 
 def _run_chunks(
     q: Tensor, k: Tensor, v: Tensor, log_alpha: Tensor, beta: Tensor, state: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """q, k (N, n, C, K), v (N, n, C, V), log_alpha, beta (N, n, C), state (N, V, K) -> out like v, final state."""
+    """q, k (n, N, C, K), v (n, N, C, V), log_alpha, beta (n, N, C), state (N, V, K) -> out like v, final state."""
     out, final = _Chunks.apply(q, k, v, log_alpha, beta, state)  # type: ignore[no-untyped-call]
     return out, final
 
 
 class _Chunks(torch.autograd.Function):
-    """The formulas above, and their gradients."""
+    """The formulas above, and their gradients, block of chunks by block."""
 
     @staticmethod
     def forward(
         ctx: Any, q: Tensor, k: Tensor, v: Tensor, log_alpha: Tensor, beta: Tensor, state: Tensor
     ) -> tuple[Tensor, Tensor]:
         c = log_alpha.cumsum(-1)
-        decay, gamma, to_end = _decays(c)
-        step, kt = beta[..., None], k.mT
-        inverse = unit_lower_inverse(k @ kt * decay * step)
-        w, u = inverse @ (step * gamma * k), inverse @ (step * v)
-        carried = to_end * k
-        keep = torch.diag_embed(gamma[..., -1:, 0].expand(*c.shape[:-1], k.shape[-1]))
-        turn = keep - w.mT @ carried
-        states = scan_affine(state, turn, u.mT @ carried)
-        starts = states[:, :-1]
-        z = u - w @ starts.mT
-        out = (gamma * q) @ starts.mT + (q @ kt * decay) @ z
-        ctx.save_for_backward(q, k, v, c, beta, inverse, w, z, turn, states)
-        return out, states[:, -1].clone()
+        inverse = q.new_empty((*q.shape[:3], q.shape[2]))
+        out, z = torch.empty_like(v), torch.empty_like(v)
+        states = q.new_empty((len(q) + 1, *state.shape))
+        states[0] = state
+        walk = _walk if walks(q.device) else _levels
+        for part in _blocks(q):
+            q_, k_, step, kt = q[part], k[part], beta[part][..., None], k[part].mT
+            decay, gamma, to_end = _decays(c[part])
+            inverse[part] = unit_lower_inverse((k_ @ kt).mul_(decay).mul_(step))
+            chunk = _Maps(step * gamma * k_, step * v[part], to_end * k_, inverse[part], gamma[..., -1:, :])
+            walk(chunk, states[part.start : part.stop + 1], z[part])
+            p = (q_ @ kt).mul_(decay).tril_()
+            torch.add((q_ @ states[part].mT).mul_(gamma), p @ z[part], out=out[part])
+        ctx.save_for_backward(q, k, v, c, beta, inverse, z, states)
+        return out, states[-1].clone()
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, d_out: Tensor, d_final: Tensor) -> tuple[Tensor, ...]:
-        q, k, v, c, beta, inverse, w, z, turn, states = ctx.saved_tensors
-        decay, gamma, to_end = _decays(c)
-        step, kt, starts = beta[..., None], k.mT, states[:, :-1]
-        d_out = d_out.contiguous()  # an expanded one, from a sum, would go through bmm matrix by matrix
-        p, system = q @ kt * decay, (k @ kt * decay).tril(-1)  # the latter still without beta
+        q, k, v, c, beta, inverse, z, states = ctx.saved_tensors
+        d_q, d_k, d_v, d_c, d_beta = (torch.empty_like(x) for x in (q, k, v, c, beta))
+        d_out, d_state = (
+            d_out.contiguous(),
+            d_final,
+        )  # an expanded one, from a sum, would go through bmm matrix by matrix
+        walk = _walk_back if walks(q.device) else _levels_back
+        for part in _blocks(q)[::-1]:
+            q_, k_, kt, z_, given = q[part], k[part], k[part].mT, z[part], d_out[part]
+            step, starts = beta[part][..., None], states[part]
+            decay, gamma, to_end = _decays(c[part])
+            decay.tril_()
+            scores, alike = q_ @ kt, k_ @ kt
 
-        # Gradients of the states run backwards through the same kind of scan: G_j = G_{j+1} A^T + dO^T (diag(gamma) Q - P W).
-        through = p.mT @ d_out
-        pushed = d_out.mT @ (gamma * q) - through.mT @ w
-        d_states = scan_affine(d_final, turn.mT.flip(1), pushed.flip(1)).flip(1)
-        d_after = d_states[:, 1:]
+            # Gradients of the states run backwards through the transposed maps, from where the outputs push them.
+            through = (scores * decay).mT @ given
+            chunk = _Maps(step * gamma * k_, through, to_end * k_, inverse[part], gamma[..., -1:, :])
+            d_r, d_after, d_state = walk(
+                chunk, given.mT @ (gamma * q_), d_state
+            )  # d_r: of V - diag(gamma) K S^T, over b
 
-        d_z = inverse.mT @ (through + (to_end * k) @ d_after.mT)  # of T^-1 Z: b (V - gamma K S^T)
-        d_system = -(d_z @ z.mT).tril(-1)
-        d_scores = (d_out @ z.mT) * decay
-        d_written = -(d_z @ starts)  # of diag(b gamma) K
-        d_seen = d_out @ starts  # of diag(gamma) Q
-        d_carried = z @ d_after  # of Kd
-        d_pairs = d_system * decay * step
+            d_system = (d_r @ z_.mT).neg_().mul_(decay).tril_(-1)
+            d_scores = (given @ z_.mT).mul_(decay)
+            d_pairs = d_system * step
+            d_written = -(d_r @ starts)  # of diag(b gamma) K
+            d_seen = (given @ starts).mul_(gamma)
+            d_carried = (z_ @ d_after).mul_(to_end)
 
-        d_q = gamma * d_seen + d_scores @ k
-        d_k = d_scores.mT @ q + (d_pairs + d_pairs.mT) @ k + step * gamma * d_written + to_end * d_carried
-        d_v = step * d_z
-        written = (d_written * k).sum(-1) * gamma[..., 0]
-        d_beta = (d_z * v).sum(-1) + written + (d_system * system).sum(-1)
+            torch.add(d_seen, d_scores @ k_, out=d_q[part])
+            pairs_k = (d_scores.mT @ q_).add_((d_pairs + d_pairs.mT) @ k_).add_(d_carried)
+            torch.addcmul(pairs_k, step * gamma, d_written, out=d_k[part])
+            torch.mul(d_r, step, out=d_v[part])
+            written = (d_written * k_).sum(-1).mul_(gamma[..., 0])
+            d_beta[part] = (d_r * v[part]).sum(-1).add_(written).add_(d_system.mul_(alike).sum(-1))
 
-        d_decay = d_scores * (q @ kt) + d_pairs * (k @ kt)  # times D: the gradient of the exponent
-        kept = (d_carried * k).sum(-1) * to_end[..., 0]
-        d_c = d_decay.sum(-1) - d_decay.sum(-2) + gamma[..., 0] * (d_seen * q).sum(-1) + beta * written - kept
-        d_c[..., -1] += kept.sum(-1) + gamma[..., -1, 0] * (d_after * starts).sum((-2, -1))
+            d_decay = d_scores.mul_(scores).add_(d_system.mul_(step))  # times D: the gradient of the exponent
+            kept = (d_carried * k_).sum(-1)
+            d_exponent = d_decay.sum(-1) - d_decay.sum(-2) + (d_seen * q_).sum(-1) + beta[part] * written - kept
+            d_exponent[..., -1] += kept.sum(-1) + gamma[..., -1, 0] * (d_after * starts).sum((-2, -1))
+            d_c[part] = d_exponent
         d_log_alpha = d_c.flip(-1).cumsum(-1).flip(-1)
-        return d_q, d_k, d_v, d_log_alpha, d_beta, d_states[:, 0]
+        return d_q, d_k, d_v, d_log_alpha, d_beta, d_state
+
+
+class _Maps(NamedTuple):
+    """What leads from the state before a chunk to the one after it, for some chunks.
+
+    Args:
+        seen: (n, N, C, K) diag(b gamma) K.
+        given: (n, N, C, V) diag(b) V; on the way back P^T dO.
+        carried: (n, N, C, K) Kd.
+        inverse: (n, N, C, C) T.
+        last: (n, N, 1, 1) gamma_C.
+    """
+
+    seen: Tensor
+    given: Tensor
+    carried: Tensor
+    inverse: Tensor
+    last: Tensor
+
+    def turns(self) -> Tensor:
+        """(N, n, K, K) A."""
+        keep = torch.diag_embed(self.last[..., 0].expand(*self.last.shape[:2], self.seen.shape[-1]))
+        return (keep - (self.inverse @ self.seen).mT @ self.carried).transpose(0, 1)
+
+
+def walks(device: torch.device) -> bool:
+    """Whether states are walked one by one: where a small product costs no more than its arithmetic."""
+    return device.type == "cpu"
+
+
+def _walk(chunk: _Maps, states: Tensor, z: Tensor) -> None:
+    """Fill states (n + 1, N, V, K), whose first is given, and z (n, N, C, V)."""
+    for j, (seen, given, carried, inverse, last) in enumerate(zip(*chunk, strict=True)):
+        torch.bmm(inverse, torch.baddbmm(given, seen, states[j].mT, alpha=-1), out=z[j])
+        torch.baddbmm(last * states[j], z[j].mT, carried, out=states[j + 1])
+
+
+def _levels(chunk: _Maps, states: Tensor, z: Tensor) -> None:
+    shift = ((chunk.inverse @ chunk.given).mT @ chunk.carried).transpose(0, 1)
+    states.copy_(scan_affine(states[0], chunk.turns(), shift).transpose(0, 1))
+    z.copy_(chunk.inverse @ (chunk.given - chunk.seen @ states[:-1].mT))
+
+
+def _walk_back(chunk: _Maps, pushed: Tensor, d_state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """From the gradient of the state after some chunks to that of the state before them.
+
+    Args:
+        chunk: with P^T dO as what is given.
+        pushed: (n, N, V, K) what the outputs ask of each chunk's first state.
+        d_state: (N, V, K).
+
+    Returns:
+        (n, N, C, V) gradients of b (V - diag(gamma) K S^T), (n, N, V, K) of the states after each chunk, (N, V, K).
+    """
+    d_r, d_after = torch.empty_like(chunk.given), torch.empty_like(pushed)
+    for j in reversed(range(len(pushed))):
+        seen, through, carried, inverse, last = (x[j] for x in chunk)
+        d_after[j] = d_state
+        torch.bmm(inverse.mT, torch.baddbmm(through, carried, d_state.mT), out=d_r[j])
+        d_state = torch.baddbmm(torch.addcmul(pushed[j], last, d_state), d_r[j].mT, seen, alpha=-1)
+    return d_r, d_after, d_state
+
+
+def _levels_back(chunk: _Maps, pushed: Tensor, d_state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    shift = pushed - (chunk.inverse.mT @ chunk.given).mT @ chunk.seen
+    d_states = scan_affine(d_state, chunk.turns().mT.flip(1), shift.transpose(0, 1).flip(1)).flip(1).transpose(0, 1)
+    d_after = d_states[1:]
+    return chunk.inverse.mT @ (chunk.given + chunk.carried @ d_after.mT), d_after, d_states[0]
+
+
+def _blocks(q: Tensor) -> list[slice]:
+    """Chunks that are worked on together: so many that a cache holds them, or all."""
+    chunks, count, size, _ = q.shape
+    step = max(1, BLOCK_BYTES // (count * size * size * q.element_size())) if walks(q.device) else chunks
+    return [slice(start, min(chunks, start + step)) for start in range(0, chunks, step)]
 
 
 def _decays(c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """D (N, n, C, C), gamma and exp(c_C - c) (N, n, C, 1) from c (N, n, C)."""
-    above = torch.ones(c.shape[-1], c.shape[-1], dtype=torch.bool, device=c.device).triu(1)
-    # Masked before the exponential: above the diagonal the exponent is positive and overflows. The difference, not the
-    # quotient of the exponentials, which underflows to 0 / 0.
-    decay = (c[..., :, None] - c[..., None, :]).masked_fill_(above, -math.inf).exp_()
+    """D (n, N, C, C), 1 above the diagonal, gamma and exp(c_C - c) (n, N, C, 1) from c (n, N, C)."""
+    # Above the diagonal the exponent is positive and would overflow: clamped, since exp(-inf) is eight times slower than
+    # exp on a CPU. The difference, not the quotient of the exponentials, which underflows to 0 / 0.
+    decay = (c[..., :, None] - c[..., None, :]).clamp_(max=0).exp_()
     return decay, c.exp()[..., None], (c[..., -1:] - c).exp()[..., None]
 
 

@@ -113,11 +113,13 @@ class BiGDR(nn.Module):
         groups = [directions] if together else [[direction] for direction in directions]
         # In float32: under autocast four shares that should sum to one would not.
         share = torch.softmax(self.direction_gate(x)[..., : self.used].float(), dim=-1).to(x.dtype)
-        total, finals = None, []
+        total: Tensor | None = None
+        finals = []
         for group in groups:
-            y, final = self._directions(x, start, mean_blur, group)
-            part = (y * share[..., group[0] : group[-1] + 1, None]).sum(-2)  # a slice: a list would be an upload
-            total = part if total is None else total + part
+            planes, final = self._directions(x, start, mean_blur, group)
+            for direction, plane in zip(group, planes, strict=True):
+                weight = share[..., direction, None]
+                total = plane * weight if total is None else torch.addcmul(total, plane, weight)
             finals.append(final)
         assert total is not None
         rested = [start[:, self.used :]] if self.used < DIRECTIONS else []
@@ -125,16 +127,16 @@ class BiGDR(nn.Module):
 
     def _directions(
         self, x: Tensor, start: Tensor, mean_blur: Tensor | None, group: list[int]
-    ) -> tuple[Tensor, Tensor]:
-        """Some of the directions: (B, h, w, S, C) normalised outputs and (B, S, H, D, D) final states."""
+    ) -> tuple[list[Tensor], Tensor]:
+        """Some of the directions: each one's (B, h, w, C) normalised output, and (B, S, H, D, D) final states."""
         batch, height, width, channels = x.shape
         heads, size = self.config.heads, self.config.head_dim
         part = slice(group[0], group[-1] + 1)
-        # One matrix product for all directions and all of q, k, v, a, b, while the tokens still lie as the image does; the
-        # reordering into scans moves its result once.
-        features = F.linear(x, self.project[part].flatten(0, 1)).view(batch, height, width, len(group), self.features)
-        q, k, v, gates = torch.split(to_scans(features, group), [heads * size] * 3 + [2 * heads], dim=-1)
-        # to_scans stacks directions before samples, so a direction's bias is repeated for each sample.
+        # The input is put in the scans' orders, not the several times wider features: they are made where they are used.
+        tokens = to_scans(x, group).flatten(1, 2)  # (S, B*L, C)
+        features = torch.bmm(tokens, self.project[part].mT.to(tokens.dtype)).view(len(group) * batch, -1, self.features)
+        q, k, v, gates = torch.split(features, [heads * size] * 3 + [2 * heads], dim=-1)
+        # Directions lie before samples, so a direction's bias is repeated for each sample.
         bias = self.gate_bias[part].repeat_interleave(batch, dim=0)[:, None]
         # Gates near 1 decide how long a state lives: bf16 has 8 bits there, too few to tell 0.998 from 1.
         alpha_logit, beta_logit = (gates.float() if gates.dtype != torch.float64 else gates).add(bias).chunk(2, dim=-1)
@@ -150,33 +152,33 @@ class BiGDR(nn.Module):
             chunk_size=self.config.chunk_size,
             backend=self.config.backend,
         )
-        # Back to the image first: the output gate and projection are per pixel, whatever order the scan had.
-        y = from_scans(out.flatten(-2), group, height, width)  # (B, h, w, S, inner)
-        gate = F.linear(x, self.out_gate[part].flatten(0, 1), self.out_gate_bias[part].flatten())
-        y = torch.einsum("bhwsi,sic->bhwsc", y * torch.sigmoid(gate).view_as(y), self.out[part])
+        gate = torch.sigmoid(torch.baddbmm(self.out_gate_bias[part][:, None], tokens, self.out_gate[part].mT))
+        y = torch.bmm(out.reshape(gate.shape) * gate, self.out[part])
         # Normalised before they are weighed: a direction must not win by being loud.
-        y = F.layer_norm(y, (channels,)) * self.norm_weight[part] + self.norm_bias[part]
-        return y, torch.unflatten(final, 0, (len(group), batch)).transpose(0, 1)
+        normed = [
+            F.layer_norm(y[s], (channels,), self.norm_weight[direction], self.norm_bias[direction])
+            for s, direction in enumerate(group)
+        ]
+        planes = [
+            from_scan(one.view(batch, -1, channels), direction, height, width)
+            for one, direction in zip(normed, group, strict=True)
+        ]
+        return planes, torch.unflatten(final, 0, (len(group), batch)).transpose(0, 1)
 
 
 def to_scans(x: Tensor, group: list[int]) -> Tensor:
-    """(B, h, w, S, F) -> (S*B, L, F): each direction's features in the order it meets the tokens."""
+    """(B, h, w, C) -> (S, B, L, C): the tokens in the order each direction meets them."""
     sequences = []
-    for s, direction in enumerate(group):
+    for direction in group:
         # 0 and 1 run along rows, 2 and 3 along columns; the odd ones from the end.
-        plane = x[..., s, :] if direction < 2 else x[..., s, :].transpose(1, 2)
-        tokens = plane.flatten(1, 2)
+        tokens = (x if direction < 2 else x.transpose(1, 2)).flatten(1, 2)
         sequences.append(tokens.flip(1) if direction % 2 else tokens)
-    return torch.cat(sequences)
+    return torch.stack(sequences)
 
 
-def from_scans(x: Tensor, group: list[int], height: int, width: int) -> Tensor:
-    """(S*B, L, F) -> (B, h, w, S, F), the way back."""
-    planes = []
-    for direction, tokens in zip(group, x.chunk(len(group)), strict=True):
-        tokens = tokens.flip(1) if direction % 2 else tokens
-        if direction < 2:
-            planes.append(torch.unflatten(tokens, 1, (height, width)))
-        else:
-            planes.append(torch.unflatten(tokens, 1, (width, height)).transpose(1, 2))
-    return torch.stack(planes, dim=-2)
+def from_scan(tokens: Tensor, direction: int, height: int, width: int) -> Tensor:
+    """(B, L, C) in a direction's order -> (B, h, w, C), the way back."""
+    tokens = tokens.flip(1) if direction % 2 else tokens
+    if direction < 2:
+        return torch.unflatten(tokens, 1, (height, width))
+    return torch.unflatten(tokens, 1, (width, height)).transpose(1, 2)

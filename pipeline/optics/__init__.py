@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from pipeline.optics.aperture import Aperture
     from pipeline.optics.coc import coc_diameter, defocus_px, focus_map, focus_map_to_defocus_px
     from pipeline.optics.color import linear_to_srgb, srgb_to_linear
+    from pipeline.optics.fixed import FixedShapes
     from pipeline.optics.lens import (
         SENSOR_WIDTH_MM,
         AnyLens,
@@ -30,6 +31,7 @@ _HOMES = {
     "aperture": ("Aperture",),
     "coc": ("coc_diameter", "defocus_px", "focus_map", "focus_map_to_defocus_px"),
     "color": ("linear_to_srgb", "srgb_to_linear"),
+    "fixed": ("FixedShapes",),
     "lens": (
         "SENSOR_WIDTH_MM",
         "AnyLens",
@@ -52,6 +54,7 @@ __all__ = [
     "AnyLens",
     "Aperture",
     "CocModel",
+    "FixedShapes",
     "Lens",
     "OpticsError",
     "coc_diameter",

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from pipeline.optics.edges import Surface, edge_strength
+from pipeline.optics.picks import pick
 
 # Gap in px below which nothing is added. Two half-resolution pixels of a surface at slope 1 differ by up to 2.
 GAP_PX = 1.0
@@ -24,7 +25,9 @@ SLACK_PX = 2.0  # blocks are 2 px wide: the edge may be that much closer than th
 FAR_PX = 1e4  # larger than any distance
 
 
-def hidden_background(light: Tensor, defocus: Tensor, farness: Tensor, bridged: Surface | None = None) -> Surface:
+def hidden_background(
+    light: Tensor, defocus: Tensor, farness: Tensor, bridged: Surface | None = None, span_px: float | None = None
+) -> Surface:
     """Extend the farther surfaces under the nearer ones, as far as the lens can look.
 
     Args:
@@ -32,6 +35,7 @@ def hidden_background(light: Tensor, defocus: Tensor, farness: Tensor, bridged: 
         defocus: (1, H, W) signed radius, px.
         farness: (1, H, W) the defocus itself, or another measure in px that is larger for farther surfaces.
         bridged: (H, W) what `bridge_thin` found behind thin things; taken where it is known.
+        span_px: farness differs by no more, which fixes shapes in advance; None to look.
 
     Returns:
         The hidden surface at (ceil(H/2), ceil(W/2)); its weight is 0 where nothing is hidden.
@@ -43,7 +47,7 @@ def hidden_background(light: Tensor, defocus: Tensor, farness: Tensor, bridged: 
     near, far = radius.amin(0, keepdim=True), radius.amax(0, keepdim=True)
     share = torch.softmax(radius * 4, dim=0)
     payload = (blocks * share).sum(1)
-    span = float((far.amax() - near.amin()).detach())
+    span = float((far.amax() - near.amin()).detach()) if span_px is None else span_px
     steps = math.ceil(math.log2((span + SLACK_PX) / 2 + 1))  # 1 + 2 + 4 + ... blocks of 2 px reach that far
     strides = [2**k for k in reversed(range(steps))]
     edge = _blocks(edge_strength(farness))[0].amax(0, keepdim=True)
@@ -55,14 +59,14 @@ def hidden_background(light: Tensor, defocus: Tensor, farness: Tensor, bridged: 
     reach = reduce(torch.maximum, around, far)
     weight = (reach - near - GAP_PX).clamp(0, 1)
 
-    if not bool((weight > 0).any()):
+    if span_px is None and not bool((weight > 0).any()):
         return Surface(blocks[:3].mean(1), blocks[3:4].mean(1), weight)
     # Every block starts as its own source; one that hides something waits for a source that it can hide.
     hole = (weight > 0).to(far.dtype)
     # A block on the edge holds a source itself, unless something much farther can be seen there.
     path = hole * FAR_PX * (far - near < 0.5 * (reach - near))
     size = (weight.shape[-2], weight.shape[-1])
-    at = hole.flatten().nonzero()[:, 0]
+    at = pick(weight.detach() > 0, None if span_px is None else 1.0)
     path, payload, wanted = path.flatten(), payload.flatten(1).T.contiguous(), near.flatten()[at]
     for stride in [*strides, 1]:
         path, payload = _fill(path, payload, wanted, at, size, stride)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from pipeline.optics.edges import Surface
+from pipeline.optics.picks import pick, repeats
 
 REACH = 8  # px from a covered pixel to either side of what covers it
 DIRECTIONS = ((0, 1), (1, 0), (1, 1), (1, -1), (1, 2), (2, 1), (1, -2), (2, -1))  # rows, columns
@@ -28,21 +29,22 @@ LEAST = 1e-4
 FAR_BELOW = -1e4  # farness of what is no end
 
 
-def bridge_thin(own: Surface, farness: Tensor) -> Surface:
+def bridge_thin(own: Surface, farness: Tensor, places: float | None = None) -> Surface:
     """Guess the farther surface behind thin things from both sides.
 
     Args:
         own: (H, W) surface at every pixel's own depth, from `split_mixed`.
         farness: (1, H, W) px, larger is farther.
+        places: for covered pixels, see `picks.pick`; None for as many as there are.
 
     Returns:
         The surface behind: light and defocus, with a weight that says how far to believe it, 0 where nothing thin is.
     """
     behind = _behind(farness)
     gap = behind - farness
-    at = (gap.detach() > GAP_PX[0]).flatten().nonzero()[:, 0]
+    at = pick(gap.detach() > GAP_PX[0], places)
     empty = Surface(own.light, own.defocus, torch.zeros_like(farness))
-    if not len(at):
+    if places is None and not len(at):
         return empty
     width = farness.shape[-1]
     ends = torch.where(own.weight > CLEAN, farness, torch.full_like(farness, FAR_BELOW)).detach()
@@ -75,8 +77,9 @@ def bridge_thin(own: Surface, farness: Tensor) -> Surface:
         apart = ((colour[0][:, :3] - colour[1][:, :3]) ** 2).sum(1)
         bright = ((colour[0][:, :3] + colour[1][:, :3]) ** 2).sum(1) / 4
         disagreements.append(both * apart / (bright + 1e-3))
-    counted = torch.stack([(length > 0).to(farness.dtype) for length in lengths])
-    trust = torch.exp(-_around(torch.stack(disagreements), counted, at, farness) / AGREEMENT) + LEAST
+    once = 1 - repeats(at).to(farness.dtype)  # a place that is left over says nothing
+    counted = torch.stack([(length > 0).to(farness.dtype) for length in lengths]) * once
+    trust = torch.exp(-_around(torch.stack(disagreements) * once, counted, at, farness) / AGREEMENT) + LEAST
     weight = trust * torch.stack(lengths)  # (R, E)
     total = weight.sum(0)
     surface = (weight[..., None] * torch.stack(bridges)).sum(0) / total.clamp(min=1e-12)[:, None]

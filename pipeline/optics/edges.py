@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pipeline.optics.coverage import REACH, Coverage, line_table, near_share
 from pipeline.optics.layers import Ladder
+from pipeline.optics.picks import pick
 
 WINDOW = 2  # clean pixels lie one step beyond the mixed ones; a wider window measured no better
 # Second difference of defocus across a pixel, px: a surface below the first, an edge above the second.
@@ -44,7 +45,7 @@ class Surface:
         return self.weight, self.light * self.weight, ladder.climb(self.defocus)
 
 
-def split_mixed(light: Tensor, defocus: Tensor) -> tuple[Surface, Surface | None]:
+def split_mixed(light: Tensor, defocus: Tensor, places: float | None = None) -> tuple[Surface, Surface | None]:
     """Separate the light of the two surfaces that meet in a pixel.
 
     The share of the near surface comes from the course of the edge (`coverage`) and from where the colours along the
@@ -55,6 +56,7 @@ def split_mixed(light: Tensor, defocus: Tensor) -> tuple[Surface, Surface | None
     Args:
         light: (3, H, W) linear light.
         defocus: (1, H, W) signed radius, px.
+        places: for mixed pixels, see `picks.pick`; None for as many as there are.
 
     Returns:
         The surface at the pixel's own depth, and the rest of the mixed pixels at the depth of the other surface, or
@@ -62,8 +64,8 @@ def split_mixed(light: Tensor, defocus: Tensor) -> tuple[Surface, Surface | None
     """
     whole = Surface(light, defocus, torch.ones_like(defocus))
     edge = edge_strength(defocus)
-    at = edge.detach().flatten().nonzero()[:, 0]
-    if not at.numel():
+    at = pick(edge.detach() > 0, places)
+    if places is None and not at.numel():
         return whole, None
 
     window = _window(defocus, at)
@@ -139,7 +141,7 @@ def _fit_colours(light: Tensor, defocus: Tensor, course: Coverage, low: Tensor, 
     ]
     # One row per pixel, so that a gathered pixel is one piece of memory: measured twice as fast as planes.
     pixels = torch.stack([*columns, *light.flatten(1)]).T.contiguous()
-    reach = 0.5 * (high - low)
+    reach = (0.5 * (high - low)).clamp(min=1e-6)  # 0 only at a place without an edge
     nn, nf, ff, weights, squares = (torch.zeros_like(low) for _ in range(5))
     near_sum, far_sum = light.new_zeros((len(at), 3)), light.new_zeros((len(at), 3))
     for down in range(-WINDOW, WINDOW + 1):

@@ -78,7 +78,7 @@ def aperture_kernel(aperture: Aperture, signed_radius: float, step: int, ramp: f
     return kernel
 
 
-@lru_cache(maxsize=96)  # two lenses' worth of layers; a half grid at 1080p is 2 MB a layer
+@lru_cache(maxsize=256)  # two lenses' worth of layers; a half grid at 1080p is 2 MB a layer
 def kernel_spectrum(
     aperture: Aperture,
     signed_radius: float,

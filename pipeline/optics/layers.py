@@ -10,6 +10,7 @@ Shape letters: H, W = picture; h, w = half-resolution grid; N = tiles; C = chann
 
 import itertools
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -42,12 +43,18 @@ class Ladder:
         Between two steps the position is linear in the brightness of the discs, not in their energy: then half the
         height of the mixture of both moves evenly from one edge to the other.
         """
-        steps = torch.tensor(self.radii, dtype=defocus.dtype, device=defocus.device)
+        steps = _steps(tuple(self.radii), defocus.dtype, defocus.device)
         radius = defocus.abs().clamp(self.radii[0], self.radii[-1])
         upper = torch.bucketize(radius.detach(), steps).clamp(min=1)
         low, high = steps[upper - 1], steps[upper]
         t = (radius - low) / (high - low)
         return torch.sign(defocus) * (upper - 1 + t * high**2 / (low**2 + t * (high**2 - low**2)))
+
+
+@lru_cache(maxsize=16)
+def _steps(radii: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):  # what is kept must serve later calls with gradients too
+        return torch.tensor(radii, dtype=dtype, device=device)
 
 
 def hat(position: Tensor, step: int) -> Tensor:

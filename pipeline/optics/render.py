@@ -8,6 +8,7 @@ known.
 Shape letters: B = samples; H, W = picture.
 """
 
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
@@ -19,6 +20,7 @@ from pipeline.optics.bridge import bridge_thin
 from pipeline.optics.color import linear_to_srgb, srgb_to_linear
 from pipeline.optics.composite import HalfGrid, Stack, blur_full, refine
 from pipeline.optics.edges import split_mixed
+from pipeline.optics.fixed import TRACE, FixedShapes, is_sharp, render_fixed
 from pipeline.optics.layers import FULL_HALO, FULL_TILE, SHARP_PX, Grid, Tiles, double, hat, radius_grid
 from pipeline.optics.lens import OpticsError
 from pipeline.optics.order import Unit, order_as_defocus, sort_by_order
@@ -26,7 +28,6 @@ from pipeline.optics.order import Unit, order_as_defocus, sort_by_order
 Encoding = Literal["srgb", "linear"]
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 DEFAULT_APERTURE = Aperture()
-TRACE = 1e-5
 SLACK = 0.1  # what resampling and networks overshoot; 8-bit values or unclipped light are caught
 
 
@@ -37,6 +38,7 @@ def render_lens_blur(
     order: Tensor | None = None,
     aperture: Aperture = DEFAULT_APERTURE,
     encoding: Encoding = "srgb",
+    fixed: FixedShapes | None = None,
 ) -> Tensor:
     """Photograph an all-in-focus picture through a lens.
 
@@ -49,6 +51,8 @@ def render_lens_blur(
             or is clamped; where it contradicts defocus, it decides what lies in front.
         aperture: shape of the opening.
         encoding: "srgb" or "linear", of input and output alike.
+        fixed: limits that make every shape known in advance; the host then never waits for the device, a CUDA graph can
+            capture the call, and values are not looked at. Without gradients and `order` only. None adapts to the picture.
 
     Returns:
         (B, 3, H, W) photograph in the encoding, dtype and device of `image`. A sample without any radius above 0.5 px
@@ -62,7 +66,9 @@ def render_lens_blur(
         >>> render_lens_blur(picture, torch.full((1, 1, 32, 48), 4.0)).shape
         torch.Size([1, 3, 32, 48])
     """
-    return render_traced(image, defocus_px, order=order, aperture=aperture, encoding=encoding, traced=False)[0]
+    return render_traced(
+        image, defocus_px, order=order, aperture=aperture, encoding=encoding, fixed=fixed, traced=False
+    )[0]
 
 
 def render_traced(
@@ -72,6 +78,7 @@ def render_traced(
     order: Tensor | None = None,
     aperture: Aperture = DEFAULT_APERTURE,
     encoding: Encoding = "srgb",
+    fixed: FixedShapes | None = None,
     traced: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """`render_lens_blur`, and how much of each pixel's light came from behind something and was invented.
@@ -82,31 +89,53 @@ def render_traced(
     Returns:
         The photograph, and (B, 1, H, W) the share in [0, 1] of what covers a pixel that no pixel of the picture showed.
     """
-    _validate(image, defocus_px, order, aperture, encoding)
+    _validate(image, defocus_px, order, aperture, encoding, values=fixed is None)
+    if fixed is not None and order is not None:
+        raise OpticsError("order must be None with fixed shapes: what lies in front is then read from defocus alone")
+    if fixed is not None and torch.is_grad_enabled() and (image.requires_grad or defocus_px.requires_grad):
+        raise OpticsError("fixed shapes are for inference: call this without gradients, or without `fixed`")
     dtype = torch.float64 if torch.float64 in (image.dtype, defocus_px.dtype) else torch.float32
     # One sample after the other: memory stays that of one picture, and nothing of one lens can reach another sample.
     photographs, shares = [], []
     for b in range(len(image)):
         ordered = None if order is None else order[b]
-        photograph, share = _photograph(image[b], defocus_px[b].to(dtype), ordered, aperture, encoding, traced)
+        how = _How(aperture=aperture, encoding=encoding, fixed=fixed, traced=traced)
+        photograph, share = _photograph(image[b], defocus_px[b].to(dtype), ordered, how)
         photographs.append(photograph)
         shares.append(share)
     return torch.stack(photographs), torch.stack(shares)
 
 
-def _photograph(
-    image: Tensor, defocus: Tensor, order: Tensor | None, aperture: Aperture, encoding: str, traced: bool
-) -> tuple[Tensor, Tensor]:
+@dataclass(frozen=True, kw_only=True)
+class _How:
+    """What holds for all samples of a call."""
+
+    aperture: Aperture
+    encoding: str
+    fixed: FixedShapes | None
+    traced: bool
+
+
+def _photograph(image: Tensor, defocus: Tensor, order: Tensor | None, how: _How) -> tuple[Tensor, Tensor]:
     """One sample: (3, H, W) and (1, H, W) -> (3, H, W) and the invented share, (1, H, W) or (1, 0, 0)."""
-    if float(defocus.detach().abs().max()) <= SHARP_PX:
-        return image, torch.zeros_like(defocus) if traced else defocus.new_zeros((1, 0, 0))
+    if how.fixed is None and float(defocus.detach().abs().max()) <= SHARP_PX:
+        return image, torch.zeros_like(defocus) if how.traced else defocus.new_zeros((1, 0, 0))
     wide = image.to(defocus.dtype)
-    light = srgb_to_linear(wide) if encoding == "srgb" else wide
-    blurred, invented = _render(light, defocus, order, aperture, traced)
+    light = srgb_to_linear(wide) if how.encoding == "srgb" else wide
+    if how.fixed is None:
+        blurred, invented = _render(light, defocus, order, how.aperture, how.traced)
+    else:
+        defocus = defocus.clamp(-how.fixed.max_radius_px, how.fixed.max_radius_px)
+        blurred, invented = render_fixed(light, defocus, how.fixed, how.aperture, how.traced)
     blurred = blurred.clamp(min=0)
-    if encoding == "srgb":
+    if how.encoding == "srgb":
         blurred = linear_to_srgb(blurred.clamp(max=1))
-    return blurred.to(image.dtype), invented
+    photograph = blurred.to(image.dtype)
+    if how.fixed is not None:
+        sharp = is_sharp(defocus)
+        photograph = torch.where(sharp, image, photograph)
+        invented = torch.where(sharp, torch.zeros_like(invented), invented)
+    return photograph, invented
 
 
 def _render(
@@ -162,7 +191,9 @@ def _enlarge(spread: Tensor | None, height: int, width: int) -> Tensor | None:
     return None if spread is None else double(spread, height, width)
 
 
-def _validate(image: Tensor, defocus_px: Tensor, order: Tensor | None, aperture: Aperture, encoding: Encoding) -> None:
+def _validate(
+    image: Tensor, defocus_px: Tensor, order: Tensor | None, aperture: Aperture, encoding: Encoding, values: bool = True
+) -> None:
     if encoding not in get_args(Encoding):
         raise OpticsError(f"encoding must be one of {get_args(Encoding)}, got {encoding!r}")
     if not isinstance(aperture, Aperture):
@@ -179,6 +210,8 @@ def _validate(image: Tensor, defocus_px: Tensor, order: Tensor | None, aperture:
             raise OpticsError(f"{name} must be one of {', '.join(map(str, DTYPES))}, got {value.dtype}")
         if value.device != image.device:
             raise OpticsError(f"{name} must be on the device of image, {image.device}, got {value.device}")
+        if not values:
+            continue
         if name == "order" and bool(torch.isnan(value.detach()).any()):  # infinite depth is a sky, and an order
             raise OpticsError("order must not contain NaN; fill missing values first")
         if name != "order" and not bool(torch.isfinite(value.detach()).all()):
