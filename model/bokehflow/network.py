@@ -148,7 +148,7 @@ class BokehFlow(nn.Module):
         light, clipped = brightened(wide, logits)
         blurred = self.physics(light, depth, lens, wide)
         bokeh, mix, residual = blurred.image, torch.ones_like(depth), torch.zeros_like(wide)
-        if self.correction is not None:
+        if self.correction is not None and (known is None or self.config.correct_given):
             seen = Rendered(
                 frame=wide, light=light, clipped=clipped, physics=blurred.image, invented=blurred.invented,
                 radius_px=blurred.radius_px, given=known is not None,
