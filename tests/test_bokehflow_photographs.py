@@ -97,6 +97,16 @@ def test_with_true_depth_a_trained_mix_leaves_alone_what_the_renderer_knew():
 
 
 @torch.no_grad()
+def test_handed_in_depth_may_go_uncorrected():
+    frame, depth = box_before_wall()
+    net = unsettle(network(correct_given=False))
+    out, _ = net(frame, lens(), depth_m=depth)
+    assert torch.equal(out.bokeh, out.physics)
+    predicted, _ = net(frame, lens())
+    assert not torch.equal(predicted.bokeh, predicted.physics)
+
+
+@torch.no_grad()
 def test_handed_in_depth_lets_the_depth_stream_rest():
     frame, depth = box_before_wall()
     net = network()

@@ -43,6 +43,7 @@ class BokehFlowConfig:
         enable_film: the lens modulates the bokeh stream.
         enable_highlights: clipped light is taken to be brighter than it could be stored, by as much as is learned.
         enable_correction: the render is corrected where it may be wrong (see `model.bokehflow.correction`).
+        correct_given: correct also where depth is handed in.
         correction_channels: width of that part at half resolution, a multiple of 2.
         enable_physics: the lens renderer; without it the correction starts from the frame.
         max_state_norm: carried states are scaled down to this Frobenius norm per head, once a frame.
@@ -76,6 +77,7 @@ class BokehFlowConfig:
     enable_film: bool = True
     enable_highlights: bool = True
     enable_correction: bool = True
+    correct_given: bool = True
     correction_channels: int = 32
     enable_physics: bool = True
     max_state_norm: float = 100.0

@@ -59,6 +59,7 @@ class Rendered:
         invented: (B, 1, H, W) which share of it was filled.
         radius_px: (B, 1, H, W) signed radius.
         given: whether the depth behind it was handed in.
+        largest_px: of the radii, where it is known without looking at them, which makes the host wait.
     """
 
     frame: Tensor
@@ -68,12 +69,14 @@ class Rendered:
     invented: Tensor
     radius_px: Tensor
     given: bool
+    largest_px: float | None = None
 
     def support(self) -> Tensor:
         """(B, 1, H, W) in [0, 1]: where the render may be wrong. Predicted depth may be wrong anywhere."""
         if not self.given:
             return torch.ones_like(self.invented)
-        reach = min(int(self.radius_px.detach().abs().max()) + 1, min(self.clipped.shape[-2:]) // 2)
+        largest = self.largest_px if self.largest_px is not None else float(self.radius_px.detach().abs().max())
+        reach = min(int(largest) + 1, min(self.clipped.shape[-2:]) // 2)
         touched = _widened(self.clipped, 2 * reach + 1)
         return torch.maximum((INVENTED_GAIN * self.invented).clamp(max=1), touched).detach()
 

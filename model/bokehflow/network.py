@@ -148,10 +148,11 @@ class BokehFlow(nn.Module):
         light, clipped = brightened(wide, logits)
         blurred = self.physics(light, depth, lens, wide)
         bokeh, mix, residual = blurred.image, torch.ones_like(depth), torch.zeros_like(wide)
-        if self.correction is not None:
+        if self.correction is not None and (known is None or self.config.correct_given):
             seen = Rendered(
                 frame=wide, light=light, clipped=clipped, physics=blurred.image, invented=blurred.invented,
                 radius_px=blurred.radius_px, given=known is not None,
+                largest_px=None if self.physics.fixed is None else self.physics.fixed.max_radius_px,
             )  # fmt: skip
             bokeh, mix, residual = self.correction(seen, found.tokens, found.depth_tokens)
         if not self.training:
@@ -282,24 +283,22 @@ class BokehFlow(nn.Module):
                 raise BokehFlowError(
                     f"{name} must be on the network's device, {self.depth_norm.weight.device}, got {device}"
                 )
-        if (
-            self.physics.fixed is None
-        ):  # else the host must read nothing, and every lens was checked before the first frame
-            check_focus(lens, self.config.coc_model)
         if depth_m is not None:
             _check_depth(depth_m, frame, values=self.physics.fixed is None)
+        if self.physics.fixed is None:  # else every lens was checked before the first frame
+            check_focus(lens, self.config.coc_model)
         if state is not None:
             state.check(self.config, len(frame))
 
 
-def _check_depth(depth_m: Tensor, frame: Tensor, *, values: bool) -> None:
+def _check_depth(depth_m: Tensor, frame: Tensor, values: bool) -> None:
     wanted = (len(frame), 1, *frame.shape[-2:])
     if depth_m.shape != wanted or not depth_m.is_floating_point() or depth_m.device != frame.device:
         raise BokehFlowError(
             f"depth_m must be floating point {wanted} on {frame.device}, like the frame, got {depth_m.dtype} "
             f"{tuple(depth_m.shape)} on {depth_m.device}"
         )
-    if not values:
+    if not values:  # reading them would make the host wait
         return
     bad = depth_m.detach()[~(torch.isfinite(depth_m.detach()) & (depth_m.detach() > 0))]
     if len(bad):
