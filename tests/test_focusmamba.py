@@ -18,16 +18,18 @@ from model.evaluation.eval_clips import scene_clips
 from model.evaluation.photographs import find_photographs
 from model.focusmamba import VARIANTS, FocusMamba, FocusMambaConfig, FocusMambaError, variant
 from model.focusmamba import augment as augmentation
-from model.focusmamba.bank import OCTAVES, FilterBank, blur
-from model.focusmamba.data import FocusClips, collate
-from model.focusmamba.losses import FocusLoss, FocusLossWeights, pulled, render_term, temporal_term
+from model.focusmamba.augment import NOTHING
+from model.focusmamba.bank import OCTAVES, FilterBank, blur, noise_level
+from model.focusmamba.data import FocusClips, build_data, collate
+from model.focusmamba.losses import FocusLoss, FocusLossWeights, bins_term, pulled, render_term, temporal_term
 from model.focusmamba.measure import focus_distance_m
+from model.focusmamba.settings import FocusDataSettings
 from model.focusmamba.task import FocusMambaTask
 from model.train import main as train
 from pipeline.errors import StoppedError, UsageError
 from pipeline.media.depth_files import encode_npz
 from pipeline.media.images import encode_png
-from pipeline.optics import Aperture, Lens, focus_map, linear_to_srgb, render_lens_blur
+from pipeline.optics import Aperture, Lens, focus_map, linear_to_srgb, render_lens_blur, srgb_to_linear
 from pipeline.optics.labels import focus_from_radius, signed_label_px
 from pipeline.photographs import PhotographRequest, write_photographs
 
@@ -68,6 +70,53 @@ def test_the_state_changes_the_next_map_and_a_network_without_it_ignores_it():
     single = FocusMamba(replace(TINY, enable_tsp=False, enable_cue=False)).eval()
     _, state = single(first)
     assert torch.equal(single(second, state)[0].log_magnitude, single(second)[0].log_magnitude)
+
+
+def test_an_open_gate_keeps_the_last_map_and_a_first_frame_has_none():
+    torch.manual_seed(0)
+    net = FocusMamba(TINY).eval()
+    first, second = torch.rand(2, 1, 3, 32, 32)
+    with torch.no_grad():
+        closed = net(first)[0].log_magnitude
+        net.head.last.bias[-4:] = 40.0
+        net.head.last.weight[-4:] = 0.0
+        out, state = net(first)
+        kept, _ = net(second, state)
+        fresh, _ = net(second)
+    assert torch.equal(out.log_magnitude, closed), "there is nothing to keep yet"
+    assert float((kept.log_magnitude - out.log_magnitude).abs().max()) < 1e-4
+    assert float((fresh.log_magnitude - out.log_magnitude).abs().max()) > 1e-3
+
+
+def test_the_bins_share_a_label_between_two_neighbours():
+    largest = float(np.log1p(63))
+    place = torch.full((1, 1, 2, 2), 2.25 * largest / 4)  # of 5 bins
+    right = torch.full((1, 5, 2, 2), -30.0)
+    right[:, 2], right[:, 3] = np.log(0.75), np.log(0.25)
+    best = -(0.75 * np.log(0.75) + 0.25 * np.log(0.25))
+    assert float(bins_term(right, place, largest)) == pytest.approx(best, abs=1e-5)
+    assert float(bins_term(torch.zeros(1, 5, 2, 2), place, largest)) == pytest.approx(np.log(5), abs=1e-5)
+    assert float(bins_term(right, 0 * place, largest)) > 10
+    beyond = torch.full((1, 5, 2, 2), -30.0)
+    beyond[:, 4] = 0
+    assert float(bins_term(beyond, 0 * place + 9, largest)) == pytest.approx(0, abs=1e-5), "the last bin is open"
+
+
+def test_the_noise_of_a_textured_picture_is_read():
+    grey = torch.rand(2, 1, 24, 24).repeat_interleave(5, -1).repeat_interleave(5, -2) * 0.5 + 0.2
+    grey = blur(grey, 2.0)
+    quiet, loud = (float(noise_level(grey + sigma * torch.randn(grey.shape)).mean()) for sigma in (0.002, 0.02))
+    assert quiet == pytest.approx(0.8 * 0.002, rel=0.2) and loud == pytest.approx(0.8 * 0.02, rel=0.1)
+
+
+def test_a_frame_and_its_photograph_change_colour_alike():
+    frame = torch.rand(1, 3, 24, 24) * 0.3
+    light = srgb_to_linear(frame)
+    photo = linear_to_srgb(blur(light, 2.0))
+    rng = np.random.Generator(np.random.PCG64(4))
+    one, other = augmentation.recoloured(torch.cat([frame, photo]), rng).chunk(2)
+    assert not torch.allclose(one, frame, atol=0.02)
+    assert torch.allclose(srgb_to_linear(other), blur(srgb_to_linear(one), 2.0), atol=1e-4), "still its blur"
 
 
 def test_what_the_network_cannot_work_with_is_said():
@@ -297,6 +346,19 @@ def test_a_resumed_run_is_an_uninterrupted_one_and_can_be_evaluated(tmp_path: Pa
     assert {"focusmamba", "focusmamba, frame by frame", "constant", "Zhuo-Sim, noise 2"} <= rows
     assert report["scores"]["focusmamba"]["mae_px"] > 0 and report["scores"]["constant"]["temporal_px"] >= 0
     assert (weights[0].parent / "evaluation_test.png").exists()
+
+
+def test_several_folders_are_trained_on_and_the_first_is_measured_on(tmp_path: Path):
+    data = FocusDataSettings(root=f"{shared_scenes()}, {tmp_path}")
+    assert data.roots == [shared_scenes(), tmp_path]
+    clip = data.clip(0)
+    one = build_data([shared_scenes()], "train", "val", None, replace(clip, crop_width=32, crop_height=32), NOTHING)
+    both = build_data(
+        [shared_scenes()] * 2, "train", "val", None, replace(clip, crop_width=32, crop_height=32), NOTHING
+    )
+    assert len(both.source) == 2 * len(one.source) and len(both.clips) == len(one.clips)
+    with pytest.raises(UsageError):
+        build_data(data.roots, "train", "val", None, clip, NOTHING)
 
 
 def test_wrong_settings_are_named(tmp_path: Path, capsys):
