@@ -553,7 +553,7 @@ def test_a_scene_deleted_during_training_is_a_clear_error(scenes: Path, tmp_path
         ("optim.lr=-1", "optim.lr must be finite and > 0, got -1"),
         ("optim.rate=1", "unknown setting optim.rate; [optim] has lr, "),
         ("nothing.x=1", "unknown section 'nothing'; sections are model, data, loss, optim, run"),
-        ("task.name=bokehflux", "no network family 'bokehflux'; task.name must be one of: bokehflow"),
+        ("task.name=bokehflux", "no network family 'bokehflux'; task.name must be one of: bokehdiff, bokehflow"),
         ("task.kind=bokehflow", "unknown setting task.kind; [task] has name"),
         ("task.name=3", "task.name must be of type str, got 3"),
         ("run.steps=many", "run.steps must be of type int, got 'many'"),
