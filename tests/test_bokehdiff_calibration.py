@@ -68,6 +68,7 @@ def edge(gain: str, seed: int) -> tuple[float, float, float]:
     return 2 * float(np.sqrt(variance)), label, sample.focus
 
 
+@pytest.mark.slow
 def test_exact_labels_are_the_light_and_published_ones_fall_short():
     """Measured on a flat edge, the far plane in focus: d_f = 0.2."""
     exact = [found / label for found, label, _ in (edge("exact", seed) for seed in range(3))]
