@@ -65,16 +65,22 @@ def main() -> int:
     parser.add_argument("--frames", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
+    parser.add_argument("--json", type=Path, help="write the figures there")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     width, height = (int(side) for side in args.size.split("x"))
     if args.one:
         print(json.dumps(measure(args.variants[0], width, height, args.frames, args.threads, args.device)))
         return 0
+    rows = []
     for variant in args.variants:
         again = ["--one", "--variants", variant, "--size", args.size, "--frames", str(args.frames)]
         again += ["--threads", str(args.threads), "--device", args.device]
-        subprocess.run([sys.executable, __file__, *again], check=True)
+        said = subprocess.run([sys.executable, __file__, *again], check=True, stdout=subprocess.PIPE, text=True).stdout
+        print(said, end="", flush=True)
+        rows.append(json.loads(said))
+        if args.json:
+            args.json.write_text(json.dumps(rows, indent=2) + "\n")
     return 0
 
 

@@ -83,6 +83,10 @@ def measurements() -> list[Measurement]:
             "lift", 60, "lift", "--device cuda --bf16 --sizes 512x288 1280x720 --frames 14",
             "--variants nano --sizes 64x64 --frames 4 --repeat 1 --forward_only",
         ),
+        bench(
+            "focusmamba", 45, "focusmamba", "--device cuda --size 1280x720 --frames 20 --variants focus_nano focus_small",
+            "--size 64x48 --frames 1 --variants focus_nano",
+        ),
         bench("vda", 90, "vda", "--device cuda --windows 3 --micro_batch 1 8", "--quick --windows 1 --micro_batch 1"),
         bench("flux", 120, "genfocus", "--device cuda --repeat 1", "--quick --repeat 1"),
         bench("sdxl", 90, "sdxl", "--device cuda --repeat 1", "--quick --repeat 1"),
