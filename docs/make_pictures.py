@@ -218,7 +218,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, help="a training run: draw the network's picture from it, and nothing else")
     parser.add_argument("--data_root", type=Path, help="with --run: generated scenes with ray-traced photographs")
-    parser.add_argument("--photographs", type=Path, help="with --run: what scripts/make_photographs.py wrote")
+    parser.add_argument(
+        "--photographs", type=Path, help="with --run: of make_photograph_scenes.py --families bear fence night"
+    )
     parser.add_argument(
         "--clips", nargs="+", default=[], help="with --run: rows, as SCENE set N or SCENE photographs N"
     )

@@ -79,7 +79,9 @@ def test_a_family_is_found_by_its_folder(monkeypatch):
     assert task_class("duel").name == "duel"
     monkeypatch.setattr(model, "__path__", model.__path__[:-1])
     assert "duel" not in family_names()
-    with pytest.raises(UsageError, match=r"there is no network family 'duel'; task.name must be one of: bokehdiff, bokehflow"):
+    with pytest.raises(
+        UsageError, match=r"there is no network family 'duel'; task.name must be one of: bokehdiff, bokehflow"
+    ):
         task_class("duel")
 
 
