@@ -30,7 +30,7 @@ demo: env
 
 # The trained network measured, applied and shown: made again when there is a newer checkpoint.
 demo/runs/demo/.shown: demo/runs/demo/best.json
-	@$(PYTHON) -m model.evaluate demo/runs/demo --data_root demo/output
+	@$(PYTHON) -m model.evaluate demo/runs/demo --data_root demo/output --max_frames 8
 	@$(RUN)/apply_bokeh.py demo/output/bear/frames_sharp --checkpoint demo/runs/demo --f_number 1.4 --focal_mm 50 \
 		--focus_pull 0:1.5,0.95:12 --overwrite -o demo/runs/demo/applied
 	@$(PYTHON) -m model.report demo/runs/demo --out_root demo/output --applied demo/runs/demo/applied \
