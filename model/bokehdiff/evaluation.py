@@ -22,7 +22,7 @@ from model.bokehdiff.sources import frame_of, held_out_pairs
 from model.data.scene_manifest import find_scenes
 from model.evaluation.baselines import lens_render
 from model.evaluation.eval_clips import EvalClip, scene_clips
-from model.evaluation.scores import ClipResult, Evaluation, EvaluationRequest, NetworkPage, Tally, pool
+from model.evaluation.scores import ClipResult, Evaluation, EvaluationRequest, NetworkPage, Tally, gains, pool
 from model.training.network_file import Loaded
 from pipeline.engines.bokehdiff.pisa import INFERENCE_CONTRAST
 from pipeline.errors import UsageError
@@ -78,7 +78,11 @@ def evaluate_bokehdiff(loaded: Loaded[BokehDiffNet], request: EvaluationRequest)
     reporter.end_progress()
     _best_gaussian(results)
     return Evaluation(
-        results=results, notes=notes, columns=COLUMNS, sheet_columns=SHEET_COLUMNS, summary=_summary(results)
+        results=results,
+        notes=notes,
+        columns=COLUMNS,
+        sheet_columns=SHEET_COLUMNS,
+        summary=gains(pool(results), NETWORK),
     )
 
 
@@ -133,18 +137,6 @@ def _best_gaussian(results: Sequence[ClipResult]) -> None:
         for name in names:
             if name != best:
                 del result.tallies[name]
-
-
-def _summary(results: Sequence[ClipResult]) -> str:
-    scores = pool(results)
-    ours = scores[NETWORK]["psnr_frame_db"]
-    assert ours is not None, "every picture has a capped PSNR"
-    gains = [
-        f"{ours - row['psnr_frame_db']:+.2f} dB against {name}"
-        for name, row in scores.items()
-        if name != NETWORK and row["psnr_frame_db"] is not None
-    ]
-    return ", ".join(gains)
 
 
 def report_page() -> NetworkPage:

@@ -30,8 +30,8 @@ _NEAREST = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class PairSettings:
-    """What a pair is.
+class PairOptions:
+    """What a pair is, as a run may set it.
 
     Args:
         crop: pixels a side, a multiple of 16. The scene around it goes on for a quarter of it on each side.
@@ -44,8 +44,6 @@ class PairSettings:
         flip: left to right, half of the pictures.
         light_share: of pairs whose light is scaled by min(1.1, 0.7 + u).
         pool: make so many pairs and draw them again and again, kept in memory; 0 makes a new one for every sample.
-        held_out: pairs of the files that training never draws.
-        seed: of everything random.
     """
 
     crop: int = 512
@@ -58,6 +56,17 @@ class PairSettings:
     flip: bool = True
     light_share: float = 0.75
     pool: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairSettings(PairOptions):
+    """What a pair is, and which.
+
+    Args:
+        held_out: pairs of the files that training never draws.
+        seed: of everything random.
+    """
+
     held_out: bool = False
     seed: int = 0
 

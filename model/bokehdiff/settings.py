@@ -1,13 +1,13 @@
 """What can be set about a run that trains BokehDiff, beside what the trainer has: its network, its data, its losses."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from model.bokehdiff.config import BokehDiffConfig
 from model.bokehdiff.losses import BokehDiffLossWeights
-from model.bokehdiff.pairs import PairSettings
+from model.bokehdiff.pairs import PairOptions, PairSettings
 from model.bokehdiff.sources import Wanted
-from model.training.settings import OptimSettings, RunSettings, TrainSettings, section_from, unrecorded
+from model.training.settings import OptimSettings, RunSettings, TrainSettings, unrecorded
 from pipeline.engines.bokehdiff.pisa import INFERENCE_CONTRAST, TOKEN_PX
 from pipeline.errors import UsageError
 from pipeline.storage.completion import Fields
@@ -16,7 +16,7 @@ _CHOICES = {"gain": ("exact", "published"), "curve": ("srgb", "gamma")}
 
 
 @dataclass(frozen=True, kw_only=True)
-class BokehDiffDataSettings:
+class BokehDiffDataSettings(PairOptions):
     """Where pairs come from and what they are. A folder that is left empty is not used.
 
     Args:
@@ -24,9 +24,7 @@ class BokehDiffDataSettings:
         scenes: the pipeline's output tree.
         photographs: a tree of ray-traced photographs (scripts/make_photograph_scenes.py).
         pairs_share, scenes_share, photographs_share: how samples are divided among those that are named.
-        crop: pixels a side, a multiple of 16.
-        strength_px, foregrounds, slanted, gain, curve, samples, flip, light_share, pool: of pairs, see
-            `model.bokehdiff.pairs.PairSettings`; flip is for all.
+        crop, flip: of pictures from all of them; the other inherited ones are of pairs.
         workers: threads that read ahead.
     """
 
@@ -36,16 +34,6 @@ class BokehDiffDataSettings:
     pairs_share: float = 1.0
     scenes_share: float = 1.0
     photographs_share: float = 1.0
-    crop: int = 512
-    strength_px: float = 12.0
-    foregrounds: int = 1
-    slanted: bool = False
-    gain: str = "exact"
-    curve: str = "srgb"
-    samples: int = 64
-    flip: bool = True
-    light_share: float = 0.75
-    pool: int = 0
     workers: int = unrecorded(2)
 
     def __post_init__(self) -> None:
@@ -137,24 +125,11 @@ class BokehDiffSettings(TrainSettings):
         if not (self.data.pairs or self.data.scenes or self.data.photographs):
             raise UsageError("[data] must name one of: pairs, scenes, photographs")
 
-    @classmethod
-    def build_section(cls, name: str, values: object) -> object:
-        """As the trainer's, with what [model] refuses as a user's mistake."""
-        if name != "model":
-            return super().build_section(name, values)
-        try:
-            return section_from(name, BokehDiffConfig, values)
-        except ValueError as error:
-            raise UsageError(f"[model]: {error}") from None
-
     def wanted(self) -> Wanted:
         """The data to look for."""
         data = self.data
-        pairs = PairSettings(
-            crop=data.crop, strength_px=data.strength_px, foregrounds=data.foregrounds, slanted=data.slanted,
-            gain=data.gain, curve=data.curve, samples=data.samples, flip=data.flip, light_share=data.light_share,
-            pool=data.pool, seed=self.run.seed,
-        )  # fmt: skip
+        options = {item.name: getattr(data, item.name) for item in fields(PairOptions)}
+        pairs = PairSettings(**options, seed=self.run.seed)
         return Wanted(
             pairs=data.pairs, scenes=data.scenes, photographs=data.photographs,
             shares=(data.pairs_share, data.scenes_share, data.photographs_share), settings=pairs,

@@ -167,11 +167,12 @@ def _score_image(tally: Tally, image: Tensor, truth: Tensor, regions: dict[str, 
     squares = (image.double() - truth.double()).square().mean(1)
     for name, region in regions.items():
         tally.add_region(name, float(squares[region].sum()), int(region.sum()))
-    for name in ("band", "highlights") if regions else ():
+    shown = [name for name in ("band", "highlights") if name in regions and bool(regions[name].any())]
+    windows = metrics.ssim_map(image, truth) if shown else None
+    for name in shown:
         region = regions[name]
-        if not bool(region.any()):
-            continue
-        tally.add(f"ssim_{name}", metrics.ssim_in(image, truth, region))
+        if windows is not None:
+            tally.add(f"ssim_{name}", metrics.mean_in(windows, region))
         if lpips is not None:  # of the picture that is wrong inside the region alone
             tally.add(f"lpips_{name}", float(lpips(torch.where(region, image, truth), truth)))
 

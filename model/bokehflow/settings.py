@@ -1,13 +1,13 @@
 """What can be set about a run that trains BokehFlow, beside what the trainer has: its network, its data, its losses."""
 
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
-from model.bokehflow.config import BokehFlowConfig, BokehFlowError, variant
+from model.bokehflow.config import BokehFlowConfig, variant
 from model.bokehflow.losses import LossWeights
 from model.data.sampling import ClipSettings
 from model.evaluation.metrics import SSIM_WINDOW
-from model.training.settings import RunSettings, TrainSettings, unrecorded, variant_section
+from model.training.settings import RunSettings, TrainSettings, unrecorded
 from pipeline.errors import UsageError
 from pipeline.storage.completion import Fields
 
@@ -84,6 +84,8 @@ class BokehFlowRunSettings(RunSettings):
 class BokehFlowSettings(TrainSettings):
     """One run: the network, its data, its losses, its optimiser and its schedule."""
 
+    variants = (BokehFlowConfig, variant, "small")
+
     model: BokehFlowConfig = field(default_factory=BokehFlowConfig)
     data: DataSettings = field(default_factory=DataSettings)
     loss: LossWeights = field(default_factory=LossWeights)
@@ -106,16 +108,6 @@ class BokehFlowSettings(TrainSettings):
     @property
     def backprop_frames(self) -> int:
         return min(self.run.backprop_frames or self.data.clip_frames, self.data.clip_frames)
-
-    @classmethod
-    def build_section(cls, name: str, values: Any) -> Any:
-        """[model] is a variant's name, and fields of BokehFlowConfig that differ from it."""
-        if name != "model":
-            return super().build_section(name, values)
-        try:
-            return variant_section(values, BokehFlowConfig, variant, "small")
-        except BokehFlowError as error:
-            raise UsageError(f"[model]: {error}") from None
 
     def fields(self) -> Fields:
         """As the trainer has them, without what changes the speed and nothing else."""

@@ -67,10 +67,10 @@ def ssim(first: Tensor, second: Tensor) -> Tensor:
     return ssim_map(first, second).mean((1, 2, 3))
 
 
-def ssim_in(first: Tensor, second: Tensor, region: Tensor) -> float:
-    """Mean of `ssim_map` over windows centred in a region, (1, H, W) bool; NaN where none is. One picture, (1, C, H, W)."""
+def mean_in(windows: Tensor, region: Tensor) -> float:
+    """Mean of an `ssim_map` of one picture over windows centred in a region, (1, H, W) bool; NaN where none is."""
     inside = region[0, SSIM_WINDOW // 2 : -(SSIM_WINDOW // 2), SSIM_WINDOW // 2 : -(SSIM_WINDOW // 2)]
-    return float(ssim_map(first, second)[0].mean(0)[inside].mean())
+    return float(windows[0].mean(0)[inside].mean())
 
 
 def ssim_map(first: Tensor, second: Tensor) -> Tensor:

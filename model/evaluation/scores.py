@@ -98,6 +98,17 @@ def pool(results: Sequence[ClipResult]) -> dict[str, dict[str, float | None]]:
     return {name: tally.scores() for name, tally in totals.items()}
 
 
+def gains(scores: Mapping[str, Mapping[str, float | None]], network: str) -> str:
+    """How far a network is ahead of every other method in the mean PSNR over pictures, in a line."""
+    ours = scores[network]["psnr_frame_db"]
+    others = {name: row["psnr_frame_db"] for name, row in scores.items() if name != network}
+    return ", ".join(
+        f"{ours - theirs:+.2f} dB against {name}"
+        for name, theirs in others.items()
+        if ours is not None and theirs is not None
+    )
+
+
 def pool_groups(results: Sequence[ClipResult]) -> dict[str, dict[str, dict[str, float | None]]]:
     """The same by group; clips without one are left out."""
     groups = sorted({result.group for result in results if result.group})

@@ -2,13 +2,12 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from model.data.sampling import ClipSettings
 from model.focusmamba.augment import AugmentSettings
-from model.focusmamba.config import FocusMambaConfig, FocusMambaError, variant
+from model.focusmamba.config import FocusMambaConfig, variant
 from model.focusmamba.losses import FocusLossWeights
-from model.training.settings import RunSettings, TrainSettings, unrecorded, variant_section
+from model.training.settings import RunSettings, TrainSettings, unrecorded
 from pipeline.errors import UsageError
 from pipeline.storage.completion import Fields
 
@@ -87,21 +86,13 @@ class FocusRunSettings(RunSettings):
 class FocusMambaSettings(TrainSettings):
     """One run: the network, its data, what happens to them, its losses, its optimiser and its schedule."""
 
+    variants = (FocusMambaConfig, variant, "focus_small")
+
     model: FocusMambaConfig = field(default_factory=FocusMambaConfig)
     data: FocusDataSettings = field(default_factory=FocusDataSettings)
     augment: AugmentSettings = field(default_factory=AugmentSettings)
     loss: FocusLossWeights = field(default_factory=FocusLossWeights)
     run: FocusRunSettings = field(default_factory=FocusRunSettings)
-
-    @classmethod
-    def build_section(cls, name: str, values: Any) -> Any:
-        """[model] is a variant's name, and fields of FocusMambaConfig that differ from it."""
-        try:
-            if name != "model":
-                return super().build_section(name, values)
-            return variant_section(values, FocusMambaConfig, variant, "focus_small")
-        except (FocusMambaError, ValueError) as error:
-            raise UsageError(f"[{name}]: {error}") from None
 
     def fields(self) -> Fields:
         """As the trainer has them, without what changes the speed and nothing else."""

@@ -13,7 +13,16 @@ from torch import Tensor
 
 from model.evaluation import metrics
 from model.evaluation.perceptual import Lpips, load_lpips
-from model.evaluation.scores import FRAME_CAP_DB, ClipResult, Evaluation, EvaluationRequest, NetworkPage, Tally, pool
+from model.evaluation.scores import (
+    FRAME_CAP_DB,
+    ClipResult,
+    Evaluation,
+    EvaluationRequest,
+    NetworkPage,
+    Tally,
+    gains,
+    pool,
+)
 from model.evaluation.visualize import SHEET_ROWS
 from model.lift.losses import sampled
 from model.lift.measure import rounded, run_target
@@ -114,7 +123,11 @@ def evaluate_lift(loaded: Loaded[LiftNet], request: EvaluationRequest) -> Evalua
         reporter.info(text)
         notes.append(text)
     return Evaluation(
-        results=results, notes=notes, columns=COLUMNS, sheet_columns=SHEET_COLUMNS, summary=_summary(pool(results))
+        results=results,
+        notes=notes,
+        columns=COLUMNS,
+        sheet_columns=SHEET_COLUMNS,
+        summary=gains(pool(results), NETWORK),
     )
 
 
@@ -202,16 +215,6 @@ def phenomena(kinds: Mapping[str, Sequence[ClipResult]]) -> list[str]:
             parts.append(f"{method} {whole:.2f}{hidden}")
         lines.append(f"{kind}, PSNR in dB (inside disocclusions): {', '.join(parts)}")
     return lines
-
-
-def _summary(scores: Mapping[str, Mapping[str, float | None]]) -> str:
-    ours = scores[NETWORK]["psnr_frame_db"]
-    gains = [
-        f"{ours - row['psnr_frame_db']:+.2f} dB against {name}"
-        for name, row in scores.items()
-        if name != NETWORK and ours is not None and row["psnr_frame_db"] is not None
-    ]
-    return ", ".join(gains)
 
 
 def report_page() -> NetworkPage:

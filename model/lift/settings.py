@@ -1,13 +1,13 @@
 """What can be set about a run that trains LIFT, beside what the trainer has: its network, its data, its losses."""
 
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
-from model.lift.config import PAD_TO, LiftConfig, LiftError, variant
+from model.lift.config import PAD_TO, LiftConfig, variant
 from model.lift.losses import LiftLossWeights
 from model.lift.photographs import PhotographSettings
 from model.lift.samples import SampleSettings
-from model.training.settings import OptimSettings, RunSettings, TrainSettings, unrecorded, variant_section
+from model.training.settings import OptimSettings, RunSettings, TrainSettings, unrecorded
 from pipeline.errors import UsageError
 from pipeline.storage.completion import Fields
 
@@ -142,6 +142,8 @@ class PretrainedSettings:
 class LiftSettings(TrainSettings):
     """One run."""
 
+    variants = (LiftConfig, variant, "base")
+
     model: LiftConfig = field(default_factory=LiftConfig)
     data: LiftDataSettings = field(default_factory=LiftDataSettings)
     loss: LiftLossWeights = field(default_factory=LiftLossWeights)
@@ -157,16 +159,6 @@ class LiftSettings(TrainSettings):
             raise UsageError("[data] must name one of val_motion and val_videos, or photographs")
         if data.videos_list and not data.videos:
             raise UsageError("data.videos_list lists folders of data.videos, which is empty")
-
-    @classmethod
-    def build_section(cls, name: str, values: Any) -> Any:
-        """[model] is a variant's name, and fields of LiftConfig that differ from it."""
-        if name != "model":
-            return super().build_section(name, values)
-        try:
-            return variant_section(values, LiftConfig, variant, "base")
-        except LiftError as error:
-            raise UsageError(f"[model]: {error}") from None
 
     def fields(self) -> Fields:
         """As the trainer has them; where VGG-16's weights lie changes nothing."""

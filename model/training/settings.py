@@ -14,7 +14,7 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, ClassVar, Literal, TypeVar, get_args
 
 from model.training.families import DEFAULT_FAMILY, task_class
 from pipeline.errors import InputError, UsageError
@@ -125,7 +125,12 @@ class TrainSettings:
     Args:
         task: the family's name.
         optim, run: the trainer's sections.
+
+    Where [model] is a variant's name and fields that differ from it, the family sets `variants`: its config's class, the
+    function from a name to a config, and the name that is taken where none is given.
     """
+
+    variants: ClassVar[tuple[type[Any], Callable[[str], Any], str] | None] = None
 
     task: str
     optim: OptimSettings = field(default_factory=OptimSettings)
@@ -144,12 +149,17 @@ class TrainSettings:
 
     @classmethod
     def build_section(cls, name: str, values: Any) -> Any:
-        """A section from what TOML holds; a family overrides it where a section has a form of its own.
+        """A section from what TOML holds.
 
         Raises:
-            UsageError: no section, an unknown key, or a value that is not allowed.
+            UsageError: no section, an unknown key, or a value that is not allowed, whoever refuses it.
         """
-        return section_from(name, cls.sections()[name], values)
+        try:
+            if name == "model" and cls.variants is not None:
+                return variant_section(values, *cls.variants)
+            return section_from(name, cls.sections()[name], values)
+        except ValueError as error:  # a config may be of use without a trainer, and has errors of its own
+            raise UsageError(f"[{name}]: {error}") from None
 
     def fields(self) -> Fields:
         """What the losses depend on, for the fingerprint and for naming a difference."""
