@@ -78,11 +78,12 @@ def compiled(names: list[str]) -> dict[str, dict[str, int]]:
     for name, (kernel, args, constants) in started.items():
         if names and name not in names:
             continue
+        options = {option: constants.pop(option) for option in ("num_warps",) if option in constants}
         kinds = {torch.float32: "*fp32", torch.int32: "*i32"}
         given = [kinds[value.dtype] if isinstance(value, Tensor) else "i32" for value in args]
         signature = dict(zip(kernel.arg_names, given + ["constexpr"] * len(constants), strict=True))
         source = ASTSource(kernel, signature, constexprs=constants)
-        built = triton.compile(source, target=GPUTarget("cuda", 90, 32))
+        built = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
         found[name] = {"shared": built.metadata.shared, **_resources(built.asm["ptx"])}
     return found
 
