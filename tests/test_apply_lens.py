@@ -135,7 +135,9 @@ def test_a_network_takes_the_depth_that_is_named(tmp_path: Path, capsys):
     source = write_film(tmp_path / "in", pictures, depths)
     more = [source, "--checkpoint", checkpoint, "--f_number", 1.4, "--focal_mm", 85, "--focus", 3]
     assert run(*more, "--depth", "given", "-o", tmp_path / "out") == 0
-    said = capsys.readouterr().out
+    written = capsys.readouterr()
+    said = written.out
+    assert "weak" not in said + written.err, "the depth that it would see does not matter"
     assert "depth is handed in" in said and f"depth delivered in {source / 'depth'}" in said
     assert run(*more, "-o", tmp_path / "own") == 0
     assert "it sees depth itself" in capsys.readouterr().out

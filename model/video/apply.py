@@ -155,7 +155,7 @@ class _Run:
         """The network, which says what it learned from; lenses and distances it does not know are refused before any work."""
         settings = self._settings
         self._reporter.info(describe_training(loaded))
-        if weakness(loaded):
+        if weakness(loaded) and not settings.hands_depth_in:  # it is its depth that is weak
             self._reporter.warning(weakness(loaded))
         if settings.engine_name == "lens":
             return NetworkEngine(loaded.net, USUAL_F_NUMBER, USUAL_FOCAL_MM, settings.sensor_mm)
