@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from model.recurrent.triton_chunk import advance, chunk_of, identity, outputs
+from model.recurrent.triton_chunk import advance, chunk_of, identity, outputs, weighted
 from model.recurrent.triton_launch import launch, power
 from model.recurrent.triton_scan import _matrices, chunk_of_kernels, grouping
 from model.recurrent.triton_tokens import (
@@ -25,7 +25,6 @@ from model.recurrent.triton_tokens import (
     position,
     rows_of,
     times,
-    vector,
 )
 
 
@@ -141,9 +140,9 @@ def block_maps(
         k, v, forget, step = keys_values_gates(
             tokens, inside, project, gate_bias, floor, CHUNK, CHANNELS, CP, HEADS, HP, SIZE, DP, HAS_FLOOR
         )
-        decay, gamma, inverse, carried, last = chunk_of(k, forget, step, CHUNK)
-        z, turn = advance(turn, k, nothing, step, gamma, inverse, carried, last)
-        z, shift = advance(shift, k, v, step, gamma, inverse, carried, last)
+        _, gamma, inverse, carried, last = chunk_of(k, forget, step, CHUNK)
+        _, turn = advance(turn, k, nothing, step, gamma, inverse, carried, last)
+        _, shift = advance(shift, k, v, step, gamma, inverse, carried, last)
     heads = direction * HEADS + tl.arange(0, HP)
     offsets, exists = _matrices(heads, groups, group, sample, HEADS * tl.num_programs(1), SIZE, DP, SIZE, DP)
     exists = exists & (tl.arange(0, HP)[:, None, None] < HEADS)
@@ -194,8 +193,10 @@ def block_outputs(
         y = tl.reshape(tl.permute(outputs(q, k, z, state, decay, gamma), (1, 0, 2)), (CHUNK, HP * DP))
         bias = tl.load(out_gate_bias + direction * INNER + rows, mask=exist, other=0.0).to(tl.float32)
         y *= tl.sigmoid(times(tokens, out_gate, rows, exist, CHANNELS, CP) + bias[None, :])
-        w = tl.load(out + rows[:, None] * CHANNELS + c[None, :], mask=exist[:, None] & (c < CHANNELS)[None, :], other=0.0)
-        y = tl.dot(y.to(w.dtype), w, input_precision="tf32x3")
+        w = tl.load(
+            out + rows[:, None] * CHANNELS + c[None, :], mask=exist[:, None] & (c < CHANNELS)[None, :], other=0.0
+        )
+        y = weighted(y, w)
         y = layer_norm(y, norm_weight + direction * CHANNELS, norm_bias + direction * CHANNELS, CHANNELS, CP)
         target = given + places[:, None].to(tl.int64) * CHANNELS + c[None, :]
         tl.store(target, y.to(given.dtype.element_ty), mask=inside[:, None] & (c < CHANNELS)[None, :])

@@ -17,14 +17,26 @@ Shape letters: H = heads, padded to a power of two; C = tokens of a chunk; K, V 
 import triton
 import triton.language as tl
 
+from model.recurrent.triton_launch import interpreted
+
 # Products in three parts of tf32 keep 22 bits on tensor cores; one part keeps 11, and a map of a thousand tokens needs more.
 PRECISION = tl.constexpr("tf32x3")
+INTERPRETED = tl.constexpr(interpreted())
 
 
 @triton.jit
 def product(a, b):
     """(.., M, K) @ (.., K, N) in float32."""
     return tl.dot(a, b, input_precision=PRECISION)
+
+
+@triton.jit
+def weighted(x, weight):
+    """(M, K) @ (K, N) in the weight's precision, summed in float32."""
+    x = x.to(weight.dtype)
+    if INTERPRETED:  # which multiplies the bits of bfloat16 as integers
+        return tl.dot(x.to(tl.float32), weight.to(tl.float32))
+    return tl.dot(x, weight, input_precision=PRECISION)
 
 
 @triton.jit

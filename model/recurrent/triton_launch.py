@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
-Moved = Tensor | tuple[Tensor, float] | None  # a tensor, or one that is read so many times
+Moved = Tensor | tuple[Tensor, float] | None  # a tensor, or one that is read so many times; None is none
 
 
 @dataclass(frozen=True, kw_only=True)

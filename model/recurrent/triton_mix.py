@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor, nn
 
+from model.recurrent.triton_chunk import weighted
 from model.recurrent.triton_launch import launch, power
 from model.recurrent.triton_tokens import layer_norm, rows_of, times, vector
 
@@ -77,7 +78,9 @@ def _store(target, places, inside, rows, CHANNELS: tl.constexpr, CP: tl.constexp
 @triton.jit
 def _weighed(tokens, gate, bias, direction, CHANNELS: tl.constexpr, CP: tl.constexpr):
     """(T,) logits of a direction."""
-    return tl.sum(tokens * vector(gate + direction * CHANNELS, CHANNELS, CP), 1) + tl.load(bias + direction).to(tl.float32)
+    return tl.sum(tokens * vector(gate + direction * CHANNELS, CHANNELS, CP), 1) + tl.load(bias + direction).to(
+        tl.float32
+    )
 
 
 @triton.jit
@@ -131,7 +134,7 @@ def block_feed(
         hidden += tl.load(first_bias + f, mask=f < HIDDEN, other=0.0).to(tl.float32)[None, :]
         hidden = 0.5 * hidden * (1.0 + tl.erf(hidden * 0.7071067811865476))
         w = tl.load(second + c * HIDDEN + f[:, None], mask=(c < CHANNELS) & (f[:, None] < HIDDEN), other=0.0)
-        now += tl.dot(hidden.to(w.dtype), w, input_precision="tf32x3")
+        now += weighted(hidden, w)
     if HAS_FILM:
         scale = vector(film + sample * 2 * CHANNELS, CHANNELS, CP)
         now = now * (1.0 + scale) + vector(film + sample * 2 * CHANNELS + CHANNELS, CHANNELS, CP)

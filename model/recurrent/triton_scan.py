@@ -17,7 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from model.recurrent.chunked import Tokens, chunked_gated_delta_rule
-from model.recurrent.triton_chunk import advance, chunk_of, identity, outputs
+from model.recurrent.triton_chunk import advance, chunk_of, identity, outputs, product
 from model.recurrent.triton_launch import launch, power
 
 HEADS_AT_ONCE = 4  # of one program; matrices of all of them are held in registers
@@ -173,9 +173,9 @@ def scan_maps(
         v_ = _rows(v + sample * vb, vt, vh, vd, t, heads, inside, VALUE, VP)
         step = _gates(beta + sample * bb, bt, bh, t, heads, inside)
         forget = _gates(log_alpha + sample * ab, at, ah, t, heads, inside)
-        decay, gamma, inverse, carried, last = chunk_of(k_, forget, step, CHUNK)
-        z, turn = advance(turn, k_, nothing, step, gamma, inverse, carried, last)
-        z, shift = advance(shift, k_, v_, step, gamma, inverse, carried, last)
+        _, gamma, inverse, carried, last = chunk_of(k_, forget, step, CHUNK)
+        _, turn = advance(turn, k_, nothing, step, gamma, inverse, carried, last)
+        _, shift = advance(shift, k_, v_, step, gamma, inverse, carried, last)
     offsets, exists = _matrices(heads, groups, group, sample, HEADS, KEY, KP, KEY, KP)
     tl.store(turns + offsets, turn, mask=exists)
     offsets, exists = _matrices(heads, groups, group, sample, HEADS, VALUE, VP, KEY, KP)
@@ -200,7 +200,7 @@ def scan_walk(
         turn = tl.load(turns + (one * groups + group) * KEY * KEY + square, mask=squares, other=0.0)
         shift = tl.load(shifts + (one * groups + group) * VALUE * KEY + place, mask=places, other=0.0)
         tl.store(starts + (one * groups + group) * VALUE * KEY + place, now, mask=places)
-        now = tl.dot(now, turn, input_precision="tf32x3") + shift
+        now = product(now, turn) + shift
     tl.store(final + one * VALUE * KEY + place, now, mask=places)
 
 

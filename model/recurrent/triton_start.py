@@ -37,7 +37,8 @@ def begin(
     launch(
         temporal_start, (directions, batch),
         (sums, start.initial, *before, *mlp, begun, pooled, tokens, groups, start.max_norm),
-        reads=[(sums, directions), start.initial, *before, *mlp], writes=[begun, pooled],
+        reads=[(sums, directions), start.initial, before[0], (before[1], directions) if carries else None, *mlp],
+        writes=[begun, pooled],
         flops=2 * batch * directions * channels**2 if carries else 0,
         CHANNELS=channels, CP=power(channels, 16), HIDDEN=channels // 2, FP=power(channels // 2, 16), HEADS=heads,
         HP=power(heads), SIZE=size, DP=power(size, 16), CARRIES=carries, num_warps=4,

@@ -6,7 +6,7 @@ Shape letters: T = tokens of a tile; C = channels; H = heads; D = head size; all
 import triton
 import triton.language as tl
 
-from model.recurrent.triton_chunk import log_add_exp, log_sigmoid
+from model.recurrent.triton_chunk import log_add_exp, log_sigmoid, weighted
 
 LAYER_NORM_EPS = tl.constexpr(1e-5)  # of torch.nn.LayerNorm
 KEY_EPS = tl.constexpr(1e-6)  # of recurrence.unit_keys
@@ -50,7 +50,7 @@ def times(x, weight, columns, exist, COLUMNS: tl.constexpr, CP: tl.constexpr):
     """x (T, C) by the transpose of rows of a weight (.., COLUMNS) -> (T, N); products in the weight's precision."""
     c = tl.arange(0, CP)[:, None]
     w = tl.load(weight + columns[None, :] * COLUMNS + c, mask=exist[None, :] & (c < COLUMNS), other=0.0)
-    return tl.dot(x.to(w.dtype), w, input_precision="tf32x3")
+    return weighted(x, w)
 
 
 @triton.jit
