@@ -29,7 +29,7 @@ def recurrence() -> dict[str, list[float]]:
     return {
         "odd, gradients": scan_errors(CPU, size=24, length=77, heads=3, gradients=True),
         "one token, from zero": scan_errors(CPU, size=5, length=1, heads=1, from_zero=True, gradients=True),
-        "alike keys": scan_errors(CPU, size=16, length=70, heads=1, alike=1e-3, chunk=32),
+        "alike keys": scan_errors(CPU, size=16, length=70, heads=1, alike=1e-3),
     }
 
 

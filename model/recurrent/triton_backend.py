@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 # Relative to the norm of the result: bfloat16 rounds the block's input and output to 2e-3, a wrong order or gate is off by
 # tenths; float32 in three parts of tf32 is good to about 1e-5.
 CHECK_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
+WIDEST = (4, 128)  # heads and channels of a block in fused kernels
 
 
 def why_not_triton(device: torch.device) -> str | None:
@@ -48,6 +49,8 @@ def fused(config: StreamConfig, x: Tensor) -> bool:
     """
     if config.backend not in ("auto", "triton") or torch.is_grad_enabled():
         return False
+    if config.heads > WIDEST[0] or config.channels > WIDEST[1]:
+        return False  # its matrices do not fit a program's registers; the recurrence alone takes heads four by four
     if x.dtype == torch.float64 or torch.is_autocast_enabled(x.device.type):
         return False  # the plain block, whose recurrence decides for itself
     if config.backend == "auto" and x.device.type != "cuda":
@@ -75,13 +78,12 @@ def fused_block(
     norm = (block.scan_norm.weight, block.scan_norm.bias)
     floor = scans.decay.floor
     if floor is not None:
-        blur = None if mean_blur is None else scans.decay.weight * mean_blur.float()
-        floor = floor.reshape(1) if blur is None else floor + blur
+        floor = floor.reshape(1) if mean_blur is None else _floor(floor, mean_blur.float(), scans.decay.weight)
     weights = triton_block.Scans(
         norm, scans.project, scans.gate_bias, scans.out_gate, scans.out_gate_bias, scans.out, scans.norm_weight,
-        scans.norm_bias, floor, scans.config.heads, scans.config.chunk_size, scans.used,
+        scans.norm_bias, floor, scans.config.heads, scans.used,
     )  # fmt: skip
-    cut = triton_block.cut_of(x, scans.config.chunk_size)
+    cut = triton_block.cut_of(x)
     turns, shifts, sums = triton_block.maps(x, weights, cut)
     begun, pooled = begin(block.start, sums, x.shape[1] * x.shape[2], previous, x)
     starts, final = walk(turns, shifts, begun[:, : scans.used].flatten(1, 2).contiguous())
@@ -94,6 +96,11 @@ def fused_block(
     if scans.used < begun.shape[1]:
         states = torch.cat([states, begun[:, scans.used :]], dim=1)
     return x, states, pooled
+
+
+def _floor(floor: Tensor, mean_blur: Tensor, weight: float | Tensor) -> Tensor:
+    """(B,) logits of the least decay, see `scans.DecayGate`."""
+    return floor + weight * mean_blur if isinstance(weight, Tensor) else torch.add(floor, mean_blur, alpha=weight)
 
 
 def fused_exchange(depth: Tensor, bokeh: Tensor, gates: nn.ModuleList, values: nn.ModuleList) -> tuple[Tensor, Tensor]:

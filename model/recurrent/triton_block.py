@@ -16,7 +16,7 @@ from torch import Tensor
 
 from model.recurrent.triton_chunk import advance, chunk_of, identity, outputs, weighted
 from model.recurrent.triton_launch import launch, power
-from model.recurrent.triton_scan import _matrices, chunk_of_kernels, grouping
+from model.recurrent.triton_scan import CHUNK, _matrices, grouping
 from model.recurrent.triton_tokens import (
     by_head,
     head_rows,
@@ -41,7 +41,6 @@ class Scans(NamedTuple):
     norm_bias: Tensor
     floor: Tensor | None
     heads: int
-    chunk_size: int
     used: int
 
 
@@ -52,21 +51,19 @@ class Cut(NamedTuple):
     width: int
     groups: int
     each: int
-    chunk: int
 
 
-def cut_of(x: Tensor, chunk_size: int) -> Cut:
+def cut_of(x: Tensor) -> Cut:
     """Of tokens (B, h, w, C)."""
-    chunk = chunk_of_kernels(chunk_size)
-    return Cut(x.shape[1], x.shape[2], *grouping(x.shape[1] * x.shape[2], chunk), chunk)
+    return Cut(x.shape[1], x.shape[2], *grouping(x.shape[1] * x.shape[2]))
 
 
-def _constants(scans: Scans, cut: Cut) -> dict[str, int]:
+def _constants(scans: Scans) -> dict[str, int]:
     _, inner, channels = scans.out_gate.shape
     size = inner // scans.heads
     return {
         "CHANNELS": channels, "CP": power(channels, 16), "HEADS": scans.heads, "HP": power(scans.heads), "SIZE": size,
-        "DP": power(size, 16), "CHUNK": cut.chunk, "HAS_FLOOR": scans.floor is not None,
+        "DP": power(size, 16), "CHUNK": CHUNK, "HAS_FLOOR": scans.floor is not None,
         "FLOOR_EACH": scans.floor is not None and len(scans.floor) > 1, "num_warps": 4 if scans.heads <= 4 else 8,
     }  # fmt: skip
 
@@ -86,11 +83,11 @@ def maps(x: Tensor, scans: Scans, cut: Cut) -> tuple[Tensor, Tensor, Tensor]:
     rows = batch * height * width * directions
     launch(
         block_maps, (cut.groups, directions, batch),
-        (x, *scans.scan_norm, scans.project, scans.gate_bias, scans.floor, turns, shifts, sums, *cut[:4]),
+        (x, *scans.scan_norm, scans.project, scans.gate_bias, scans.floor, turns, shifts, sums, *cut),
         reads=[(x, directions), *scans.scan_norm, scans.project, scans.gate_bias, scans.floor],
         writes=[turns, shifts, sums],
-        flops=2 * rows * (channels * 2 * heads * (size + 1) + heads * size * (4 * cut.chunk + 4 * size)),
-        **_constants(scans, cut),
+        flops=2 * rows * (channels * 2 * heads * (size + 1) + heads * size * (4 * CHUNK + 4 * size)),
+        **_constants(scans),
     )  # fmt: skip
     return turns, shifts, sums
 
@@ -101,15 +98,15 @@ def planes(x: Tensor, scans: Scans, cut: Cut, starts: Tensor) -> Tensor:
     heads, inner = scans.heads, scans.out.shape[1]
     given = x.new_empty((scans.used, *x.shape))
     rows = batch * height * width * scans.used
-    per_token = channels * (5 * inner + 2 * heads) + inner * (4 * cut.chunk + 3 * inner // heads)
+    per_token = channels * (5 * inner + 2 * heads) + inner * (4 * CHUNK + 3 * inner // heads)
     launch(
         block_outputs, (cut.groups, scans.used, batch),
         (
             x, *scans.scan_norm, scans.project, scans.gate_bias, scans.floor, scans.out_gate, scans.out_gate_bias,
-            scans.out, scans.norm_weight, scans.norm_bias, starts, given, *cut[:4],
+            scans.out, scans.norm_weight, scans.norm_bias, starts, given, *cut,
         ),
         reads=[(x, scans.used), starts, *scans.scan_norm, *scans[1:9]], writes=[given],
-        flops=2 * rows * per_token, **_constants(scans, cut),
+        flops=2 * rows * per_token, **_constants(scans),
     )  # fmt: skip
     return given
 

@@ -54,7 +54,7 @@ def errors(device: torch.device) -> Iterator[tuple[str, torch.dtype, float]]:
 
 
 def scan_errors(
-    device: torch.device, *, size: int, length: int = 150, heads: int = 2, alike: float = 1.0, chunk: int = 16,
+    device: torch.device, *, size: int, length: int = 150, heads: int = 2, alike: float = 1.0,
     from_zero: bool = False, gradients: bool = False,
 ) -> list[float]:  # fmt: skip
     """Of outputs, final state and, if asked for, all six gradients; `alike` is how far keys are from one direction."""
@@ -72,10 +72,8 @@ def scan_errors(
     def results(dtype: torch.dtype, fast: bool) -> list[Tensor]:
         leaves = [x.to(device, dtype).requires_grad_(gradients) for x in inputs]
         with torch.set_grad_enabled(gradients):
-            if fast:
-                found = triton_gated_delta_rule(Tokens(*leaves[:5]), leaves[5], chunk)
-            else:
-                found = gated_delta_rule_reference(*leaves)
+            tokens = Tokens(*leaves[:5])
+            found = triton_gated_delta_rule(tokens, leaves[5], 16) if fast else gated_delta_rule_reference(*leaves)
             if not gradients:
                 return list(found)
             loss = (found[0].sin() * 3).sum() + (found[1] * found[1].cos()).sum()

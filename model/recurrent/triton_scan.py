@@ -21,6 +21,7 @@ from model.recurrent.triton_chunk import advance, chunk_of, identity, outputs, p
 from model.recurrent.triton_launch import launch, power
 
 HEADS_AT_ONCE = 4  # of one program; matrices of all of them are held in registers
+CHUNK = 16  # the fewest rows that tensor cores take; longer chunks cost more arithmetic and more registers
 
 
 def triton_gated_delta_rule(tokens: Tokens, state: Tensor, chunk_size: int) -> tuple[Tensor, Tensor]:
@@ -29,7 +30,7 @@ def triton_gated_delta_rule(tokens: Tokens, state: Tensor, chunk_size: int) -> t
     Args:
         tokens: in float32.
         state: (B, H, Dv, Dk) to start from, likewise.
-        chunk_size: a power of two.
+        chunk_size: of the backward pass, a power of two.
 
     Returns:
         out (B, L, H, Dv) and the final state (B, H, Dv, Dk).
@@ -45,7 +46,7 @@ class _Scan(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(q, k, v, log_alpha, beta, state)
         ctx.chunk_size = chunk_size
-        return _forward(Tokens(q, k, v, log_alpha, beta), state, chunk_of_kernels(chunk_size))
+        return _forward(Tokens(q, k, v, log_alpha, beta), state)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -57,23 +58,18 @@ class _Scan(torch.autograd.Function):
         return *grads, None
 
 
-def chunk_of_kernels(chunk_size: int) -> int:
-    """Tensor cores take at least 16 rows, and 64 fill the registers."""
-    return min(64, max(16, chunk_size))
-
-
-def grouping(length: int, chunk: int) -> tuple[int, int]:
+def grouping(length: int) -> tuple[int, int]:
     """Groups and chunks in each: as long as their number, in a power of two."""
-    chunks = -(-length // chunk)
+    chunks = -(-length // CHUNK)
     each = 1 << max(0, (chunks.bit_length() - 1) // 2)
     return -(-chunks // each), each
 
 
-def _forward(tokens: Tokens, state: Tensor, chunk: int) -> tuple[Tensor, Tensor]:
+def _forward(tokens: Tokens, state: Tensor) -> tuple[Tensor, Tensor]:
     q, k, v, log_alpha, beta = tokens
     batch, length, heads, key_dim = q.shape
     value_dim = v.shape[-1]
-    groups, each = grouping(length, chunk)
+    groups, each = grouping(length)
     turns, shifts = walk_room(batch, heads, groups, value_dim, key_dim, q.device)
     out = torch.empty((batch, length, heads, value_dim), dtype=q.dtype, device=q.device)
     strides = [s for x in (q, k, v) for s in x.stride()]
@@ -81,11 +77,11 @@ def _forward(tokens: Tokens, state: Tensor, chunk: int) -> tuple[Tensor, Tensor]
     held = min(HEADS_AT_ONCE, power(heads))
     shape = {
         "HEADS": heads, "HP": held, "KEY": key_dim, "KP": power(key_dim, 16), "VALUE": value_dim,
-        "VP": power(value_dim, 16), "CHUNK": chunk, "num_warps": 4,
+        "VP": power(value_dim, 16), "CHUNK": CHUNK, "num_warps": 4,
     }  # fmt: skip
     grid = (groups, -(-heads // held), batch)
     rows = batch * length * heads
-    in_chunk = 2 * rows * chunk
+    in_chunk = 2 * rows * CHUNK
     launch(
         scan_maps, grid, (k, v, log_alpha, beta, turns, shifts, *strides[4:], *gates, length, groups, each),
         reads=[k, v, log_alpha, beta], writes=[turns, shifts],
