@@ -17,7 +17,7 @@ from model.recurrent.motion import FRAME_SAMPLES
 # Chosen on validation clips, see docs/focusmamba.md.
 LARGEST_SHARE = 0.85  # of the past in the mean, so that no error is kept for ever
 USUAL_MISFIT = 1.5  # times the picture's median: up to here it is noise
-LEAST_MISFIT = 1 / 255
+MISFITS = (1 / 255, 8 / 255)  # between which that median is believed: where nothing fits, nothing is kept
 DRIFT = 0.07  # mean change of the map, log radius, from which on it is taken for the lens's and not for flicker
 DRIFT_SIGMA = 16.0  # places over which such a change is smooth
 SURPRISE = 0.3  # log radius, smoothed over SURPRISE_SIGMA places: that much is no flicker
@@ -50,7 +50,7 @@ def steadied(
     flow = way_back(samples, before)
     past, spread = pulled(remembered.to(samples), flow).chunk(2, dim=1)
     doubt = misfit(samples, pulled(before.to(samples), flow))
-    usual = doubt.flatten(1).median(1).values.clamp(min=LEAST_MISFIT).view(-1, 1, 1, 1)
+    usual = doubt.flatten(1).median(1).values.clamp(*MISFITS).view(-1, 1, 1, 1)
     fits = torch.exp(-(doubt / usual - USUAL_MISFIT).clamp(min=0).square())
     now, noise = on_grid(log_magnitude), on_grid(own_variance(log_magnitude, log_variance))
     drift = blur(fits * (now - past), DRIFT_SIGMA) / (blur(fits, DRIFT_SIGMA) + 1e-3)
