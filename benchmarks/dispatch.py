@@ -3,6 +3,7 @@
     python benchmarks/dispatch.py                                    # nano and small at 256x144, seconds on a laptop
     python benchmarks/dispatch.py --variants small --sizes 1280x720  # the size that docs/benchmarks.md quotes; minutes on a CPU
     python benchmarks/dispatch.py --fixed --bf16                     # as a CUDA graph would hold it
+    python benchmarks/dispatch.py --backend triton --bf16 --fixed    # with the kernels, which are counted but not run
     python benchmarks/dispatch.py --json dispatch.json
 
 Special: nothing is timed. PyTorch's dispatcher names every operation it is about to run, so the counts are the same on a
@@ -11,6 +12,8 @@ laptop and beside a GPU, and a change is judged by what it removes. What is coun
 - launch: an operation that computes or copies. Views, shapes and empty allocations launch nothing. A GPU may need more than
   one kernel for some (a sort) and a compiler fewer for several, so this is the count of an eager program.
 - bytes: what the inputs read and the outputs written hold, each operation for itself: the traffic if nothing stays in a cache.
+  A Triton kernel, which the dispatcher does not see, is one launch; its bytes are what its own loads and stores move, weights
+  once (`model.recurrent.triton_launch`).
 - FLOPs: matrix products and convolutions, two per multiplication with addition.
 - sync: the host waits for a number from the device (`item`, `nonzero`, boolean masks) or hands it one that it has just made
   (`torch.tensor` in the middle of the frame). One is enough to keep a frame out of a CUDA graph.
@@ -20,6 +23,7 @@ The floor beside them is what any program must do: read the weights and the fram
 
 import argparse
 import json
+import os
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,6 +41,7 @@ from torch.utils.flop_counter import flop_registry
 
 from model.bokehflow import VARIANTS, BokehFlow, LensBatch
 from model.recurrent import chunked
+from model.recurrent.triton_launch import Launch, watching
 from pipeline.optics import Lens, px_per_mm
 
 aten = torch.ops.aten
@@ -57,6 +62,7 @@ PARTS = (
     "physics",
     "correction",
 )
+COMPOUND = "CompositeImplicitAutograd"  # PyTorch's word for an operation that is made of others
 LENS = Lens(f_m=0.05, f_number=2.0, focus_m=2.0)
 
 
@@ -116,14 +122,21 @@ class DispatchCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         module.register_forward_pre_hook(lambda *_: self._names.append(name))
         module.register_forward_hook(lambda *_: self._names.pop() and None)
 
+    def launch(self, told: Launch) -> None:
+        """Count a Triton kernel."""
+        count = self.parts.setdefault(self._names[-1], Count())
+        count.launches += 1
+        count.bytes += told.read + told.written
+        count.flops += told.flops
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         packet = func.overloadpacket
-        if packet not in flop_registry:
-            with self:  # inference mode hands over compound operations whole: count what they are made of
-                parts = func.decompose(*args, **kwargs)
-            if parts is not NotImplemented:
-                return parts
+        if packet not in flop_registry and torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), COMPOUND):
+            # Inference mode hands over compound operations whole: count what they are made of, by the code that runs them and
+            # not by `func.decompose`, which prefers a compiler's recipes (bilinear enlargement in 37 operations for 1).
+            with self:
+                return func._op_dk(getattr(torch._C.DispatchKey, COMPOUND), *args, **kwargs)
         out = func(*args, **kwargs)
         count = self.parts.setdefault(self._names[-1], Count())
         if packet in READS | UPLOADS or (packet in MASKED and _has_mask(args[1])):
@@ -160,14 +173,15 @@ def count_frame(net: BokehFlow, width: int, height: int, fixed: bool = False) ->
     depth = torch.logspace(-0.15, 1.3, height)[None, None, :, None].expand(1, 1, height, width).contiguous()
     net.physics.register_forward_pre_hook(lambda _, given: (given[0], depth, given[2]))
     net.fix_shapes(lens if fixed else None)
-    with torch.inference_mode(), as_on_a_gpu():
+    # Kernels are left out: what they would compute moves no count.
+    with torch.inference_mode(), as_on_a_gpu(), watching(lambda told: None, dry=True):
         _, state = net(frame, lens)
         counter = DispatchCounter()
         for name in PARTS:
             part = getattr(net, name)
             for module in part if isinstance(part, nn.ModuleList) else [part] * (part is not None):
                 counter.watch(module, name)
-        with counter:
+        with watching(counter.launch, dry=True), counter:
             net(frame, lens, state)
     return counter
 
@@ -217,6 +231,8 @@ def main() -> None:
     parser.add_argument("--backend", default="", help="of the recurrence; the config's by default")
     parser.add_argument("--json", type=Path, help="write the counts here too")
     args = parser.parse_args()
+    if args.backend == "triton" and not torch.cuda.is_available():
+        os.environ["TRITON_INTERPRET"] = "1"  # Triton is not imported yet
     console, found = Console(width=120), []
     for variant in args.variants:
         for size in args.sizes:
