@@ -178,7 +178,8 @@ class _Picture:
         _start(kernels.find_tiles, (tiles,), seen, (ranges,), (own, other, ranges, *self.size), TILE=TILE)
         given = (self.light, own, other, bridged, spreads, ranges, lens.groups, lens.weights)
         _start(kernels.compose, (tiles,), given, (out,),
-               (*given, out, *self.size, *self.half, len(lens.groups) // 2), PLANES=self.planes, TILE=TILE, num_warps=8)  # fmt: skip
+               (*given, out, *self.size, *self.half, len(lens.groups) // 2),
+               PLANES=self.planes, TILE=TILE, num_warps=8)  # fmt: skip
         return out
 
     def _planes(self, count: int) -> Tensor:
