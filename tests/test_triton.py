@@ -93,7 +93,7 @@ def test_a_frame_through_the_kernels_is_a_few_hundred_launches(found):
 @needs_triton
 @pytest.mark.slow
 def test_kernels_compile_for_a_gpu_and_fit_it():
-    kernels = run("triton_compiled.py", TRITON_INTERPRET="0")
+    kernels = run("triton_compiled.py", "--small", TRITON_INTERPRET="0")
     assert set(kernels) == {
         "scan_maps", "scan_outputs", "scan_walk", "block_maps", "block_outputs", "temporal_start", "block_merge", "block_feed",
         "stream_exchange",
