@@ -13,7 +13,7 @@ from conftest import REPOSITORY
 
 from model.recurrent import RecurrenceError, gated_delta_rule, triton_backend
 from model.recurrent.triton_backend import why_not_triton
-from model.recurrent.triton_launch import interpreted
+from pipeline.kernel_launch import interpreted
 
 needs_triton = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="triton is not installed (the extra 'kernels', Linux only)"

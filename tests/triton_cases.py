@@ -19,7 +19,7 @@ from model.bokehflow import VARIANTS, BokehFlow
 from model.bokehflow.blocks import ApertureFilm, CrossStreamFusion
 from model.recurrent.blocks import Block
 from model.recurrent.triton_check import CheckConfig, block_errors, relative, scan_errors
-from model.recurrent.triton_launch import Launch, watching
+from pipeline.kernel_launch import Launch, watching
 
 CPU = torch.device("cpu")
 BF16 = torch.bfloat16

@@ -13,11 +13,11 @@ from triton.compiler import ASTSource
 
 from model.bokehflow import VARIANTS
 from model.bokehflow.blocks import CrossStreamFusion
-from model.recurrent import triton_launch
 from model.recurrent.blocks import Block
 from model.recurrent.chunked import Tokens
 from model.recurrent.triton_check import CheckConfig
 from model.recurrent.triton_scan import triton_gated_delta_rule
+from pipeline import kernel_launch
 
 OPTIONS = ("num_warps", "num_stages", "enable_fp_fusion")
 TYPES = {torch.float32: "*fp32", torch.bfloat16: "*bf16"}
@@ -52,7 +52,7 @@ class Compiled:
 
 
 def main() -> None:
-    real = triton_launch.launch
+    real = kernel_launch.launch
 
     def launch(kernel, grid, args, **rest):
         real(Compiled(kernel), grid, args, **rest)

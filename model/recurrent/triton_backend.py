@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from model.recurrent.config import RecurrenceError, StreamConfig
-from model.recurrent.triton_launch import why_not_here
+from pipeline.kernel_launch import why_not_here
 
 if TYPE_CHECKING:
     from model.recurrent.blocks import Block

@@ -15,7 +15,6 @@ import triton.language as tl
 from torch import Tensor
 
 from model.recurrent.triton_chunk import advance, chunk_of, identity, outputs, weighted
-from model.recurrent.triton_launch import launch, power
 from model.recurrent.triton_scan import CHUNK, _matrices, grouping
 from model.recurrent.triton_tokens import (
     by_head,
@@ -26,6 +25,7 @@ from model.recurrent.triton_tokens import (
     rows_of,
     times,
 )
+from pipeline.kernel_launch import launch, power
 
 
 class Scans(NamedTuple):

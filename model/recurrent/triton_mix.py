@@ -12,8 +12,8 @@ import triton.language as tl
 from torch import Tensor, nn
 
 from model.recurrent.triton_chunk import weighted
-from model.recurrent.triton_launch import launch, power
 from model.recurrent.triton_tokens import layer_norm, rows_of, times, vector
+from pipeline.kernel_launch import launch, power
 
 TILE = 32  # tokens of a program
 MERGED = 16  # of `merge`, which holds more of each

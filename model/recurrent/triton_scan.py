@@ -18,7 +18,7 @@ from torch import Tensor
 
 from model.recurrent.chunked import Tokens, chunked_gated_delta_rule
 from model.recurrent.triton_chunk import advance, chunk_of, identity, outputs, product
-from model.recurrent.triton_launch import launch, power
+from pipeline.kernel_launch import launch, power
 
 HEADS_AT_ONCE = 4  # of one program; matrices of all of them are held in registers
 CHUNK = 16  # the fewest rows that tensor cores take; longer chunks cost more arithmetic and more registers

@@ -8,8 +8,8 @@ import triton.language as tl
 from torch import Tensor
 
 from model.recurrent.start import TemporalStart
-from model.recurrent.triton_launch import launch, power
 from model.recurrent.triton_tokens import vector
+from pipeline.kernel_launch import launch, power
 
 
 def begin(
