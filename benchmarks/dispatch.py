@@ -173,8 +173,6 @@ def count_frame(net: BokehFlow, width: int, height: int, fixed: bool = False) ->
     depth = torch.logspace(-0.15, 1.3, height)[None, None, :, None].expand(1, 1, height, width).contiguous()
     net.physics.register_forward_pre_hook(lambda _, given: (given[0], depth, given[2]))
     net.fix_shapes(lens if fixed else None)
-    if net.physics.fixed is not None and net.config.backend == "triton":
-        net.physics.fixed = replace(net.physics.fixed, kernels="triton")
     # Kernels are left out: what they would compute moves no count.
     with torch.inference_mode(), as_on_a_gpu(), watching(lambda told: None, dry=True):
         _, state = net(frame, lens)
