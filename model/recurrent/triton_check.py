@@ -119,4 +119,4 @@ def block_errors(
 
 def relative(found: Tensor, truth: Tensor) -> float:
     """|found - truth| / |truth|."""
-    return float((found.detach().double() - truth.detach()).norm() / truth.detach().norm())
+    return float((found.detach().double() - truth.detach()).norm() / truth.detach().norm().clamp(min=1e-12))
