@@ -13,7 +13,7 @@ laptop and beside a GPU, and a change is judged by what it removes. What is coun
   one kernel for some (a sort) and a compiler fewer for several, so this is the count of an eager program.
 - bytes: what the inputs read and the outputs written hold, each operation for itself: the traffic if nothing stays in a cache.
   A Triton kernel, which the dispatcher does not see, is one launch; its bytes are what its own loads and stores move, weights
-  once (`model.recurrent.triton_launch`).
+  once (`pipeline.kernel_launch`).
 - FLOPs: matrix products and convolutions, two per multiplication with addition.
 - sync: the host waits for a number from the device (`item`, `nonzero`, boolean masks) or hands it one that it has just made
   (`torch.tensor` in the middle of the frame). One is enough to keep a frame out of a CUDA graph.
@@ -41,7 +41,7 @@ from torch.utils.flop_counter import flop_registry
 
 from model.bokehflow import VARIANTS, BokehFlow, LensBatch
 from model.recurrent import chunked
-from model.recurrent.triton_launch import Launch, watching
+from pipeline.kernel_launch import Launch, watching
 from pipeline.optics import Lens, px_per_mm
 from pipeline.optics.fixed import Kernels
 

@@ -18,6 +18,8 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 Moved = Tensor | tuple[Tensor, float] | None  # a tensor, or one that is read so many times
 
+OPTIONS = {"num_warps": 4, "enable_fp_fusion": True}  # Triton warns where the second is left to its default
+
 
 @dataclass(frozen=True, kw_only=True)
 class Launch:
@@ -59,7 +61,7 @@ def launch(
         args: of the kernel, in its order.
         reads, writes: what it moves.
         flops: see `Launch`.
-        constants: constexpr arguments, num_warps and the like.
+        constants: constexpr arguments, and options of the compiler.
     """
     if _watchers:
         read, written = ([_moved(one) for one in group if one is not None] for group in (reads, writes))
@@ -70,7 +72,7 @@ def launch(
         for watcher in _watchers:
             watcher(told)
     if not _dry[0]:
-        kernel[grid](*args, **constants)
+        kernel[grid](*args, **{**OPTIONS, **constants})
         return
     with _disable_current_modes():  # what was never computed should at least be finite
         for one in writes:

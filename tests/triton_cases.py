@@ -17,9 +17,10 @@ from triton.runtime import interpreter
 
 from model.bokehflow import VARIANTS, BokehFlow
 from model.bokehflow.blocks import ApertureFilm, CrossStreamFusion
+from model.recurrent import gated_delta_rule, gated_delta_rule_reference, unit_keys
 from model.recurrent.blocks import Block
 from model.recurrent.triton_check import CheckConfig, block_errors, relative, scan_errors
-from model.recurrent.triton_launch import Launch, watching
+from pipeline.kernel_launch import Launch, watching
 
 CPU = torch.device("cpu")
 BF16 = torch.bfloat16
@@ -31,6 +32,17 @@ def recurrence() -> dict[str, list[float]]:
         "one token, from zero": scan_errors(CPU, size=5, length=1, heads=1, from_zero=True, gradients=True),
         "alike keys": scan_errors(CPU, size=16, length=70, heads=1, alike=1e-3),
     }
+
+
+def half() -> list[float]:
+    """Of bfloat16 tokens through the public function, computed in float32: outputs, to the last bit, and the state."""
+    rng = torch.Generator().manual_seed(0)
+    q, k, v = torch.randn(3, 1, 37, 2, 24, generator=rng).bfloat16().unbind()
+    k, gate = unit_keys(k).bfloat16(), torch.rand(1, 37, 2, generator=rng)
+    out, state = gated_delta_rule(q, k, v, -gate, gate, backend="triton")
+    right, right_state = gated_delta_rule_reference(*(x.double() for x in (q, k, v, -gate, gate)))
+    assert out.dtype == BF16 and state.dtype == torch.float32
+    return [relative(out, right.bfloat16().double()), relative(state, right_state)]
 
 
 def blocks() -> dict[str, list[float]]:
@@ -131,6 +143,6 @@ def frame() -> dict[str, dict[str, int]]:
 if __name__ == "__main__":
     speed_up()
     torch.set_num_threads(1)
-    cases = (recurrence, blocks, plain_bfloat16, lens_and_exchange, frame, traffic)
+    cases = (recurrence, half, blocks, plain_bfloat16, lens_and_exchange, frame, traffic)
     chosen = sys.argv[1:]
     print(json.dumps({case.__name__: case() for case in cases if not chosen or case.__name__ in chosen}))

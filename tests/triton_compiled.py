@@ -1,6 +1,6 @@
 """Compiles every Triton kernel for an H100 without one, and prints what each needs. In a process of its own.
 
-python tests/triton_compiled.py          prints JSON
+python tests/triton_compiled.py --small     the kernels of *small*; without it, of a smaller network
 """
 
 import json
@@ -13,12 +13,13 @@ from triton.compiler import ASTSource
 
 from model.bokehflow import VARIANTS
 from model.bokehflow.blocks import CrossStreamFusion
-from model.recurrent import triton_launch
 from model.recurrent.blocks import Block
 from model.recurrent.chunked import Tokens
 from model.recurrent.triton_check import CheckConfig
 from model.recurrent.triton_scan import triton_gated_delta_rule
+from pipeline import kernel_launch
 
+OPTIONS = ("num_warps", "num_stages", "enable_fp_fusion")
 TYPES = {torch.float32: "*fp32", torch.bfloat16: "*bf16"}
 found: dict[str, dict[str, int]] = {}
 
@@ -30,7 +31,7 @@ class Compiled:
         self.kernel, self.fn = kernel, kernel.fn
 
     def __getitem__(self, grid):
-        def start(*args, num_warps, **constants):
+        def start(*args, **constants):
             types = {}
             for name, value in zip(self.kernel.arg_names, args, strict=False):
                 if value is None:
@@ -38,13 +39,12 @@ class Compiled:
                 else:
                     kinds = {int: "i32", float: "fp32"}
                     types[name] = TYPES[value.dtype] if isinstance(value, torch.Tensor) else kinds[type(value)]
-            stages = constants.pop("num_stages", 3)
+            options = {name: constants.pop(name) for name in OPTIONS if name in constants}
             signature = {name: "constexpr" if name in constants else types[name] for name in self.kernel.arg_names}
             aligned = {
                 (i,): [["tt.divisibility", 16]] for i, one in enumerate(args) if isinstance(one, torch.Tensor)
             }  # fmt: skip
             source = ASTSource(fn=self.kernel, signature=signature, constexprs=constants, attrs=aligned)
-            options = {"num_warps": num_warps, "num_stages": stages}
             made = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
             found[self.fn.__name__] = {"cubin_bytes": len(made.asm["cubin"]), "shared_bytes": made.metadata.shared}
 
@@ -52,7 +52,7 @@ class Compiled:
 
 
 def main() -> None:
-    real = triton_launch.launch
+    real = kernel_launch.launch
 
     def launch(kernel, grid, args, **rest):
         real(Compiled(kernel), grid, args, **rest)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from model.recurrent.config import RecurrenceError, StreamConfig
-from model.recurrent.triton_launch import why_not_here
+from pipeline.kernel_launch import why_not_here
 
 if TYPE_CHECKING:
     from model.recurrent.blocks import Block
@@ -76,9 +76,11 @@ def fused_block(
     scans = block.scans
     x = x.contiguous()
     norm = (block.scan_norm.weight, block.scan_norm.bias)
-    floor = scans.decay.floor
-    if floor is not None:
-        floor = floor.reshape(1) if mean_blur is None else _floor(floor, mean_blur.float(), scans.decay.weight)
+    floor = None
+    if scans.decay.floor is not None:
+        floor = scans.decay.floor.reshape(1)
+        if mean_blur is not None:
+            floor = _floor(scans.decay.floor, mean_blur.float(), scans.decay.weight)
     weights = triton_block.Scans(
         norm, scans.project, scans.gate_bias, scans.out_gate, scans.out_gate_bias, scans.out, scans.norm_weight,
         scans.norm_bias, floor, scans.config.heads, scans.used,

@@ -15,7 +15,6 @@ import triton.language as tl
 from torch import Tensor
 
 from model.recurrent.triton_chunk import advance, chunk_of, identity, outputs, weighted
-from model.recurrent.triton_launch import launch, power
 from model.recurrent.triton_scan import CHUNK, _matrices, grouping
 from model.recurrent.triton_tokens import (
     by_head,
@@ -26,6 +25,7 @@ from model.recurrent.triton_tokens import (
     rows_of,
     times,
 )
+from pipeline.kernel_launch import launch, power
 
 
 class Scans(NamedTuple):
@@ -64,7 +64,8 @@ def _constants(scans: Scans) -> dict[str, int]:
     return {
         "CHANNELS": channels, "CP": power(channels, 16), "HEADS": scans.heads, "HP": power(scans.heads), "SIZE": size,
         "DP": power(size, 16), "CHUNK": CHUNK, "HAS_FLOOR": scans.floor is not None,
-        "FLOOR_EACH": scans.floor is not None and len(scans.floor) > 1, "num_warps": 4 if scans.heads <= 4 else 8,
+        "FLOOR_EACH": scans.floor is not None and len(scans.floor) > 1,
+        "num_stages": 1,  # loads ahead of a chunk would hold its weights in shared memory several times
     }  # fmt: skip
 
 

@@ -94,7 +94,7 @@ def block_errors(
         torch.manual_seed(0)
         block = Block(config, 0.5).eval().requires_grad_(False)
     for parameter in block.parameters():  # nothing may stay at 0 or 1
-        parameter += 0.05 * torch.randn(parameter.shape, generator=draw)
+        parameter.add_(torch.randn(parameter.shape, generator=draw), alpha=0.05)
     block = block.to(device, dtype)
     block.scans.used = used
     exact = copy.deepcopy(block).double()
@@ -119,4 +119,4 @@ def block_errors(
 
 def relative(found: Tensor, truth: Tensor) -> float:
     """|found - truth| / |truth|."""
-    return float((found.detach().double() - truth.detach()).norm() / truth.detach().norm())
+    return float((found.detach().double() - truth.detach()).norm() / truth.detach().norm().clamp(min=1e-12))

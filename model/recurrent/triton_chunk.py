@@ -17,7 +17,7 @@ Shape letters: H = heads, padded to a power of two; C = tokens of a chunk; K, V 
 import triton
 import triton.language as tl
 
-from model.recurrent.triton_launch import interpreted
+from pipeline.kernel_launch import interpreted
 
 # Products in three parts of tf32 keep 22 bits on tensor cores; one part keeps 11, and a map of a thousand tokens needs more.
 PRECISION = tl.constexpr("tf32x3")

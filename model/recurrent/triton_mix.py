@@ -12,10 +12,11 @@ import triton.language as tl
 from torch import Tensor, nn
 
 from model.recurrent.triton_chunk import weighted
-from model.recurrent.triton_launch import launch, power
 from model.recurrent.triton_tokens import layer_norm, rows_of, times, vector
+from pipeline.kernel_launch import launch, power
 
 TILE = 32  # tokens of a program
+MERGED = 16  # of `merge`, which holds more of each
 HIDDEN_AT_ONCE = 32
 
 
@@ -23,11 +24,12 @@ def merge(x: Tensor, planes: Tensor, scan_norm: tuple[Tensor, Tensor], gate: nn.
     """x (B, h, w, C) and the directions' outputs (S, B, h, w, C) -> (B, h, w, C)."""
     channels, rows = x.shape[-1], x[..., 0].numel()
     merged = x.new_empty(x.shape)
+    weights = (*scan_norm, gate.weight, gate.bias, norm.weight, norm.bias)
     launch(
-        block_merge, (-(-rows // TILE),), (x, planes, *scan_norm, gate.weight, gate.bias, norm.weight, norm.bias, merged, rows),
-        reads=[x, planes, *scan_norm, gate.weight, gate.bias, norm.weight, norm.bias], writes=[merged],
+        block_merge, (-(-rows // MERGED),), (x, planes, *weights, merged, rows),
+        reads=[x, planes, *weights], writes=[merged],
         flops=2 * rows * channels * len(planes),
-        CHANNELS=channels, CP=power(channels, 16), DIRECTIONS=len(planes), TILE=TILE, num_warps=4,
+        CHANNELS=channels, CP=power(channels, 16), DIRECTIONS=len(planes), TILE=MERGED,
     )  # fmt: skip
     return merged
 
@@ -48,7 +50,7 @@ def local_and_feed(
         block_feed, (-(-height * width // TILE), batch), (x, *weights, given, height, width),
         reads=[(x, window), *weights], writes=[given], flops=2 * rows * channels * (9 + 2 * first.out_features),
         CHANNELS=channels, CP=power(channels, 16), HIDDEN=first.out_features, BLOCK=HIDDEN_AT_ONCE,
-        HAS_FILM=film is not None, TILE=TILE, num_warps=4,
+        HAS_FILM=film is not None, TILE=TILE,
     )  # fmt: skip
     return given
 
@@ -63,7 +65,7 @@ def exchange(depth: Tensor, bokeh: Tensor, gates: nn.ModuleList, values: nn.Modu
     launch(
         stream_exchange, (-(-rows // TILE),), (depth, bokeh, *weights, *results, rows), reads=[depth, bokeh, *weights],
         writes=list(results), flops=8 * rows * channels**2,
-        CHANNELS=channels, CP=power(channels, 16), TILE=TILE, num_warps=4,
+        CHANNELS=channels, CP=power(channels, 16), TILE=TILE,
     )  # fmt: skip
     return results
 

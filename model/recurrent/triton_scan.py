@@ -18,7 +18,7 @@ from torch import Tensor
 
 from model.recurrent.chunked import Tokens, chunked_gated_delta_rule
 from model.recurrent.triton_chunk import advance, chunk_of, identity, outputs, product
-from model.recurrent.triton_launch import launch, power
+from pipeline.kernel_launch import launch, power
 
 HEADS_AT_ONCE = 4  # of one program; matrices of all of them are held in registers
 CHUNK = 16  # the fewest rows that tensor cores take; longer chunks cost more arithmetic and more registers
@@ -77,7 +77,7 @@ def _forward(tokens: Tokens, state: Tensor) -> tuple[Tensor, Tensor]:
     held = min(HEADS_AT_ONCE, power(heads))
     shape = {
         "HEADS": heads, "HP": held, "KEY": key_dim, "KP": power(key_dim, 16), "VALUE": value_dim,
-        "VP": power(value_dim, 16), "CHUNK": CHUNK, "num_warps": 4,
+        "VP": power(value_dim, 16), "CHUNK": CHUNK,
     }  # fmt: skip
     grid = (groups, -(-heads // held), batch)
     rows = batch * length * heads
@@ -119,7 +119,7 @@ def walk(turns: Tensor, shifts: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
     launch(
         scan_walk, (batch * heads,), (turns, shifts, state, starts, final, groups),
         reads=[turns, shifts, state], writes=[starts, final], flops=2 * shifts.numel() * key_dim,
-        KEY=key_dim, KP=power(key_dim, 16), VALUE=value_dim, VP=power(value_dim, 16), num_warps=4,
+        KEY=key_dim, KP=power(key_dim, 16), VALUE=value_dim, VP=power(value_dim, 16),
     )  # fmt: skip
     return starts, final
 

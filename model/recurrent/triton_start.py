@@ -8,8 +8,8 @@ import triton.language as tl
 from torch import Tensor
 
 from model.recurrent.start import TemporalStart
-from model.recurrent.triton_launch import launch, power
 from model.recurrent.triton_tokens import vector
+from pipeline.kernel_launch import launch, power
 
 
 def begin(
@@ -32,16 +32,16 @@ def begin(
     begun = sums.new_empty((batch, directions, heads, size, size))
     pooled = like.new_empty((batch, channels))
     carries = previous is not None and start.enabled
-    before = [x.contiguous() for x in previous] if previous is not None and carries else [None, None]
+    states, before = (x.contiguous() for x in previous) if previous is not None and carries else (None, None)
     mlp = [x for i in (0, 2) for x in (start.keep[i].weight, start.keep[i].bias)] if carries else [None] * 4
     launch(
         temporal_start, (directions, batch),
-        (sums, start.initial, *before, *mlp, begun, pooled, tokens, groups, start.max_norm),
-        reads=[(sums, directions), start.initial, before[0], (before[1], directions) if carries else None, *mlp],
+        (sums, start.initial, states, before, *mlp, begun, pooled, tokens, groups, start.max_norm),
+        reads=[(sums, directions), start.initial, states, None if before is None else (before, directions), *mlp],
         writes=[begun, pooled],
         flops=2 * batch * directions * channels**2 if carries else 0,
         CHANNELS=channels, CP=power(channels, 16), HIDDEN=channels // 2, FP=power(channels // 2, 16), HEADS=heads,
-        HP=power(heads), SIZE=size, DP=power(size, 16), CARRIES=carries, num_warps=4,
+        HP=power(heads), SIZE=size, DP=power(size, 16), CARRIES=carries,
     )  # fmt: skip
     return begun, pooled
 
