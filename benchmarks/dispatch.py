@@ -3,7 +3,7 @@
     python benchmarks/dispatch.py                                    # nano and small at 256x144, seconds on a laptop
     python benchmarks/dispatch.py --variants small --sizes 1280x720  # the size that docs/benchmarks.md quotes; minutes on a CPU
     python benchmarks/dispatch.py --fixed --bf16                     # as a CUDA graph would hold it
-    python benchmarks/dispatch.py --backend triton --bf16 --fixed    # with the kernels, which are counted but not run
+    python benchmarks/dispatch.py --backend triton --kernels triton --bf16 --fixed  # kernels are counted but not run
     python benchmarks/dispatch.py --json dispatch.json
 
 Special: nothing is timed. PyTorch's dispatcher names every operation it is about to run, so the counts are the same on a
@@ -43,6 +43,7 @@ from model.bokehflow import VARIANTS, BokehFlow, LensBatch
 from model.recurrent import chunked
 from pipeline.kernel_launch import Launch, watching
 from pipeline.optics import Lens, px_per_mm
+from pipeline.optics.fixed import Kernels
 
 aten = torch.ops.aten
 ALLOCATIONS = {aten.empty, aten.empty_like, aten.empty_strided, aten.new_empty, aten.new_empty_strided, aten.detach}
@@ -155,13 +156,16 @@ def _has_mask(indices: Any) -> bool:
     return any(isinstance(index, Tensor) and index.dtype in (torch.bool, torch.uint8) for index in indices)
 
 
-def count_frame(net: BokehFlow, width: int, height: int, fixed: bool = False) -> DispatchCounter:
+def count_frame(
+    net: BokehFlow, width: int, height: int, fixed: bool = False, kernels: Kernels = "plain"
+) -> DispatchCounter:
     """Count one frame in the middle of a video: the state is there already.
 
     Args:
         net: in evaluation mode.
         width, height: px.
         fixed: the renderer in fixed shapes (`BokehFlow.fix_shapes`), as on a GPU.
+        kernels: of the renderer in fixed shapes.
 
     Returns:
         The counter, with the parts of the network; "physics" is the lens renderer.
@@ -172,7 +176,7 @@ def count_frame(net: BokehFlow, width: int, height: int, fixed: bool = False) ->
     # The renderer's work depends on depth, which an untrained network predicts nearly constant.
     depth = torch.logspace(-0.15, 1.3, height)[None, None, :, None].expand(1, 1, height, width).contiguous()
     net.physics.register_forward_pre_hook(lambda _, given: (given[0], depth, given[2]))
-    net.fix_shapes(lens if fixed else None)
+    net.fix_shapes(lens if fixed else None, kernels)
     # Kernels are left out: what they would compute moves no count.
     with torch.inference_mode(), as_on_a_gpu(), watching(lambda told: None, dry=True):
         _, state = net(frame, lens)
@@ -229,9 +233,10 @@ def main() -> None:
         "--fixed", action="store_true", help="the renderer in fixed shapes, without host synchronisation"
     )
     parser.add_argument("--backend", default="", help="of the recurrence; the config's by default")
+    parser.add_argument("--kernels", default="plain", choices=["plain", "triton"], help="of the renderer, with --fixed")
     parser.add_argument("--json", type=Path, help="write the counts here too")
     args = parser.parse_args()
-    if args.backend == "triton" and not torch.cuda.is_available():
+    if "triton" in (args.backend, args.kernels) and not torch.cuda.is_available():
         os.environ["TRITON_INTERPRET"] = "1"  # Triton is not imported yet
     console, found = Console(width=120), []
     for variant in args.variants:
@@ -241,7 +246,7 @@ def main() -> None:
             config = replace(VARIANTS[variant], **({"backend": args.backend} if args.backend else {}))
             net = BokehFlow(config).eval()
             net = net.bfloat16() if args.bf16 else net
-            counter, floor = count_frame(net, width, height, args.fixed), floor_bytes(net, width, height)
+            counter, floor = count_frame(net, width, height, args.fixed, args.kernels), floor_bytes(net, width, height)
             title = f"{variant}, {size}, {'bfloat16' if args.bf16 else 'float32'}, one frame"
             console.print(_table(title, counter, floor))
             parts = {name: count.facts() for name, count in counter.parts.items()}

@@ -33,12 +33,20 @@ def run(what: str, **environment: str) -> dict[str, Any]:
 @needs_triton
 @pytest.mark.slow
 def test_kernels_give_the_pictures_of_the_reference():
-    """Near and far blur, odd sizes, a polygon and a disc, traced or not, one sample and two."""
+    """Near and far blur, wide and small discs, odd sizes, a polygon and a disc, traced or not, one sample and two."""
     found = run("equal", TRITON_INTERPRET="1")
     largest = {name: value for name, value in found.items() if name.endswith("at most")}
     apart = {name: value for name, value in found.items() if name not in largest}
-    assert len(apart) == 3 and all(value > 0.1 for value in largest.values()), found
+    assert len(apart) == 5 and all(value > 0.1 for value in largest.values()), found
     assert all(value < 1e-5 for value in apart.values()), found
+
+
+@needs_triton
+@pytest.mark.slow
+def test_a_frame_takes_few_launches_and_no_wait():
+    """Besides kernels: transforms, and what encodes and decodes."""
+    found = run("counted", TRITON_INTERPRET="1")
+    assert found["waits"] == 0 and 60 < found["launches"] <= 150 and found["megabytes"] < 5000, found
 
 
 @needs_triton

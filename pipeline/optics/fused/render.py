@@ -35,11 +35,12 @@ def render(
         (3, H, W) linear light, and the invented share, (1, H, W) or (1, 0, 0).
     """
     one = _Picture(light.contiguous(), defocus.contiguous(), max_radius_px, aperture, traced)
-    own_light, own, other, edge = one.split()
-    bridged = one.bridge(own_light, own)
-    hidden = one.background(own_light, edge, bridged)
-    spreads = one.blur_half(own, other, hidden)
-    out = one.compose(own, other, bridged, spreads)
+    with torch.cuda.device_of(light):  # Triton starts kernels on the current device
+        own_light, own, other, edge = one.split()
+        bridged = one.bridge(own_light, own)
+        hidden = one.background(own_light, edge, bridged)
+        spreads = one.blur_half(own, other, hidden)
+        out = one.compose(own, other, bridged, spreads)
     return out[:3], out[3:] if traced else out.new_zeros((1, 0, 0))
 
 
@@ -177,7 +178,8 @@ class _Picture:
         _start(kernels.find_tiles, (tiles,), seen, (ranges,), (own, other, ranges, *self.size), TILE=TILE)
         given = (self.light, own, other, bridged, spreads, ranges, lens.groups, lens.weights)
         _start(kernels.compose, (tiles,), given, (out,),
-               (*given, out, *self.size, *self.half, len(lens.groups) // 2), PLANES=self.planes, TILE=TILE)  # fmt: skip
+               (*given, out, *self.size, *self.half, len(lens.groups) // 2),
+               PLANES=self.planes, TILE=TILE, num_warps=8)  # fmt: skip
         return out
 
     def _planes(self, count: int) -> Tensor:
