@@ -100,7 +100,7 @@ def block_merge(
     total, mixed = tl.zeros((TILE,), tl.float32), tl.zeros((TILE, CP), tl.float32)
     for direction in tl.static_range(DIRECTIONS):
         share = tl.exp(_weighed(tokens, gate, gate_bias, direction, CHANNELS, CP) - highest)
-        plane = planes + direction * rows.to(tl.int64) * CHANNELS
+        plane = planes + tl.cast(rows, tl.int64) * (direction * CHANNELS)
         mixed += share[:, None] * rows_of(plane, places, inside, CHANNELS, CP)
         total += share
     mixed = layer_norm(mixed / total[:, None], norm_weight, norm_bias, CHANNELS, CP)
