@@ -225,10 +225,10 @@ def test_the_prior_finds_a_pan_and_forgets_the_direction_of_time():
     wide = torch.nn.functional.interpolate(torch.rand(1, 3, 24, 40, generator=rng), scale_factor=4.0, mode="bicubic")
     before, after = wide[..., 8:104].clamp(0, 1), wide[..., :96].clamp(0, 1)  # everything moves right by 8
     t = torch.tensor([0.25])
-    flows = flow_prior(before, after, t, 4)[0][..., 6:-6, 6:-6].mean((0, 2, 3)) * 4
+    flows = flow_prior(before, after, t)[0][..., 24:-24, 24:-24].mean((0, 2, 3))
     assert torch.allclose(flows, torch.tensor([-2.0, 0.0, 6.0, 0.0]), atol=0.5)
-    turned, _ = flow_prior(after, before, 1 - t, 4)
-    assert torch.equal(turned[:, [2, 3, 0, 1]], flow_prior(before, after, t, 4)[0])
+    turned, _ = flow_prior(after, before, 1 - t)
+    assert torch.equal(turned[:, [2, 3, 0, 1]], flow_prior(before, after, t)[0])
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------------

@@ -169,7 +169,7 @@ class LiftNet(nn.Module):
         assert after.s1 is not None and after.s4 is not None and after.s8 is not None, "checked by the callers"
         prior = classical = None
         if self.config.prior != "none":
-            prior, classical = flow_prior(*pictures, t, 8, picture=self.mix is not None)
+            prior, classical = flow_prior(*pictures, t, picture=self.mix is not None)
         at8, at4 = self.flow(pictures, (before.s8, after.s8), (before.s4, after.s4), context, t, prior)
         flows, logits = at4[:, :4], at4[:, 4:]
         visible = logits.sigmoid()
@@ -179,9 +179,10 @@ class LiftNet(nn.Module):
             self.refinement.detail(after.s1, after.s4),
         )
         height, width = before.height, before.width
-        raw = self.refinement(pictures, details, flows, visible, coarse, mixed)
+        full = self.flow.enlarged(flows, 4, 1, prior)
+        raw, frames = self.refinement(pictures, details, full, visible, coarse, mixed)
         if self.mix is not None and classical is not None:
-            raw = self.mix(raw, classical, visible)
+            raw = self.mix(raw, classical, visible, frames)
         raw = raw[..., :height, :width]
         return LiftOutput(
             image=raw.clamp(0, 1), raw=raw, coarse=coarse, blend=mixed, alpha=alpha, flows_s4=flows,

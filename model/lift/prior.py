@@ -11,7 +11,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from model.lift.blocks import shrink
 from pipeline.engines.interpolation.flow import blend_warped, measure_flow, proposed_motion
 from pipeline.media.convert import tensor_to_image
 
@@ -19,19 +18,16 @@ _FloatArray = npt.NDArray[np.float32]
 _STEPS = 3  # of the fixed point; a fourth moves nothing by more than hundredths of a pixel on smooth motion
 
 
-def flow_prior(
-    before: Tensor, after: Tensor, t: Tensor, stride: int, *, picture: bool = False
-) -> tuple[Tensor, Tensor | None]:
-    """Flows from the target to both neighbours at 1/stride of the size, and the classical picture. Without a gradient.
+def flow_prior(before: Tensor, after: Tensor, t: Tensor, *, picture: bool = False) -> tuple[Tensor, Tensor | None]:
+    """Flows from the target to both neighbours, and the classical picture. Without a gradient.
 
     Args:
         before, after: (B, 3, H, W) sRGB in [0, 1], float32.
         t: (B,) instant between them.
-        stride: of the grid of the flows.
         picture: make it.
 
     Returns:
-        (B, 4, H/stride, W/stride) in pixels of that grid: to `before` (x, y), to `after` (x, y); and (B, 3, H, W) or None.
+        (B, 4, H, W) in pixels: to `before` (x, y), to `after` (x, y); and (B, 3, H, W) or None.
     """
     flows, pictures = [], []
     for first, second, instant in zip(before.detach(), after.detach(), t.tolist(), strict=True):
@@ -44,7 +40,7 @@ def flow_prior(
             pictures.append(np.ascontiguousarray(made.transpose(2, 0, 1)))
     full = torch.from_numpy(np.stack(flows)).to(before.device)
     classical = torch.from_numpy(np.stack(pictures)).to(before.device) if picture else None
-    return shrink(full, stride) / stride, classical
+    return full, classical
 
 
 def _between(flow: _FloatArray, share: float) -> _FloatArray:
