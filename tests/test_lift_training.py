@@ -14,15 +14,15 @@ from test_lift import SMALL
 
 from model import evaluate, train
 from model.lift.blocks import warp
-from model.lift.config import variant
-from model.lift.evaluation import context_of
+from model.lift.config import LiftConfig, variant
+from model.lift.evaluation import context_of, narrowed
 from model.lift.layouts import dense, nearest, uniform
 from model.lift.losses import LiftLoss, LiftLossWeights, census
 from model.lift.network import LiftNet
 from model.lift.photographs import PhotographSettings
 from model.lift.protocols import targets
 from model.lift.samples import LiftSamples, SampleSettings, collate
-from model.lift.scores import end_point_error, interpolation_error, ssim_volume
+from model.lift.scores import edge_sharpness, end_point_error, interpolation_error, ssim_volume
 from model.lift.sequences import find_clips, find_motion
 from model.lift.settings import LiftDataSettings
 from model.lift.targets import spread, targets_of
@@ -228,6 +228,27 @@ def test_targets_lie_between_frames_and_know_whether_the_context_was_whole(mater
 # --- figures ----------------------------------------------------------------------------------------------------------
 
 
+def test_edges_are_as_steep_as_the_truth_says(material: Path):
+    truth = torch.zeros(1, 3, 20, 30)
+    truth[..., 15:] = 1
+    assert edge_sharpness(truth, truth) == pytest.approx(1)
+    assert edge_sharpness(truth * 0.6 + 0.2, truth) == pytest.approx(0.6)
+    soft = torch.nn.functional.avg_pool2d(truth, (1, 5), 1, (0, 2), count_include_pad=False)
+    assert edge_sharpness(soft, truth) == pytest.approx(0.4)  # a step of 1 over five pixels: 2/5 between next but one
+    assert edge_sharpness(truth.roll(4, -1), truth) == pytest.approx(0)  # as steep, elsewhere
+    assert edge_sharpness(truth, torch.zeros_like(truth)) is None
+
+
+def test_fewer_frames_are_the_nearest_ones():
+    config = LiftConfig()
+    assert narrowed(config, 0) == config
+    for count, expected in ((2, (1, 1)), (6, (3, 3)), (7, (4, 3)), (13, (7, 6)), (14, (8, 6))):
+        found = narrowed(config, count)
+        assert (found.frames_before, found.frames_after) == expected
+    with pytest.raises(UsageError, match="--context_frames must be 0 or 2 to 14, as trained, got 15"):
+        narrowed(config, 15)
+
+
 def test_the_volumetric_ssim_is_one_window_over_rows_columns_and_colours():
     x, y = torch.rand(2, 1, 3, 9, 12, generator=torch.Generator().manual_seed(0)).double()
     coordinates = torch.arange(-5, 6).double()
@@ -272,6 +293,25 @@ def test_every_term_is_there_when_it_can_be_and_only_then(material: Path):
     assert float(census(batch.target, batch.target)) == 0 < float(census(batch.target, batch.frames[:, 0]))
     with pytest.raises(UsageError, match="there are no VGG-16 weights"):
         LiftLoss(LiftLossWeights(perceptual=0.1))
+
+
+def test_st_lpips_is_a_term_with_its_weights_and_an_error_without(material: Path, tmp_path: Path):
+    from test_st_lpips import written
+
+    batch = collate([samples(material)[0]])
+    out = LiftNet(SMALL)(batch.frames, batch.offsets, batch.present, batch.t)
+    asked = LiftLossWeights(perceptual=0, st_lpips=0.3, st_lpips_weights=str(tmp_path))
+    with pytest.raises(UsageError, match=r"loss.st_lpips is 0.3 and its weights are missing.*alex_shift_tolerant.pth"):
+        LiftLoss(asked)
+    distance, _ = written("alex", tmp_path)
+    terms, total = LiftLoss(asked)(out, batch)
+    expected = distance(out.raw * 2 - 1, batch.target * 2 - 1).mean()
+    assert torch.allclose(terms["st_lpips"], expected) and float(expected.detach()) > 0
+    assert torch.allclose(total, terms["l1"] + 0.3 * terms["st_lpips"])
+    equal = LiftLoss(asked)(replace(out, raw=batch.target), batch)[0]
+    assert float(equal["st_lpips"]) == 0
+    with pytest.raises(UsageError, match="st_lpips_trunk must be one of alex, vgg, got 'squeeze'"):
+        LiftLossWeights(st_lpips_trunk="squeeze")
 
 
 def write_config(path: Path, material: Path, out_dir: Path, **run: object) -> Path:

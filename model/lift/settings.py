@@ -161,7 +161,8 @@ class LiftSettings(TrainSettings):
             raise UsageError("data.videos_list lists folders of data.videos, which is empty")
 
     def fields(self) -> Fields:
-        """As the trainer has them; where VGG-16's weights lie changes nothing."""
+        """As the trainer has them; where perceptual weights lie changes nothing."""
         found = super().fields()
-        del found["loss"]["perceptual_weights"]
+        for name in ("perceptual_weights", "st_lpips_weights"):
+            del found["loss"][name]
         return found
