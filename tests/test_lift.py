@@ -86,6 +86,8 @@ def test_base_has_the_taps_and_the_parameters_of_the_design():
         {"alpha": "frame"},
         {"prior": "dis", "warp_features": True, "refine_on": "blend"},
         {"prior": "classical"},
+        {"prior": "classical", "mix_warped": True, "prior_detail": True, "bicubic": True},
+        {"prior": "proposals", "choice": 8, "warp_features": True, "cost_radius": 2},
     ],
     ids=str,
 )
@@ -225,10 +227,10 @@ def test_the_prior_finds_a_pan_and_forgets_the_direction_of_time():
     wide = torch.nn.functional.interpolate(torch.rand(1, 3, 24, 40, generator=rng), scale_factor=4.0, mode="bicubic")
     before, after = wide[..., 8:104].clamp(0, 1), wide[..., :96].clamp(0, 1)  # everything moves right by 8
     t = torch.tensor([0.25])
-    flows = flow_prior(before, after, t)[0][..., 24:-24, 24:-24].mean((0, 2, 3))
+    flows = flow_prior(before, after, t).flows[..., 24:-24, 24:-24].mean((0, 2, 3))
     assert torch.allclose(flows, torch.tensor([-2.0, 0.0, 6.0, 0.0]), atol=0.5)
-    turned, _ = flow_prior(after, before, 1 - t)
-    assert torch.equal(turned[:, [2, 3, 0, 1]], flow_prior(before, after, t)[0])
+    turned = flow_prior(after, before, 1 - t).flows
+    assert torch.equal(turned[:, [2, 3, 0, 1]], flow_prior(before, after, t).flows)
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ class LiftLossWeights:
     """The factor of each term, >= 0; 0 turns it off.
 
     Args:
-        l1: of the picture.
+        l1: of the picture. mse: squared error of it, which PSNR measures.
         perceptual: L1 of VGG-16 features. None means 0.1 where weights are found and off otherwise; a number > 0 insists.
         st_lpips: ST-LPIPS, whose weights a package carries (`python -m pipeline weights st_lpips --download`); a number > 0
             insists on them.
@@ -43,6 +43,7 @@ class LiftLossWeights:
     """
 
     l1: float = 1.0
+    mse: float = 0.0
     perceptual: float | None = None
     st_lpips: float = 0.0
     st_lpips_trunk: str = "alex"
@@ -116,6 +117,8 @@ class LiftLoss(nn.Module):
     def _terms(self, out: LiftOutput, batch: LiftBatch) -> dict[str, Tensor]:
         weights, image = self.weights, out.raw.float()
         terms = {"l1": (image - batch.target).abs().mean()}
+        if weights.mse:
+            terms["mse"] = (image - batch.target).square().mean()
         small = shrink(pad(batch.target), 4)
         if self.vgg is not None:
             pairs = zip(self.vgg(image), self.vgg(batch.target), strict=True)
