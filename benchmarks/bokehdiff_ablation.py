@@ -29,6 +29,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--photographs", type=Path, required=True, help="tree of ray-traced photographs")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument(
+        "--crop", type=int, default=160, help="of pairs; several tokens of PISA's, which are 16 px wide"
+    )
+    parser.add_argument("--strength_px", type=float, default=14.0, help="of pairs: radii of whole tokens (default: 14)")
     parser.add_argument("--test_pairs", type=int, default=24)
     parser.add_argument("--split", default="val", help="of the photographs that are measured")
     parser.add_argument("--out", type=Path, default=Path("runs/bokehdiff_ablation"))
@@ -40,8 +44,9 @@ def one_run(args: argparse.Namespace, name: str, seed: int) -> dict[str, dict[st
     out = args.out / f"{name.replace(' ', '_')}_{seed}"
     settings = {
         "model.base": f"'{args.base}'", "model.pisa": str(VARIANTS[name]).lower(), "data.pairs": f"'{args.pairs}'",
-        "data.photographs": f"'{args.photographs}'", "run.out_dir": f"'{out}'", "run.seed": seed, "run.steps": args.steps,
-        "run.validate_every": args.steps, "run.val_pairs": 2, "run.val_frames": 2, "loss.gan": 0.0,
+        "data.photographs": f"'{args.photographs}'", "data.crop": args.crop, "data.strength_px": args.strength_px,
+        "run.out_dir": f"'{out}'", "run.seed": seed, "run.steps": args.steps, "run.validate_every": args.steps,
+        "run.val_pairs": 2, "run.val_frames": 2, "loss.gan": 0.0,
         "run.val_contrast": 3 + 2 * args.steps,
     }  # fmt: skip
     given = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]

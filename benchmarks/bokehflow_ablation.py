@@ -122,6 +122,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--parts", nargs="+", default=list(TRAINED), choices=list(TRAINED), metavar="PART")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--steps", type=int, default=600, help="of each training (default: 600, ten minutes of a core)")
+    parser.add_argument("--crop", nargs=2, type=int, metavar=("W", "H"), help="of training (default: the config's)")
     parser.add_argument("--clips", type=int, default=24, help="lens sets of the test split, spread evenly, 0 for all")
     parser.add_argument("--frames", type=int, default=1, help="of each clip; 2 or more for the temporal error")
     parser.add_argument("--out", type=Path, default=Path("runs/bokehflow_ablation"))
@@ -146,6 +147,8 @@ def trained_part(args: argparse.Namespace, part: str, seed: int, clips: list[Eva
         "data.root": args.data, "run.out_dir": out, "run.seed": seed, "run.steps": args.steps,
         "run.validate_every": args.steps, **TRAINED[part],
     }  # fmt: skip
+    if args.crop:
+        settings |= {"data.crop_width": args.crop[0], "data.crop_height": args.crop[1]}
     train_once(CONFIG, settings)
     frames = max(args.frames, 3) if part.startswith("clips") else args.frames
     found: dict[str, float | None] = kept(

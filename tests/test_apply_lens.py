@@ -15,7 +15,7 @@ from PIL import Image
 from vda_reference import save_tiny
 
 import model.weights
-from model.bokehflow import VARIANTS, BokehFlow
+from model.bokehflow import VARIANTS, BokehFlow, LensBatch
 from model.bokehflow.checkpoint import model_bytes
 from model.video import engines
 from model.video.engines import LensEngine
@@ -123,6 +123,32 @@ def test_pictures_are_the_lens_renderers_own(tmp_path: Path, capsys):
         assert np.array_equal(found, made[0].permute(1, 2, 0).numpy())
         round_one.append(not np.array_equal(found, made[1].permute(1, 2, 0).numpy()))
     assert all(round_one), "the blades changed nothing"
+
+
+def test_a_network_takes_the_depth_that_is_named(tmp_path: Path, capsys):
+    """And shows something else than with its own."""
+    torch.manual_seed(0)
+    net = BokehFlow(VARIANTS["demo"]).eval()
+    checkpoint = tmp_path / "model.safetensors"
+    checkpoint.write_bytes(model_bytes(net.config, net.state_dict(), 7, {}))
+    pictures, depths, _ = walk(2)
+    source = write_film(tmp_path / "in", pictures, depths)
+    more = [source, "--checkpoint", checkpoint, "--f_number", 1.4, "--focal_mm", 85, "--focus", 3]
+    assert run(*more, "--depth", "given", "-o", tmp_path / "out") == 0
+    written = capsys.readouterr()
+    said = written.out
+    assert "weak" not in said + written.err, "the depth that it would see does not matter"
+    assert "depth is handed in" in said and f"depth delivered in {source / 'depth'}" in said
+    assert run(*more, "-o", tmp_path / "own") == 0
+    assert "it sees depth itself" in capsys.readouterr().out
+    lens, state = LensBatch.of(Lens(f_m=0.085, f_number=1.4, focus_m=3), px_per_mm(SIZE[0])), None
+    for number, found in enumerate(pictures_of(tmp_path / "out")):
+        image = torch.from_numpy(pictures[number]).permute(2, 0, 1)[None].float() / 255
+        with torch.no_grad():
+            out, state = net(image, lens, state, torch.from_numpy(depths[number])[None, None])
+        assert np.array_equal(found, (out.bokeh[0] * 255).round().byte().permute(1, 2, 0).numpy())
+    pairs = zip(pictures_of(tmp_path / "out"), pictures_of(tmp_path / "own"), strict=True)
+    assert not any(np.array_equal(*pair) for pair in pairs)
 
 
 def test_strength_is_free_of_the_scale_of_depth(tmp_path: Path, capsys):

@@ -1,10 +1,12 @@
 """ST-LPIPS from a file in the package's layout."""
 
+import math
 from pathlib import Path
 
 import pytest
 import torch
 
+from model.evaluation.distances import load_distances
 from model.evaluation.st_lpips import StLpips, load_st_lpips, load_trunk
 from pipeline.errors import UsageError
 
@@ -57,3 +59,14 @@ def test_missing_and_foreign_files(tmp_path: Path):
     _, path = written("alex", tmp_path)
     with pytest.raises(UsageError, match="is not ST-LPIPS on vgg"):
         load_trunk(path, "vgg")
+
+
+def test_an_evaluation_measures_it_where_the_weights_are_and_says_so_where_not(tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("BOKEHFLOW_WEIGHTS", str(tmp_path))
+    absent = load_distances(None, "cpu")
+    assert "st_lpips" not in absent.known and any(note.startswith("ST-LPIPS is off") for note in absent.notes)
+    made, _ = written("alex", tmp_path)
+    found = load_distances(None, "cpu").known["st_lpips"]
+    first, second = torch.rand(2, 1, 3, 40, 48, generator=torch.Generator().manual_seed(1))
+    assert found(first, first) == 0 and found(first, second) == float(made(first * 2 - 1, second * 2 - 1)) > 0
+    assert math.isnan(found(first[..., :31], second[..., :31])), "too small for the trunk's strides"

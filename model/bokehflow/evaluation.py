@@ -23,8 +23,8 @@ from model.bokehflow.network import BokehFlow
 from model.data.realbokeh import find_pairs
 from model.data.scene_manifest import find_scenes
 from model.evaluation.baselines import BlindDepth
+from model.evaluation.distances import load_distances
 from model.evaluation.eval_clips import EvalClip, pair_clips, scene_clips, spread
-from model.evaluation.perceptual import load_lpips
 from model.evaluation.scores import ClipResult, Evaluation, EvaluationRequest, NetworkPage, pool
 from model.evaluation.visualize import SHEET_ROWS
 from model.training.network_file import Loaded
@@ -32,8 +32,8 @@ from pipeline.errors import UsageError
 from pipeline.optics import CocModel
 
 COLUMNS = (
-    "psnr_db", "psnr_frame_db", "psnr_band_db", "psnr_highlights_db", "ssim", "ssim_band", "lpips", "temporal", "abs_rel",
-    "delta1", "depth_temporal",
+    "psnr_db", "psnr_frame_db", "psnr_band_db", "psnr_highlights_db", "ssim", "ssim_band", "lpips", "st_lpips",
+    "st_lpips_band", "temporal", "abs_rel", "delta1", "depth_temporal",
 )  # fmt: skip
 
 
@@ -82,9 +82,9 @@ def evaluate_bokehflow(loaded: Loaded[BokehFlow], request: EvaluationRequest) ->
         raise UsageError(f"--max_clips must be >= 0, got {flags.max_clips}")
     families = sorted({clip.group for clip in clips})
     clips = [c for name in families for c in spread([clip for clip in clips if clip.group == name], flags.max_clips)]
-    lpips = load_lpips(flags.vgg_weights)
+    distances = load_distances(flags.vgg_weights, request.device)
     blind = None if flags.no_blind else find_blind_depth(kind, request.data_root, loaded.net.config.coc_model)
-    notes = [text for text in (lpips, blind) if isinstance(text, str)]
+    notes = [*distances.notes, *([blind] if isinstance(blind, str) else [])]
     for text in (f"{loaded.path} (step {loaded.step}) on {line}", *notes):
         reporter.info(text)
     reporter.begin_progress("evaluate", len(clips))
@@ -98,7 +98,7 @@ def evaluate_bokehflow(loaded: Loaded[BokehFlow], request: EvaluationRequest) ->
                 autocast=request.device.startswith("cuda"),
                 baselines=BASELINES,
                 blind=None if isinstance(blind, str) else blind,
-                lpips=None if isinstance(lpips, str) else lpips.to(request.device),
+                distances=distances.known,
                 stateless=flags.stateless,
                 max_frames=request.max_frames,
                 safe_point=request.safe_point,

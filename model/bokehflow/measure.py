@@ -1,7 +1,8 @@
 """Measure a BokehFlow and its baselines on clips, frame by frame with the carried state, all in one run."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -13,8 +14,8 @@ from model.bokehflow.temporal import BokehFlowState
 from model.errors import TrainingDivergedError
 from model.evaluation import metrics
 from model.evaluation.baselines import BlindDepth, lens_render, unchanged
+from model.evaluation.distances import Distance
 from model.evaluation.eval_clips import EvalClip
-from model.evaluation.perceptual import Lpips
 from model.evaluation.regions import regions_of
 from model.evaluation.scores import ClipResult, Tally
 from model.evaluation.visualize import colour_depth
@@ -48,7 +49,7 @@ def measure_clip(
     blind: BlindDepth | None = None,
     given: bool = True,
     predict: bool = True,
-    lpips: Lpips | None = None,
+    distances: Mapping[str, Distance] = MappingProxyType({}),
     stateless: bool = False,
     max_frames: int = 0,
     safe_point: Callable[[], None] = lambda: None,
@@ -64,7 +65,7 @@ def measure_clip(
         blind: depth that knows nothing of the picture, rendered as further baselines; None leaves them out.
         given: measure the network also with the true depth handed in, where there is one.
         predict: measure it with its own depth.
-        lpips: on the device, or None.
+        distances: learned ones to measure too, by the name of the figure, on the device.
         stateless: measure the network also without the state of the frame before, at twice its cost.
         max_frames: 0 for all.
         safe_point: called between frames.
@@ -108,7 +109,7 @@ def measure_clip(
         regions = {} if depth is None else _regions(clip, sample.lens, frame, depth)
         for name, image in answers.items():
             tally = tallies.setdefault(name, Tally())
-            _score_image(tally, image, truth, regions, lpips)
+            _score_image(tally, image, truth, regions, distances)
             if number:
                 pair = (torch.stack([before[name], image], 1), torch.stack([before["truth"], truth], 1))
                 tally.add("temporal", float(metrics.temporal_error(*pair)))
@@ -161,9 +162,11 @@ def _regions(clip: EvalClip, lens: Lens, frame: Tensor, depth: Tensor) -> dict[s
     return regions_of(frame[0].float(), radius.clamp(-limit, limit))
 
 
-def _score_image(tally: Tally, image: Tensor, truth: Tensor, regions: dict[str, Tensor], lpips: Lpips | None) -> None:
+def _score_image(
+    tally: Tally, image: Tensor, truth: Tensor, regions: dict[str, Tensor], distances: Mapping[str, Distance]
+) -> None:
     """Figures of a picture, and of its regions: squared errors in all of them, the others in the two that matter."""
-    tally.add_image(image, truth, lpips)
+    tally.add_image(image, truth, distances)
     squares = (image.double() - truth.double()).square().mean(1)
     for name, region in regions.items():
         tally.add_region(name, float(squares[region].sum()), int(region.sum()))
@@ -173,8 +176,8 @@ def _score_image(tally: Tally, image: Tensor, truth: Tensor, regions: dict[str, 
         region = regions[name]
         if windows is not None:
             tally.add(f"ssim_{name}", metrics.mean_in(windows, region))
-        if lpips is not None:  # of the picture that is wrong inside the region alone
-            tally.add(f"lpips_{name}", float(lpips(torch.where(region, image, truth), truth)))
+        for kind, distance in distances.items():  # of the picture that is wrong inside the region alone
+            tally.add(f"{kind}_{name}", distance(torch.where(region, image, truth), truth))
 
 
 def _score_depth(tally: Tally, name: str, depths: dict[str, Tensor], before: dict[str, Tensor]) -> None:

@@ -10,18 +10,27 @@ from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 from torch import Tensor
 
 from model.evaluation import metrics
-from model.evaluation.perceptual import Lpips
+from model.evaluation.distances import Distance
 from pipeline.measures import psnr_of_mse
 from pipeline.media.images import Picture
 from pipeline.reporter import Reporter
 
 FRAME_CAP_DB = 60.0
 _REGION = "mse in "  # of a tally's sums over pixels of a region; reported as psnr_<region>_db
-_ORDER = ("ssim", "lpips", "temporal", "abs_rel", "delta1", "depth_temporal")  # of the usual figures; others follow
+_ORDER = (
+    "ssim",
+    "lpips",
+    "st_lpips",
+    "temporal",
+    "abs_rel",
+    "delta1",
+    "depth_temporal",
+)  # of the usual figures; others follow
 
 
 @dataclass
@@ -43,14 +52,14 @@ class Tally:
             self.sums[name] = self.sums.get(name, 0.0) + total
             self.counts[name] = self.counts.get(name, 0) + pixels
 
-    def add_image(self, image: Tensor, truth: Tensor, lpips: Lpips | None = None) -> None:
-        """MSE, capped PSNR, SSIM and LPIPS of one (1, 3, H, W) image in [0, 1]."""
+    def add_image(self, image: Tensor, truth: Tensor, distances: Mapping[str, Distance] = MappingProxyType({})) -> None:
+        """MSE, capped PSNR, SSIM and learned distances of one (1, 3, H, W) image in [0, 1]."""
         error = float(metrics.mse(image, truth))
         self.add("mse", error)
         self.add("psnr_frame_db", min(FRAME_CAP_DB, psnr_of_mse(error)))
         self.add("ssim", float(metrics.ssim(image, truth)))
-        if lpips is not None:
-            self.add("lpips", float(lpips(image, truth)))
+        for name, distance in distances.items():
+            self.add(name, distance(image, truth))
 
     def merge(self, other: "Tally") -> None:
         for name, value in other.sums.items():

@@ -16,6 +16,7 @@ from pipeline.errors import UsageError
 from pipeline.weights import Condition, download_command, find, read_torch, weights_folder, weights_named
 
 TRUNKS = ("alex", "vgg")
+SMALLEST_PX = 32  # a side of a picture, for the trunk's strides
 # Layers in order: a convolution is (output channels, kernel, padding); "blur" drops every second sample behind a binomial
 # filter, "pool" is a maximum without stride. A slice ends where a feature is tapped; layers are numbered through.
 _SLICES: dict[str, tuple[tuple[tuple[int, int, int] | str, ...], ...]] = {

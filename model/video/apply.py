@@ -115,7 +115,7 @@ class _Run:
             focus_m = self._focus(depth, network)
             engine: FilmEngine
             if network is not None and settings.engine_name == "bokehflow":
-                engine = network
+                engine = network.given(depth) if depth is not None and settings.hands_depth_in else network
             else:
                 assert depth is not None, "the lens engine has depth"
                 lens, said = lens_for(settings, look, depth, focus_m)
@@ -155,7 +155,7 @@ class _Run:
         """The network, which says what it learned from; lenses and distances it does not know are refused before any work."""
         settings = self._settings
         self._reporter.info(describe_training(loaded))
-        if weakness(loaded):
+        if weakness(loaded) and not settings.hands_depth_in:  # it is its depth that is weak
             self._reporter.warning(weakness(loaded))
         if settings.engine_name == "lens":
             return NetworkEngine(loaded.net, USUAL_F_NUMBER, USUAL_FOCAL_MM, settings.sensor_mm)
@@ -171,14 +171,17 @@ class _Run:
         if settings.engine_name == "bokehflow":
             assert loaded is not None, "the settings ask for a network"
             why = ", since a checkpoint was given" if settings.engine == "auto" else ""
-            say(f"engine: bokehflow, the network of {loaded.path}{why}; it sees depth itself")
-            if settings.focus is not None or settings.focus_px is not None:
-                return None
-            return self._network_depth(
-                loaded, "depth: seen by the network, once for the focus and once for the pictures"
-            )
-        why = ", since no checkpoint was given" if settings.engine == "auto" else ""
-        say(f"engine: lens, optics on depth{why}")
+            how = "depth is handed in" if settings.hands_depth_in else "it sees depth itself"
+            say(f"engine: bokehflow, the network of {loaded.path}{why}; {how}")
+            if not settings.hands_depth_in:
+                if settings.focus is not None or settings.focus_px is not None:
+                    return None
+                return self._network_depth(
+                    loaded, "depth: seen by the network, once for the focus and once for the pictures"
+                )
+        else:
+            why = ", since no checkpoint was given" if settings.engine == "auto" else ""
+            say(f"engine: lens, optics on depth{why}")
         depth = choose_depth(
             settings.depth,
             self._source.path,

@@ -71,7 +71,7 @@ class LensEngine:
         scale = px_per_mm(look.size[0], self._settings.sensor_mm)
         limit = _WIDEST_RADIUS * max(look.size)
         for number, frame in frames:
-            depth_m = crisp(self._depth.read(number), _SHOWS_PX / disparity_gain_px(self._lens, scale))
+            depth_m = _clean(self._depth.read(number), self._lens, scale)
             depth = torch.from_numpy(depth_m).to(self._device)[None, None]
             radius = defocus_px(depth, replace(self._lens, focus_m=focus_m[number]), scale).clamp(-limit, limit)
             image = image_to_tensor(frame.picture, self._device)[None]
@@ -81,15 +81,33 @@ class LensEngine:
             yield Photographed(source=frame, picture=picture, depth_m=depth_m)
 
 
+def _clean(depth_m: Depth, lens: Lens, px_per_mm: float) -> Depth:
+    """Depth without the soft edges that this lens would show."""
+    return crisp(depth_m, _SHOWS_PX / disparity_gain_px(lens, px_per_mm))
+
+
 class NetworkEngine:
-    """BokehFlow, which sees depth itself and carries a state from frame to frame, fresh in each shot."""
+    """BokehFlow, which carries a state from frame to frame, fresh in each shot, and sees depth itself or is given it.
+
+    Args:
+        net: on its device.
+        f_number, focal_mm, sensor_mm: the lens.
+        depth: to hand in, prepared before the first photograph; None lets the network see it.
+    """
 
     can_resume = False
 
-    def __init__(self, net: BokehFlow, f_number: float, focal_mm: float, sensor_mm: float) -> None:
+    def __init__(
+        self, net: BokehFlow, f_number: float, focal_mm: float, sensor_mm: float, depth: DepthSource | None = None
+    ) -> None:
         self.net, self._f_number, self._focal_mm, self._sensor_mm = net, f_number, focal_mm, sensor_mm
+        self._depth = depth
         check_range("--f_number", f_number, F_NUMBERS)
         check_range("--focal_mm", focal_mm, FOCAL_RANGE_MM)
+
+    def given(self, depth: DepthSource) -> "NetworkEngine":
+        """The same, with depth handed in."""
+        return NetworkEngine(self.net, self._f_number, self._focal_mm, self._sensor_mm, depth)
 
     def lens_batch(self, focus_m: float, width: int) -> LensBatch:
         """The lens for a frame of this width; radii are limited in proportion to it, whatever the sensor.
@@ -97,23 +115,27 @@ class NetworkEngine:
         Raises:
             UsageError: this lens cannot focus there, or the network never learned of such a distance.
         """
-        config, f_mm = self.net.config, self._focal_mm
+        config = self.net.config
         check_focus_m(focus_m, "with a network the focus", FOCUS_M)
+        lens = self._lens(focus_m)
+        limit_px = config.max_radius_px * width / config.reference_width_px
+        return LensBatch.of(lens, px_per_mm(width, self._sensor_mm), limit_px).to(next(self.net.parameters()).device)
+
+    def _lens(self, focus_m: float) -> Lens:
+        f_mm = self._focal_mm
         try:
-            lens = Lens(f_m=f_mm / 1000, f_number=self._f_number, focus_m=focus_m, coc_model=config.coc_model)
+            return Lens(f_m=f_mm / 1000, f_number=self._f_number, focus_m=focus_m, coc_model=self.net.config.coc_model)
         except OpticsError:
             raise UsageError(
                 f"a lens of {f_mm:g} mm focuses only beyond {f_mm / 1000:g} m (this network learned of "
                 f"real photographs), got a focus at {focus_m:g} m; focus farther away, or take a smaller --focal_mm"
             ) from None
-        limit_px = config.max_radius_px * width / config.reference_width_px
-        return LensBatch.of(lens, px_per_mm(width, self._sensor_mm), limit_px).to(next(self.net.parameters()).device)
 
     @torch.inference_mode()
     def through(
-        self, picture: AnyPicture, focus_m: float, state: BokehFlowState | None
+        self, picture: AnyPicture, focus_m: float, state: BokehFlowState | None, depth_m: Depth | None = None
     ) -> tuple[BokehFlowOutput, BokehFlowState]:
-        """One frame through the network.
+        """One frame through the network, with (H, W) metres of depth or without.
 
         Raises:
             CheckpointError: the network's depth is not a number.
@@ -122,7 +144,8 @@ class NetworkEngine:
         device = lens.f_m.device
         try:
             with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-                return self.net(image_to_tensor(picture, device)[None], lens, state)
+                known = None if depth_m is None else torch.from_numpy(depth_m).to(device)[None, None]
+                return self.net(image_to_tensor(picture, device)[None], lens, state, known)
         except OpticsError as error:  # the picture is bytes and the lens was checked: the network's own depth
             raise CheckpointError(
                 f"this network's prediction cannot be rendered ({error}); take another checkpoint"
@@ -134,7 +157,11 @@ class NetworkEngine:
         starts = {shot.start for shot in look.shots}
         state: BokehFlowState | None = None
         for number, frame in frames:
-            out, state = self.through(frame.picture, focus_m[number], None if number in starts else state)
+            depth_m = None
+            if self._depth is not None:
+                scale = px_per_mm(look.size[0], self._sensor_mm)
+                depth_m = _clean(self._depth.read(number), self._lens(focus_m[number]), scale)
+            out, state = self.through(frame.picture, focus_m[number], None if number in starts else state, depth_m)
             picture = to_picture(out.bokeh[0], frame.picture)
             yield Photographed(source=frame, picture=picture, depth_m=out.depth_m[0, 0].float().cpu().numpy())
 

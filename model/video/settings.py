@@ -25,7 +25,7 @@ class ApplySettings:
 
     Args:
         engine: "lens" (optics on depth), "bokehflow" (a trained network), or "auto": the network if there is a checkpoint.
-        depth: "auto", "given", "vda", "bokehflow", or a path to delivered depth.
+        depth: "auto", "given", "vda", "bokehflow", or a path to delivered depth; a network sees its own unless one is named.
         checkpoint: of the network, where one is wanted; None for the one that comes with the code.
         f_number, focal_mm: of the lens; None for a usual value, or for what `strength_percent` asks for.
         strength_percent: blur radius that 95 % of the film stays below, in percent of the frame's width; the f-number follows.
@@ -96,10 +96,6 @@ class ApplySettings:
     def _check_network(self) -> None:
         """No checkpoint is given that nothing wants, and a network is asked only what it can."""
         if self.engine_name == "bokehflow":
-            if self.depth not in ("auto", "bokehflow"):
-                raise UsageError(
-                    f"the bokehflow engine sees depth itself; --depth {self.depth} goes with --engine lens"
-                )
             if self.strength_percent is not None:
                 raise UsageError("--strength goes with --engine lens; a network is told --f_number and --focal_mm")
             if self.aperture != DISC or self.cat_eye:
@@ -116,7 +112,12 @@ class ApplySettings:
         """What "auto" comes to: a checkpoint is given to be used."""
         if self.engine != "auto":
             return self.engine
-        return "bokehflow" if self.checkpoint is not None and self.depth in ("auto", "bokehflow") else "lens"
+        return "bokehflow" if self.checkpoint is not None else "lens"
+
+    @property
+    def hands_depth_in(self) -> bool:
+        """Whether the network is given depth instead of seeing it."""
+        return self.engine_name == "bokehflow" and self.depth not in ("auto", "bokehflow")
 
     @property
     def wants_network(self) -> bool:
