@@ -34,7 +34,7 @@ from pipeline.media.images import encode_png
 from pipeline.signals import StopSignals
 
 TINY = replace(variant("nano"), c1=4, c2=4, c4=8, c8=8, c16=8, dim=16, heads=2, layers=1, flow8=8, flow4=8, synthesis=4,
-               refine=8, refine_blocks=1, refine_tail=4, mix=4, frames_before=3, frames_after=2)  # fmt: skip
+               refine=8, refine_blocks=1, refine_tail=4, choice=8, frames_before=3, frames_after=2)  # fmt: skip
 
 
 def texture(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -388,7 +388,11 @@ def test_evaluation_has_the_baselines_and_the_notes(run: Path, material: Path, t
     row = found["scores"]["lift"]
     assert 0 < row["ssim_volume"] <= 1 and row["ie"] > 0 and row["epe_px"] >= 0 and row["psnr_disoccluded_db"] > 0
     assert "0 of 2 targets had the full context of 5 frames" in said, "seven frames, every second removed"
-    assert "control, PSNR in dB (inside disocclusions): lift" in said and "against mean" in said
+    assert found["groups"]["control"]["lift"] == row and "against mean" in said and 0 < row["edge_sharpness"] < 1.2
+    assert evaluate.main([*given, "--max_targets", "1", "--baselines", "", "--context_frames", "2"]) == 0
+    said, nearest_two = capsys.readouterr().out, json.loads((tmp_path / "evaluation_test.json").read_text())
+    assert "2 of 2 targets had the full context of 2 frames" in said
+    assert nearest_two["scores"]["lift"]["mse"] != row["mse"]
     assert (tmp_path / "evaluation_test.png").stat().st_size > 1000
     assert evaluate.main([*given, "--protocol", "triplet"]) == 2
     assert "needs its split file" in capsys.readouterr().err
@@ -413,7 +417,7 @@ def test_published_schedule_thaws_only_what_was_loaded(run: Path, material: Path
         "pretrained.mapping='net.='",
     ]
     task = Trainer(load_settings(config, given), StopSignals()).task
-    assert task.describe()[-1] == "pretrained: 17 of 112 tensors matched, 13 of them in the encoder below full size"
+    assert task.describe()[-1] == "pretrained: 17 of 138 tensors matched, 13 of them in the encoder below full size"
     assert torch.equal(task.net.encoder.stages[0][0].weight, theirs["net.encoder.stages.0.0.weight"])
     stages = task.stages()
     assert [stage.first_step for stage in stages] == [0, 10, 12, 15, 18]
@@ -439,10 +443,10 @@ def test_published_schedule_thaws_only_what_was_loaded(run: Path, material: Path
 
 def test_one_part_can_be_trained_alone(run: Path, material: Path, tmp_path: Path):
     config = write_config(tmp_path / "c.toml", material, tmp_path / "run", steps=2, init_from=str(run))
-    assert train.main(["--config", str(config), "--set", "optim.only=mix."]) == 0
+    assert train.main(["--config", str(config), "--set", "optim.only=choice."]) == 0
     before, after = (load_file(load_model(folder).path) for folder in (run, tmp_path / "run"))
     moved = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
-    assert moved == {"mix"}
+    assert moved == {"choice"}
     with pytest.raises(UsageError, match="no parameter's name begins with 'mixer'"):
         Trainer(load_settings(config, ["optim.only=mixer"]), StopSignals())
 

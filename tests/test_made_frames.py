@@ -149,6 +149,7 @@ runpy.run_path(script, run_name="__main__")
 """
 
 
+@pytest.mark.slow
 def test_killed_while_it_makes_frames_it_resumes_to_the_same_bytes(halved: Project):
     """By SIGKILL, between writing a picture and naming it, and just before the record: nobody cleans up."""
     scene = scene_of(halved)

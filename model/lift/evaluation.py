@@ -121,18 +121,13 @@ def evaluate_lift(loaded: Loaded[LiftNet], request: EvaluationRequest) -> Evalua
         reporter.info(text)
     reporter.begin_progress("evaluate", len(chosen))
     results: list[ClipResult] = []
-    kinds: dict[str, list[ClipResult]] = {}
     for name, some in grouped:
         measure = None if isinstance(lpips, str) else lpips.to(request.device)
         result = measure_clip(loaded.net, name, some, baselines, request, measure)
         results.append(result)
-        kinds.setdefault(some[0].phenomenon, []).append(result)
         if len(results) > SHEET_ROWS:
             results[-1].images = []
     reporter.end_progress()
-    for text in phenomena(kinds):
-        reporter.info(text)
-        notes.append(text)
     return Evaluation(
         results=results,
         notes=notes,
@@ -228,21 +223,6 @@ def score_flow(tally: Tally, out: LiftOutput, sample: LiftSample) -> None:
     found = out.flows_s4[0].float().cpu()[:, :height, :width] * 4
     both = [end_point_error(found[pair], truth[pair]) for pair in (slice(0, 2), slice(2, 4))]
     tally.add("epe_px", sum(both) / 2)
-
-
-def phenomena(kinds: Mapping[str, Sequence[ClipResult]]) -> list[str]:
-    """A line per phenomenon: PSNR of every method, and inside what a neighbour does not show."""
-    lines = []
-    for kind, results in kinds.items():
-        if not kind:
-            continue
-        parts = []
-        for method, row in pool(results).items():
-            whole, inside = row["psnr_frame_db"], row.get("psnr_disoccluded_db")
-            hidden = "" if inside is None else f" ({inside:.2f})"
-            parts.append(f"{method} {whole:.2f}{hidden}")
-        lines.append(f"{kind}, PSNR in dB (inside disocclusions): {', '.join(parts)}")
-    return lines
 
 
 def report_page() -> NetworkPage:
