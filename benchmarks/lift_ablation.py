@@ -1,7 +1,7 @@
 """LIFT's ablations: train every config for every seed, measure all of them on the same targets, print one table.
 
     python benchmarks/lift_ablation.py --motion motion/train --photographs photographs --test motion/test
-    python benchmarks/lift_ablation.py ... --configs context3 context7 context15 --seeds 0 1 2 --steps 300
+    python benchmarks/lift_ablation.py ... --configs context3 context7 context15 --seeds 0 1 2 --steps 200
 
 Runs that are finished are not made again, a stopped one goes on. Seeds see the same data in their own order. It prints the
 mean over seeds and, in brackets, the smallest and the largest, of all targets and of each phenomenon: three short runs say how
@@ -32,7 +32,7 @@ def parse() -> argparse.Namespace:
         "--configs", nargs="+", default=shipped, choices=shipped, metavar="NAME", help=", ".join(shipped)
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--max_targets", type=int, default=2, help="of each test clip")
     parser.add_argument("--out", type=Path, default=Path("runs/lift_ablation"))
     return parser.parse_args()

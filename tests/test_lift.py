@@ -270,7 +270,7 @@ def test_a_fresh_choice_leans_on_the_classical_picture_and_invents_nothing():
     own, visible = torch.rand(1, 3, 32, 64), torch.rand(1, 2, 8, 16)
     with torch.no_grad():
         made = choice(own, known, visible, context)
-        weights = torch.tensor([1.0, 2.0, 0, 0, 0, 0, 0, 0]).softmax(0)
+        weights = torch.tensor([2.0, 4, -1, -1, -1, -1, -1, -1]).softmax(0)
         expected = weights[0] * own + weights[1] * known.picture + weights[2] * known.proposals.sum(1)
         assert torch.allclose(made, expected, atol=1e-5)
         torch.nn.init.normal_(choice.head.weight, std=0.3)
