@@ -236,6 +236,7 @@ def test_edges_are_as_steep_as_the_truth_says(material: Path):
     soft = torch.nn.functional.avg_pool2d(truth, (1, 5), 1, (0, 2), count_include_pad=False)
     assert edge_sharpness(soft, truth) == pytest.approx(0.4)  # a step of 1 over five pixels: 2/5 between next but one
     assert edge_sharpness(truth.roll(4, -1), truth) == pytest.approx(0)  # as steep, elsewhere
+    assert edge_sharpness(1 - truth, truth) == pytest.approx(-1)  # as steep, the other way
     assert edge_sharpness(truth, torch.zeros_like(truth)) is None
 
 
