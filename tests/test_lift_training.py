@@ -19,6 +19,7 @@ from model.lift.evaluation import context_of, narrowed
 from model.lift.layouts import dense, nearest, uniform
 from model.lift.losses import LiftLoss, LiftLossWeights, census
 from model.lift.network import LiftNet
+from model.lift.overlays import draw_overlay
 from model.lift.photographs import PhotographSettings
 from model.lift.protocols import targets
 from model.lift.samples import LiftSamples, SampleSettings, collate
@@ -138,6 +139,28 @@ def test_exact_flow_brings_the_neighbours_onto_the_target(material: Path, photog
             assert float(error.mean()) < 0.02, sample.name
         checked += 1
     assert checked >= 12
+
+
+@pytest.mark.parametrize("photographs", [0.0, 1.0])
+def test_a_caption_stands_still_over_everything(material: Path, photographs: float, monkeypatch: pytest.MonkeyPatch):
+    plate = np.zeros((32, 32), np.float32)
+    plate[12:20, 10:22] = 1  # in the middle: flips leave it
+    monkeypatch.setattr("model.lift.samples.draw_overlay", lambda height, width, rng: (plate, [1.0, 0.5, 0.0]))
+    captioned = samples(material, photographs, overlay_share=1.0, dense_share=1.0)[3]
+    inside = (..., slice(12, 20), slice(10, 22))
+    for picture in (*captioned.frames, captioned.target):
+        assert torch.equal(picture[inside], torch.tensor([1.0, 0.5, 0.0]).view(3, 1, 1).expand(3, 8, 12))
+    assert float(captioned.flow[inside].abs().max()) == 0 and float(captioned.visible[inside].min()) == 1
+    assert float(captioned.flow[..., :12, :].abs().max()) > 0.1, "around it everything moves"
+    assert float((captioned.frames - captioned.target)[..., :12, :].abs().max()) > 0.05
+
+
+def test_captions_fit_into_any_picture():
+    rng = np.random.default_rng(0)
+    for height, width in ((16, 16), (32, 96), (256, 160)) * 10:
+        opacity, colour = draw_overlay(height, width, rng)
+        assert opacity.shape == (height, width) and 0 <= opacity.min() <= opacity.max() <= 1
+        assert 0 < (opacity > 0.5).mean() < 1 and len(colour) == 3 and 0 <= min(colour) <= max(colour) <= 1
 
 
 def test_a_sample_is_its_number(material: Path):
