@@ -250,7 +250,8 @@ def _captioned(
     rng: np.random.Generator,
 ) -> tuple[Tensor, npt.NDArray[np.float32] | None, npt.NDArray[np.bool_] | None]:
     """Under a caption nothing moves, and both neighbours show it. What slips beneath one is left as seen: a few pixels."""
-    opacity, colour = draw_overlay(*images.shape[-2:], rng)
+    height, width = images.shape[-2:]
+    opacity, colour = draw_overlay(height, width, rng)
     cover = torch.from_numpy(opacity)
     images = images + cover * (torch.tensor(colour).view(3, 1, 1) - images)
     solid = opacity[..., None] > 0.5
