@@ -3,6 +3,7 @@
     python benchmarks/dispatch.py                                    # nano and small at 256x144, seconds on a laptop
     python benchmarks/dispatch.py --variants small --sizes 1280x720  # the size that docs/benchmarks.md quotes; minutes on a CPU
     python benchmarks/dispatch.py --fixed --bf16                     # as a CUDA graph would hold it
+    python benchmarks/dispatch.py --backend triton --kernels triton --bf16 --fixed  # kernels are counted but not run
     python benchmarks/dispatch.py --json dispatch.json
 
 Special: nothing is timed. PyTorch's dispatcher names every operation it is about to run, so the counts are the same on a
@@ -11,6 +12,8 @@ laptop and beside a GPU, and a change is judged by what it removes. What is coun
 - launch: an operation that computes or copies. Views, shapes and empty allocations launch nothing. A GPU may need more than
   one kernel for some (a sort) and a compiler fewer for several, so this is the count of an eager program.
 - bytes: what the inputs read and the outputs written hold, each operation for itself: the traffic if nothing stays in a cache.
+  A Triton kernel, which the dispatcher does not see, is one launch; its bytes are what its own loads and stores move, weights
+  once (`pipeline.kernel_launch`).
 - FLOPs: matrix products and convolutions, two per multiplication with addition.
 - sync: the host waits for a number from the device (`item`, `nonzero`, boolean masks) or hands it one that it has just made
   (`torch.tensor` in the middle of the frame). One is enough to keep a frame out of a CUDA graph.
@@ -20,6 +23,7 @@ The floor beside them is what any program must do: read the weights and the fram
 
 import argparse
 import json
+import os
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,7 +41,9 @@ from torch.utils.flop_counter import flop_registry
 
 from model.bokehflow import VARIANTS, BokehFlow, LensBatch
 from model.recurrent import chunked
+from pipeline.kernel_launch import Launch, watching
 from pipeline.optics import Lens, px_per_mm
+from pipeline.optics.fixed import Kernels
 
 aten = torch.ops.aten
 ALLOCATIONS = {aten.empty, aten.empty_like, aten.empty_strided, aten.new_empty, aten.new_empty_strided, aten.detach}
@@ -57,6 +63,7 @@ PARTS = (
     "physics",
     "correction",
 )
+COMPOUND = "CompositeImplicitAutograd"  # PyTorch's word for an operation that is made of others
 LENS = Lens(f_m=0.05, f_number=2.0, focus_m=2.0)
 
 
@@ -116,14 +123,21 @@ class DispatchCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         module.register_forward_pre_hook(lambda *_: self._names.append(name))
         module.register_forward_hook(lambda *_: self._names.pop() and None)
 
+    def launch(self, told: Launch) -> None:
+        """Count a Triton kernel."""
+        count = self.parts.setdefault(self._names[-1], Count())
+        count.launches += 1
+        count.bytes += told.read + told.written
+        count.flops += told.flops
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         packet = func.overloadpacket
-        if packet not in flop_registry:
-            with self:  # inference mode hands over compound operations whole: count what they are made of
-                parts = func.decompose(*args, **kwargs)
-            if parts is not NotImplemented:
-                return parts
+        if packet not in flop_registry and torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), COMPOUND):
+            # Inference mode hands over compound operations whole: count what they are made of, by the code that runs them and
+            # not by `func.decompose`, which prefers a compiler's recipes (bilinear enlargement in 37 operations for 1).
+            with self:
+                return func._op_dk(getattr(torch._C.DispatchKey, COMPOUND), *args, **kwargs)
         out = func(*args, **kwargs)
         count = self.parts.setdefault(self._names[-1], Count())
         if packet in READS | UPLOADS or (packet in MASKED and _has_mask(args[1])):
@@ -142,13 +156,16 @@ def _has_mask(indices: Any) -> bool:
     return any(isinstance(index, Tensor) and index.dtype in (torch.bool, torch.uint8) for index in indices)
 
 
-def count_frame(net: BokehFlow, width: int, height: int, fixed: bool = False) -> DispatchCounter:
+def count_frame(
+    net: BokehFlow, width: int, height: int, fixed: bool = False, kernels: Kernels = "plain"
+) -> DispatchCounter:
     """Count one frame in the middle of a video: the state is there already.
 
     Args:
         net: in evaluation mode.
         width, height: px.
         fixed: the renderer in fixed shapes (`BokehFlow.fix_shapes`), as on a GPU.
+        kernels: of the renderer in fixed shapes.
 
     Returns:
         The counter, with the parts of the network; "physics" is the lens renderer.
@@ -159,15 +176,16 @@ def count_frame(net: BokehFlow, width: int, height: int, fixed: bool = False) ->
     # The renderer's work depends on depth, which an untrained network predicts nearly constant.
     depth = torch.logspace(-0.15, 1.3, height)[None, None, :, None].expand(1, 1, height, width).contiguous()
     net.physics.register_forward_pre_hook(lambda _, given: (given[0], depth, given[2]))
-    net.fix_shapes(lens if fixed else None)
-    with torch.inference_mode(), as_on_a_gpu():
+    net.fix_shapes(lens if fixed else None, kernels)
+    # Kernels are left out: what they would compute moves no count.
+    with torch.inference_mode(), as_on_a_gpu(), watching(lambda told: None, dry=True):
         _, state = net(frame, lens)
         counter = DispatchCounter()
         for name in PARTS:
             part = getattr(net, name)
             for module in part if isinstance(part, nn.ModuleList) else [part] * (part is not None):
                 counter.watch(module, name)
-        with counter:
+        with watching(counter.launch, dry=True), counter:
             net(frame, lens, state)
     return counter
 
@@ -215,8 +233,11 @@ def main() -> None:
         "--fixed", action="store_true", help="the renderer in fixed shapes, without host synchronisation"
     )
     parser.add_argument("--backend", default="", help="of the recurrence; the config's by default")
+    parser.add_argument("--kernels", default="plain", choices=["plain", "triton"], help="of the renderer, with --fixed")
     parser.add_argument("--json", type=Path, help="write the counts here too")
     args = parser.parse_args()
+    if "triton" in (args.backend, args.kernels) and not torch.cuda.is_available():
+        os.environ["TRITON_INTERPRET"] = "1"  # Triton is not imported yet
     console, found = Console(width=120), []
     for variant in args.variants:
         for size in args.sizes:
@@ -225,7 +246,7 @@ def main() -> None:
             config = replace(VARIANTS[variant], **({"backend": args.backend} if args.backend else {}))
             net = BokehFlow(config).eval()
             net = net.bfloat16() if args.bf16 else net
-            counter, floor = count_frame(net, width, height, args.fixed), floor_bytes(net, width, height)
+            counter, floor = count_frame(net, width, height, args.fixed, args.kernels), floor_bytes(net, width, height)
             title = f"{variant}, {size}, {'bfloat16' if args.bf16 else 'float32'}, one frame"
             console.print(_table(title, counter, floor))
             parts = {name: count.facts() for name, count in counter.parts.items()}

@@ -67,7 +67,8 @@ def measurements() -> list[Measurement]:
     frames = "--device cuda --bf16 --sizes 1280x720 1920x1088"
     return [
         Measurement(
-            name="checks", box_s=90, gpu=(*pytest, "tests/test_fixed_shapes.py", "-m", "gpu or not slow"),
+            name="checks", box_s=90,
+            gpu=(*pytest, "tests/test_fixed_shapes.py", "tests/test_triton.py", "-m", "gpu or not slow"),
             cpu=(*pytest, "-m", "not gpu and not slow", "-k", "reference_backend or cannot_run"),
         ),
         bench("recurrence", 60, "recurrence", "--device cuda --crop 256 --repeat 5", "--crop 32 --repeat 1"),

@@ -7,7 +7,8 @@
 One block of the small network over a square training crop: four scans of (crop / 4)^2 tokens, 4 heads of 24, float32, forward
 and backward. Prints medians in seconds, the ratio to the token loop, the largest error against it in float64 relative to the
 largest value, and the same for keys that are alike with beta near 1. The loop runs once before and once after the others,
-and its faster pass counts. On CUDA fla-core takes part where it is installed and passes its check.
+and its faster pass counts. On CUDA fla-core and this project's Triton kernels take part where they are installed and pass
+their checks.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from torch import Tensor
 from model.bokehflow import VARIANTS, gated_delta_rule, unit_keys
 from model.recurrent.config import DIRECTIONS, STRIDE, Backend
 from model.recurrent.fla_backend import why_not_fla
+from model.recurrent.triton_backend import why_not_triton
 
 CONFIG = VARIANTS["small"]
 CHUNKS = (16, 32, 64)
@@ -92,6 +94,8 @@ def main(argv: list[str] | None = None) -> int:
     runs += [(f"chunks of {chunk}", "torch", chunk) for chunk in CHUNKS]
     if args.device == "cuda" and not why_not_fla("cuda"):
         runs.append(("fla-core", "fla", 64))
+    if args.device == "cuda" and not why_not_triton(inputs[0].device):
+        runs.append(("triton", "triton", 32))
     device = torch.cuda.get_device_name() if args.device == "cuda" else f"CPU, {args.threads} threads"
     truth, truth_alike = (results(x, torch.float64, "reference") for x in (inputs, alike))
     rows: dict[str, dict[str, Any]] = {}

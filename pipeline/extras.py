@@ -17,6 +17,7 @@ EXTRA_OF = {
     "submitit": "cluster",
     "tensorboard": "train",
     "transformers": "engines",
+    "triton": "kernels",
 }
 
 

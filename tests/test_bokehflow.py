@@ -355,7 +355,7 @@ def test_config_round_trip():
 def test_wrong_settings(changes, message):
     with pytest.raises(BokehFlowError, match=message):
         BokehFlowConfig.from_dict(changes)
-    with pytest.raises(BokehFlowError, match="variant must be one of demo, nano, small, base, got 'huge'"):
+    with pytest.raises(BokehFlowError, match="variant must be one of demo, nano, small, small_32, base, got 'huge'"):
         variant("huge")
 
 

@@ -12,14 +12,19 @@ from conftest import REPOSITORY
 from model.bokehflow import VARIANTS, BokehFlow, BokehFlowError
 
 
-@pytest.fixture(scope="module")
-def dispatch() -> ModuleType:
+def load_dispatch() -> ModuleType:
+    """benchmarks/dispatch.py."""
     spec = importlib.util.spec_from_file_location("benchmark_dispatch", REPOSITORY / "benchmarks" / "dispatch.py")
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def dispatch() -> ModuleType:
+    return load_dispatch()
 
 
 def test_launches_bytes_and_flops_are_those_of_a_program_counted_by_hand(dispatch: ModuleType):

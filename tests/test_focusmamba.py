@@ -21,8 +21,9 @@ from model.focusmamba import augment as augmentation
 from model.focusmamba.augment import NOTHING
 from model.focusmamba.bank import OCTAVES, FilterBank, blur, noise_level
 from model.focusmamba.data import FocusClips, build_data, collate
-from model.focusmamba.losses import FocusLoss, FocusLossWeights, bins_term, pulled, render_term, temporal_term
+from model.focusmamba.losses import FocusLoss, FocusLossWeights, bins_term, render_term, temporal_term
 from model.focusmamba.measure import focus_distance_m
+from model.focusmamba.motion import pulled
 from model.focusmamba.settings import FocusDataSettings
 from model.focusmamba.task import FocusMambaTask
 from model.train import main as train
@@ -184,7 +185,18 @@ def clips():
 def test_sample_n_is_the_same_every_time_and_its_label_follows_size_and_lens():
     settings = ClipSettings(clip_frames=2, crop_width=32, crop_height=32, seed=3)
     everything = augmentation.AugmentSettings(
-        relens=1, pull=1, resize=1, min_resize=1.3, max_resize=1.3, noise=1, motion=1, sharpen=1, h264=1, jpeg=0
+        relens=1,
+        pull=1,
+        refocus=1,
+        occlude=1,
+        resize=1,
+        min_resize=1.3,
+        max_resize=1.3,
+        noise=1,
+        motion=1,
+        sharpen=1,
+        h264=1,
+        jpeg=0,
     )
     source = FocusClips(clips(), settings, everything)
     one, again = source[5], source[5]

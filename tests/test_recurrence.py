@@ -281,7 +281,7 @@ GOOD = draw(length=4)
             r"initial_state must be \(B, H, Dv, Dk\) = \(2, 2, 6, 8\), got \(2, 2, 8, 6\)",
         ),
         (0, GOOD[0], {"chunk_size": 24}, "chunk_size must be a power of two, got 24"),
-        (0, GOOD[0], {"backend": "triton"}, "backend must be one of auto, torch, fla, reference, got 'triton'"),
+        (0, GOOD[0], {"backend": "cuda"}, "backend must be one of auto, torch, triton, fla, reference, got 'cuda'"),
     ],
 )
 def test_wrong_input_says_what_is_allowed(position, value, options, message):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from model.bokehflow.config import BokehFlowConfig
 from model.bokehflow.lens import LensBatch, infinity_radius_px
+from model.recurrent.triton_backend import fused, fused_exchange
 
 # Lenses that the embedding tells apart; others are embedded like the nearest of these, and counted.
 F_NUMBERS = (1.0, 22.0)
@@ -75,6 +76,7 @@ class CrossStreamFusion(nn.Module):
 
     def __init__(self, config: BokehFlowConfig) -> None:
         super().__init__()
+        self.config = config
         width = config.channels
         self.gates = nn.ModuleList(nn.Linear(width, width) for _ in range(2))
         self.values = nn.ModuleList(nn.Linear(width, width, bias=False) for _ in range(2))
@@ -82,6 +84,8 @@ class CrossStreamFusion(nn.Module):
             nn.init.zeros_(weight)
 
     def forward(self, depth: Tensor, bokeh: Tensor) -> tuple[Tensor, Tensor]:
+        if fused(self.config, depth):
+            return fused_exchange(depth, bokeh, self.gates, self.values)
         to_depth = torch.sigmoid(self.gates[0](bokeh)) * self.values[0](bokeh)
         to_bokeh = torch.sigmoid(self.gates[1](depth)) * self.values[1](depth)
         return depth + to_depth, bokeh + to_bokeh

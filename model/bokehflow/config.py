@@ -144,6 +144,8 @@ VARIANTS: dict[str, BokehFlowConfig] = {
     ),
     "nano": BokehFlowConfig(channels=48, heads=2, head_dim=24, depth_blocks=4, bokeh_blocks=4),
     "small": BokehFlowConfig(),
+    # of the same width, in heads that fill tensor cores; weights of one do not fit the other
+    "small_32": BokehFlowConfig(heads=3, head_dim=32),
     "base": BokehFlowConfig(channels=192, heads=6, head_dim=32, depth_blocks=8, bokeh_blocks=8),
 }
 

@@ -24,6 +24,7 @@ from model.recurrent.config import STRIDE
 from model.recurrent.motion import MotionCue, sample_frame
 from model.recurrent.scans import BiGDR
 from pipeline.optics import FixedShapes
+from pipeline.optics.fixed import Kernels
 
 HIGHLIGHT_GAIN = 0.1  # of the highlight head's last layer: all that is clipped is brightened alike at first
 
@@ -171,7 +172,7 @@ class BokehFlow(nn.Module):
         )
         return output, replace(found.state, depth_samples_m=sample_depth(depth))
 
-    def fix_shapes(self, lens: LensBatch | None) -> None:
+    def fix_shapes(self, lens: LensBatch | None, kernels: Kernels = "auto") -> None:
         """Prepare for frames without a wait: the host then reads nothing from the device, as a CUDA graph needs.
 
         For inference: with gradients the renderer refuses. The caller promises that the following frames are images and that
@@ -179,6 +180,7 @@ class BokehFlow(nn.Module):
 
         Args:
             lens: lenses of the frames to come, checked here; None adapts to each frame again.
+            kernels: of the lens renderer, see `FixedShapes`.
 
         Raises:
             BokehFlowError: a lens cannot focus where it should.
@@ -187,7 +189,7 @@ class BokehFlow(nn.Module):
             self.physics.fixed = None
             return
         check_focus(lens, self.config.coc_model)
-        self.physics.fixed = FixedShapes(max_radius_px=float(radius_limit_px(lens, self.config).max()))
+        self.physics.fixed = FixedShapes(max_radius_px=float(radius_limit_px(lens, self.config).max()), kernels=kernels)
 
     def mean_blur(self, lens: LensBatch, state: BokehFlowState | None) -> Tensor:
         """(B,) mean blur radius, over the largest or in pixels: at the last frame's depth, else of an unseen scene."""

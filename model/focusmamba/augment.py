@@ -32,6 +32,8 @@ class AugmentSettings:
     Args:
         relens: photograph the clip anew with our renderer: another opening, another amount of blur.
         pull: of a clip that is photographed anew, the focus travels.
+        refocus: of a clip that is photographed anew, the focus lies on a place of it that is drawn, mostly a far one.
+        occlude: a thing is put right in front of the lens (see `occluders`).
         colour: exposure and white balance change, and the channels are exchanged: of frame and photograph alike.
         resize: the picture is resized by up to these factors; radii scale with it.
         noise: shot and read noise up to max_noise (standard deviation at mid grey, in sRGB).
@@ -42,6 +44,8 @@ class AugmentSettings:
 
     relens: float = 0.5
     pull: float = 0.3
+    refocus: float = 0.0
+    occlude: float = 0.0
     colour: float = 0.5
     resize: float = 0.3
     min_resize: float = 0.7
@@ -55,7 +59,19 @@ class AugmentSettings:
     h264: float = 0.1
 
     def __post_init__(self) -> None:
-        for name in ("relens", "pull", "colour", "resize", "noise", "motion", "sharpen", "jpeg", "h264"):
+        for name in (
+            "relens",
+            "pull",
+            "refocus",
+            "occlude",
+            "colour",
+            "resize",
+            "noise",
+            "motion",
+            "sharpen",
+            "jpeg",
+            "h264",
+        ):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"augment.{name} must be a probability in [0, 1], got {getattr(self, name)}")
         if not 0 < self.min_resize <= self.max_resize:
@@ -81,15 +97,23 @@ def draw_opening(rng: Rng) -> Aperture:
     return Aperture(blades=blades, rotation_deg=float(rng.uniform(0, 360)), roundness=float(rng.uniform(0, 0.6)))
 
 
-def draw_lenses(rng: Rng, lens: Lens, num_frames: int, pull: bool) -> list[Lens]:
+def draw_lenses(rng: Rng, lens: Lens, num_frames: int, pull: bool, focus_m: float | None = None) -> list[Lens]:
     """One lens per frame: the clip's own with another amount of blur and, with `pull`, a focus that travels.
+
+    `focus_m` is where it begins, None for where the clip's own is.
 
     The focus distance moves evenly in its logarithm to 0.6 to 1.6 times where it was.
     """
     gain = log_uniform(rng, 0.4, 1.8)
     end = log_uniform(rng, 0.6, 1.6) if pull else 1.0
     steps = np.linspace(0.0, 1.0, num_frames)
-    return [Lens(f_m=lens.f_m, f_number=lens.f_number / gain, focus_m=lens.focus_m * end**step) for step in steps]
+    start_m = lens.focus_m if focus_m is None else focus_m
+    return [Lens(f_m=lens.f_m, f_number=lens.f_number / gain, focus_m=start_m * end**step) for step in steps]
+
+
+def draw_focus(rng: Rng, depth_m: Tensor) -> float:
+    """Metres: the depth of a place of (..., H, W), of farther ones more often, so that what is near is blurred strongly."""
+    return float(torch.quantile(depth_m.flatten(), float(rng.beta(2, 1))))
 
 
 def recoloured(pictures: Tensor, rng: Rng) -> Tensor:

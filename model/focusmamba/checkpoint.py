@@ -1,13 +1,14 @@
 """FocusMamba's side of a checkpoint: what its numbers mean, and a way to load one that gives the type back."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from model.focusmamba.config import FocusMambaConfig
+from model.focusmamba.config import FocusMambaConfig, OverTime
 from model.focusmamba.network import FocusMamba
 from model.training.network_file import Loaded, load_kind
 
@@ -41,3 +42,11 @@ def load_focusmamba(path: Path, device: torch.device | str = "cpu") -> Loaded[Fo
         CheckpointError: it cannot be used, or is a network of another family.
     """
     return load_kind(path, FAMILY, FocusMamba, device)
+
+
+def with_over_time(net: FocusMamba, over_time: OverTime) -> FocusMamba:
+    """The same weights that use a film's past in another way; the three ways have the same parameters."""
+    device = net.bins.device
+    other = FocusMamba(replace(net.config, over_time=over_time)).to(device).train(net.training)
+    other.load_state_dict(net.state_dict())
+    return other

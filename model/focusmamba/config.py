@@ -5,9 +5,11 @@ A checkpoint stores `to_dict()`, so a field's name and meaning are a file format
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from model.recurrent.config import NORM_GROUPS, Backend
+
+OverTime = Literal["state", "aligned", "filter"]
 
 
 class FocusMambaError(ValueError):
@@ -31,6 +33,9 @@ class FocusMambaConfig:
             it depends on the layer alone.
         enable_tsp: carry the scans' states from frame to frame.
         enable_cue: see the last frame and the last map beside the new frame (see `network.FocusMamba`).
+        over_time: what a film's past is for. `state` as the two above say; `aligned` the same, with the last frame and map
+            moved along the motion first; `filter`: every frame is seen afresh, and its map joined with a running mean along the
+            motion (see `steady`), which has no weights.
         memory_tokens: how far the slowest head remembers at the start of training, tokens (see `scans.gate_logits`).
         max_state_norm: carried states are scaled down to this Frobenius norm per head, once a frame.
         max_radius_px: magnitudes lie below it; the largest blur that the training shows, with room above.
@@ -52,6 +57,7 @@ class FocusMambaConfig:
     dahg_lambda: float = 0.1
     enable_tsp: bool = True
     enable_cue: bool = True
+    over_time: OverTime = "state"
     memory_tokens: int = 1024
     max_state_norm: float = 100.0
     max_radius_px: float = 64.0
@@ -74,6 +80,8 @@ class FocusMambaConfig:
             raise FocusMambaError(f"memory_tokens must be >= 0, got {self.memory_tokens}")
         if not 0 <= self.dropout < 1:
             raise FocusMambaError(f"dropout must be in [0, 1), got {self.dropout}")
+        if self.over_time not in get_args(OverTime):
+            raise FocusMambaError(f"over_time must be one of {', '.join(get_args(OverTime))}, got {self.over_time!r}")
         if self.chunk_size & (self.chunk_size - 1):
             raise FocusMambaError(f"chunk_size must be a power of two, got {self.chunk_size}")
         if self.backend not in get_args(Backend):

@@ -22,12 +22,14 @@ from model.evaluation.photographs import find_photographs
 from model.focusmamba.augment import (
     AugmentSettings,
     degraded,
+    draw_focus,
     draw_lenses,
     draw_opening,
     log_uniform,
     recoloured,
     resized,
 )
+from model.focusmamba.occluders import Scene, occluded
 from pipeline.errors import InputError, UsageError
 from pipeline.media.convert import tensor_to_image
 from pipeline.media.flow import flow_pair
@@ -174,11 +176,25 @@ class FocusClips:
         anew = rng.random() < a.relens
         if anew:
             aperture = draw_opening(rng)
-            lenses = draw_lenses(rng, clip.lens, len(read), rng.random() < a.pull)
+            pull = rng.random() < a.pull
+            focus_m = draw_focus(rng, depth[0]) if a.refocus and rng.random() < a.refocus else None
+            lenses = draw_lenses(rng, clip.lens, len(read), pull, focus_m)
             limit = 2 * map_radius(clip, full_width)
         signed = _labels(depth, lenses, clip.px_per_mm, min(limit, SUPERVISED_RADIUS_PX))
         if anew:
             photos = render_lens_blur(frames, signed, order=depth, aperture=aperture).clamp(0, 1)
+        if a.occlude and rng.random() < a.occlude:
+            scene = Scene(
+                frames=frames,
+                photos=photos,
+                depth_m=depth,
+                signed_px=signed,
+                lenses=lenses,
+                px_per_mm=clip.px_per_mm,
+                limit_px=min(limit, SUPERVISED_RADIUS_PX),
+                aperture=aperture,
+            )
+            frames, photos, signed = occluded(scene, rng)
         if scale != 1.0:
             frames, photos = resized(frames, scale).clamp(0, 1), resized(photos, scale).clamp(0, 1)
             # Picked, not averaged: a mean over an edge would invent radii that are not there.

@@ -7,6 +7,7 @@ on noisy ones, on rendered scenes and, when they are given, on ray-traced photog
 from argparse import ArgumentParser
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 
@@ -16,6 +17,8 @@ from model.evaluation.focus_baselines import NAMES, FocusBaselines
 from model.evaluation.photographs import find_photographs
 from model.evaluation.scores import ClipResult, Evaluation, EvaluationRequest, NetworkPage, pool
 from model.evaluation.visualize import SHEET_ROWS
+from model.focusmamba.checkpoint import with_over_time
+from model.focusmamba.config import OverTime
 from model.focusmamba.folders import add_folder_flags, folder_photos, measure_photo
 from model.focusmamba.measure import NETWORK, SHEET_COLUMNS, STATELESS, Condition, measure_clip, truth_of, with_noise
 from model.focusmamba.network import FocusMamba
@@ -41,6 +44,11 @@ def add_flags(parser: ArgumentParser) -> None:
         "--fit_root",
         type=Path,
         help="generated scenes whose training split the classical methods are fitted to (default: data_root)",
+    )
+    parser.add_argument(
+        "--over_time",
+        choices=get_args(OverTime),
+        help="how the past of a film is used, where not as the checkpoint says",
     )
     add_folder_flags(parser)
 
@@ -83,6 +91,7 @@ def evaluate_focusmamba(loaded: Loaded[FocusMamba], request: EvaluationRequest) 
         UsageError: the split has nothing that can be measured on.
     """
     reporter = request.reporter
+    net = with_over_time(loaded.net, request.flags.over_time) if request.flags.over_time else loaded.net
     root = request.flags.fit_root or request.data_root
     training = scene_clips(find_scenes(root, "train", coc_model="contract"))
     work = list(_work(request))
@@ -96,7 +105,7 @@ def evaluate_focusmamba(loaded: Loaded[FocusMamba], request: EvaluationRequest) 
             fitted[condition.noise] = fit_baselines(training, condition.noise)
         results.append(
             measure_clip(
-                loaded.net,
+                net,
                 clip,
                 condition,
                 device=request.device,
@@ -111,7 +120,7 @@ def evaluate_focusmamba(loaded: Loaded[FocusMamba], request: EvaluationRequest) 
     for suffix, photo in photos:
         request.safe_point()
         width = request.flags.folder_width
-        results.append(measure_photo(loaded.net, photo, suffix, width, fitted[0.0], request.device))
+        results.append(measure_photo(net, photo, suffix, width, fitted[0.0], request.device))
         reporter.advance()
     reporter.end_progress()
     shown = {number * len(results) // SHEET_ROWS for number in range(SHEET_ROWS)}  # spread over clips and conditions

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from model.focusmamba.data import FocusBatch
+from model.focusmamba.motion import pulled
 from model.focusmamba.network import FocusOutput
 from pipeline.errors import UsageError
 from pipeline.optics import Aperture, render_lens_blur
@@ -116,19 +117,6 @@ def variance_term(out: FocusOutput, signed_px: Tensor) -> Tensor:
     """
     error = (out.magnitude_px.detach() - signed_px.abs()).square()
     return 0.5 * (error * torch.exp(-out.log_variance) + out.log_variance).mean()
-
-
-def pulled(planes: Tensor, flow: Tensor) -> Tensor:
-    """(B, C, H, W) of another frame at where `flow` (B, 2, H, W), pixels, says this frame's pixels are in it."""
-    height, width = planes.shape[-2:]
-    y, x = torch.meshgrid(
-        torch.arange(height, dtype=flow.dtype, device=flow.device),
-        torch.arange(width, dtype=flow.dtype, device=flow.device),
-        indexing="ij",
-    )
-    across = (x + flow[:, 0]) * (2 / max(1, width - 1)) - 1
-    down = (y + flow[:, 1]) * (2 / max(1, height - 1)) - 1
-    return nn.functional.grid_sample(planes, torch.stack([across, down], -1), padding_mode="border", align_corners=True)
 
 
 def temporal_term(

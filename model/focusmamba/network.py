@@ -7,15 +7,17 @@ Shape letters: B = samples; H, W = image; h, w = tokens; C = channels.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from model.focusmamba.bank import CHANNELS, FilterBank
 from model.focusmamba.config import FocusMambaConfig, FocusMambaError
+from model.focusmamba.motion import pulled, way_back
 from model.focusmamba.pyramid import TOKEN_PX, Decoder, Encoder, Residual
 from model.focusmamba.state import FocusState
+from model.focusmamba.steady import on_grid, own_variance, steadied
 from model.recurrent.blocks import Block
 from model.recurrent.motion import CHANGE_GAIN, FRAME_SAMPLES, sample_frame
 from pipeline.optics.labels import focus_from_radius
@@ -145,19 +147,24 @@ class FocusMamba(nn.Module):
             planes = torch.cat([planes, self.bank(padded)], dim=1)
         planes = planes.to(self.head.last.weight.dtype)
         samples = sample_frame(wide)
-        memory = self._memory(samples, state)
+        filtered = self.config.over_time == "filter"
+        seen = None if filtered else state
+        memory = self._memory(samples, seen)
         half, quarter, tokens = self.encoder(planes)
-        tokens, kept = self._scan(tokens, memory, state)
+        tokens, kept = self._scan(tokens, memory, seen)
         spread = nn.functional.interpolate(memory, size=padded.shape[-2:], mode="bilinear", align_corners=False)
         raw = self.head((half, quarter), tokens, nn.functional.avg_pool2d(spread, 2))
         raw, spread = (x[..., :height, :width].to(wide.dtype) for x in (raw, spread))
         output = self._output(raw, spread)
-        carried = torch.cat([output.log_magnitude, VARIANCE_GAIN * output.log_variance], dim=1)
+        if filtered:
+            output, remembered = self._joined(output, samples, state)
+        else:
+            remembered = sample_frame(torch.cat([output.log_magnitude, VARIANCE_GAIN * output.log_variance], dim=1))
         following = FocusState(
             scan_states=torch.stack([states for states, _ in kept]),
             pooled=torch.stack([pooled for _, pooled in kept]),
             frame_samples=samples,
-            map_samples=sample_frame(carried),
+            map_samples=remembered,
         )
         return output, following
 
@@ -176,13 +183,30 @@ class FocusMamba(nn.Module):
             kept.append((states, pooled))
         return x.permute(0, 3, 1, 2), kept
 
+    def _joined(self, output: FocusOutput, samples: Tensor, state: FocusState | None) -> tuple[FocusOutput, Tensor]:
+        """This frame's output with the past in its map, and what is remembered of it, see `steady`."""
+        if state is None:
+            variance = on_grid(own_variance(output.log_magnitude, output.log_variance))
+            return output, torch.cat([on_grid(output.log_magnitude), variance], dim=1)
+        log_magnitude, variance = steadied(
+            output.log_magnitude, output.log_variance, samples, state.frame_samples, state.map_samples
+        )
+        return replace(output, log_magnitude=log_magnitude), torch.cat([on_grid(log_magnitude), variance], dim=1)
+
     def _memory(self, samples: Tensor, state: FocusState | None) -> Tensor:
-        """(B, 4, 128, 128): the last map and its variance, how much the frame has changed since, and 1; 0 without a state."""
+        """(B, 4, 128, 128): the last map and its variance, how much the frame has changed since, and 1; 0 without a state.
+
+        With `over_time` = aligned all of it is moved along the motion first: what is left of the change is no motion.
+        """
         size = (len(samples), 1, FRAME_SAMPLES, FRAME_SAMPLES)
         if state is None or self.cue is None:
             return samples.new_zeros((size[0], MEMORY_PLANES, *size[2:]))
-        change = CHANGE_GAIN * (samples - state.frame_samples.to(samples)).abs().mean(1, keepdim=True)
-        return torch.cat([state.map_samples.to(samples), change, samples.new_ones(size)], dim=1)
+        before, last = state.frame_samples.to(samples), state.map_samples.to(samples)
+        if self.config.over_time == "aligned":
+            flow = way_back(samples, before)
+            before, last = pulled(before, flow), pulled(last, flow)
+        change = CHANGE_GAIN * (samples - before).abs().mean(1, keepdim=True)
+        return torch.cat([last, change, samples.new_ones(size)], dim=1)
 
     def _output(self, raw: Tensor, memory: Tensor) -> FocusOutput:
         """The head's planes, and the memory at full size -> what they mean."""

@@ -22,7 +22,8 @@ class FocusState:
         scan_states: (D, B, 4, H, Dv, Dk) final states of the four scans of every block.
         pooled: (D, B, C) the mean of every block's input.
         frame_samples: (B, 3, 128, 128) the last frame, shrunk.
-        map_samples: (B, 2, 128, 128) log(1 + magnitude) of the last map and its log variance / 8, shrunk.
+        map_samples: (B, 2, 128, 128) log(1 + magnitude) of the last map and its log variance / 8, shrunk; with `over_time` =
+            filter the running mean and its variance.
     """
 
     scan_states: Tensor

@@ -2,6 +2,7 @@
 
 from argparse import ArgumentParser
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -128,7 +129,10 @@ class FocusMambaTask(Task[FocusBatch]):
         return network_from(config, weights)
 
     def start_from(self, loaded: Loaded[nn.Module]) -> None:
-        if not isinstance(loaded.net, FocusMamba) or loaded.net.config != self.net.config:
+        # What is done with the past has no weights of its own.
+        if not isinstance(loaded.net, FocusMamba) or self.net.config != replace(
+            loaded.net.config, over_time=self.net.config.over_time
+        ):
             raise UsageError(f"run.init_from: {loaded.path} is a network of another config than [model]")
         self.net.load_state_dict(loaded.net.state_dict())
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from model.recurrent.config import NORM_GROUPS, StreamConfig
 from model.recurrent.scans import BiGDR
 from model.recurrent.start import TemporalStart
+from model.recurrent.triton_backend import fused, fused_block
 
 
 class ConvStem(nn.Module):
@@ -44,11 +45,13 @@ class Block(nn.Module):
     Args:
         config: widths.
         depth: of the layer, 0 first to 1 last.
-        film: makes what modulates the result by an embedding of the lens, None for a stream without.
+        film: makes what modulates the result by an embedding of the lens, None for a stream without; its `modulate` gives
+            scale and shift, (B, 2 C).
     """
 
     def __init__(self, config: StreamConfig, depth: float, film: Callable[[], nn.Module] | None = None) -> None:
         super().__init__()
+        self.config = config
         width = config.channels
         self.scan_norm = nn.LayerNorm(width)
         self.start = TemporalStart(config)
@@ -77,6 +80,8 @@ class Block(nn.Module):
         Returns:
             (B, h, w, C), this frame's states and pooled input.
         """
+        if not (self.training and self.config.dropout) and fused(self.config, x):
+            return fused_block(self, x, previous, aperture, mean_blur)
         normed = self.scan_norm(x)
         pooled = normed.mean((1, 2))
         scanned, states = self.scans(normed, self.start(pooled, previous), mean_blur)

@@ -2,7 +2,7 @@
 
 from typing import Literal, Protocol
 
-Backend = Literal["auto", "torch", "fla", "reference"]
+Backend = Literal["auto", "torch", "triton", "fla", "reference"]
 
 STRIDE = 4  # pixels per token, each way: the stem's two strides of 2
 NORM_GROUPS = 8

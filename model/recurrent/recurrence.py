@@ -19,6 +19,7 @@ from torch import Tensor
 from model.recurrent.chunked import Tokens, chunked_gated_delta_rule
 from model.recurrent.config import Backend, RecurrenceError
 from model.recurrent.fla_backend import fla_gated_delta_rule, why_not_fla
+from model.recurrent.triton_backend import fused_rule, why_not_triton
 
 logger = logging.getLogger(__name__)
 
@@ -46,8 +47,9 @@ def gated_delta_rule(
         beta: (B, L, H) step, in (0, 1).
         initial_state: (B, H, Dv, Dk), zeros if None.
         chunk_size: tokens per chunk, a power of two; speed and memory, not results.
-        backend: "torch" is the chunk form; "fla" the kernels of fla-core on CUDA, which compute in half precision;
-            "reference" the loop over tokens; "auto" is "fla" where it runs and v is in half precision, else "torch".
+        backend: "torch" is the chunk form; "triton" this project's kernels on CUDA; "fla" the kernels of fla-core there, which
+            compute in half precision; "reference" the loop over tokens. "auto" is "triton" where it runs and no gradient is
+            needed, else "fla" where that runs and v is in half precision, else "torch".
 
     Returns:
         out (B, L, H, Dv) in the dtype of v, and the final state (B, H, Dv, Dk) in float32, or float64 if q, k, v or beta is.
@@ -63,9 +65,12 @@ def gated_delta_rule(
     """
     _validate(q, k, v, log_alpha, beta, initial_state, chunk_size, backend)
     if backend == "auto":
-        backend = _choose(v.device.type, v.dtype in HALF)
+        wide = torch.float64 in (q.dtype, k.dtype, v.dtype, beta.dtype)
+        backend = _choose(v.device, v.dtype in HALF, torch.is_grad_enabled() or wide)
     elif backend == "fla" and (reason := why_not_fla(v.device.type)):
         raise RecurrenceError(f"backend 'fla' cannot run: {reason}; use backend='torch' or 'auto'")
+    elif backend == "triton" and (reason := why_not_triton(v.device)):
+        raise RecurrenceError(f"backend 'triton' cannot run: {reason}; use backend='torch' or 'auto'")
     with no_autocast(v.device):
         if backend == "fla":
             return fla_gated_delta_rule(q, k, v, log_alpha, beta, initial_state)
@@ -74,6 +79,8 @@ def gated_delta_rule(
         tokens, state = Tokens(*(x.to(dtype) for x in (q, k, v, log_alpha, beta))), state.to(dtype)
         if backend == "reference":
             out, state = gated_delta_rule_reference(*tokens, state)
+        elif backend == "triton" and dtype == torch.float32:
+            out, state = fused_rule(tokens, state, chunk_size)
         else:
             out, state = chunked_gated_delta_rule(tokens, state, chunk_size)
         return out.to(v.dtype), state
@@ -122,17 +129,24 @@ def no_autocast(device: torch.device) -> torch.autocast:
 
 
 @cache
-def _choose(device_type: str, half: bool) -> Backend:
-    """What "auto" means here, said once per kind of device and precision."""
-    if device_type != "cuda":
-        reason, backend = f"the device is {device_type}", "torch"
-    elif not half:
-        reason, backend = "fla-core computes in half precision only and the values are in float32", "torch"
+def _choose(device: torch.device, half: bool, exact: bool) -> Backend:
+    """What "auto" means here, said once per kind of device, precision and use; `exact`: with gradients or in float64."""
+    backend: Backend = "torch"
+    if device.type != "cuda":
+        reason = f"the device is {device.type}"
+    elif not exact and not (why_not := why_not_triton(device)):
+        reason, backend = "the kernels passed their check", "triton"
     else:
-        why_not = why_not_fla(device_type)
-        reason, backend = (why_not, "torch") if why_not else ("fla-core passed its check", "fla")
+        # The triton backend's backward pass is the torch form's, which would come after a second forward pass.
+        reason = "gradients or float64" if exact else f"no triton: {why_not}"
+        if not half:
+            reason += "; fla-core computes in half precision only and the values are in float32"
+        elif no_fla := why_not_fla(device.type):
+            reason += f"; no fla: {no_fla}"
+        else:
+            reason, backend = f"{reason}; fla-core passed its check", "fla"
     logger.info("gated delta recurrence: backend %s (%s)", backend, reason)
-    return "fla" if backend == "fla" else "torch"
+    return backend
 
 
 def _state_shape(k: Tensor, v: Tensor) -> tuple[int, int, int, int]:

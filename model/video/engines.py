@@ -100,7 +100,9 @@ class NetworkEngine:
     def __init__(
         self, net: BokehFlow, f_number: float, focal_mm: float, sensor_mm: float, depth: DepthSource | None = None
     ) -> None:
-        self.net, self._f_number, self._focal_mm, self._sensor_mm = net, f_number, focal_mm, sensor_mm
+        # On a GPU in bfloat16, weights too: under autocast the streams' kernels would not run.
+        self.net = net.bfloat16() if next(net.parameters()).is_cuda else net
+        self._f_number, self._focal_mm, self._sensor_mm = f_number, focal_mm, sensor_mm
         self._depth = depth
         check_range("--f_number", f_number, F_NUMBERS)
         check_range("--focal_mm", focal_mm, FOCAL_RANGE_MM)
@@ -143,9 +145,8 @@ class NetworkEngine:
         lens = self.lens_batch(focus_m, picture.shape[1])
         device = lens.f_m.device
         try:
-            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-                known = None if depth_m is None else torch.from_numpy(depth_m).to(device)[None, None]
-                return self.net(image_to_tensor(picture, device)[None], lens, state, known)
+            known = None if depth_m is None else torch.from_numpy(depth_m).to(device)[None, None]
+            return self.net(image_to_tensor(picture, device)[None], lens, state, known)
         except OpticsError as error:  # the picture is bytes and the lens was checked: the network's own depth
             raise CheckpointError(
                 f"this network's prediction cannot be rendered ({error}); take another checkpoint"

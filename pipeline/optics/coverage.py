@@ -62,7 +62,7 @@ def near_share(near: Tensor) -> Coverage:
     Returns:
         Shares without gradients: they move in steps with the pixels.
     """
-    gradient, fade = _gradients(near.dtype, near.device)
+    gradient, fade = slope_tables(near.dtype, near.device)
     slopes = near @ gradient
     across, down = slopes.chunk(2, 1)
     xx, yy, xy = ((a * b) @ fade for a, b in ((across, across), (down, down), (across, down)))
@@ -76,8 +76,12 @@ def near_share(near: Tensor) -> Coverage:
 
 
 @lru_cache(maxsize=8)
-def _gradients(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-    """(K, 2 * 25) Sobel slopes inside a 7 x 7 window as one matrix, and (25) their weights in the structure tensor."""
+def slope_tables(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """(K, 2 * 25) Sobel slopes inside a 7 x 7 window as one matrix, and (25) their weights in the structure tensor.
+
+    Slopes are whole numbers and weights multiples of 1/4096: float32 holds their sums exactly, in whatever order a device adds
+    them, so every device and kernel finds the same direction where two are equally good.
+    """
     with torch.inference_mode(False), torch.no_grad():
         edge = 2 * REACH + 1
         basis = torch.eye(edge * edge, dtype=torch.float64).view(-1, 1, edge, edge)
@@ -85,6 +89,7 @@ def _gradients(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor
         slopes = torch.nn.functional.conv2d(basis, torch.stack([sobel, sobel.T])[:, None])
         axis = torch.arange(1 - REACH, REACH, dtype=torch.float64)
         fade = torch.exp(-(axis[:, None] ** 2 + axis**2) / (2 * FADE_PX**2)).flatten()
+        fade = (fade * 4096).round() / 4096
         return slopes.flatten(1).to(device, dtype), fade.to(device, dtype)
 
 

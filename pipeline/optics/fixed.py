@@ -10,12 +10,16 @@ A "spread" is (4, ...): coverage, then light * coverage.
 """
 
 import math
+import warnings
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from pipeline.kernel_launch import why_not_here
 from pipeline.optics.aperture import Aperture
 from pipeline.optics.background import hidden_background
 from pipeline.optics.bridge import bridge_thin
@@ -27,6 +31,9 @@ from pipeline.optics.lens import OpticsError
 
 GROUPS_AT_ONCE = 4  # of the half grid: 12 layers, at 720p some 60 MB for each of a handful of temporaries
 TRACE = 1e-5
+LEAST_PX = 16  # below, discs of the full grid would reflect at both borders
+Kernels = Literal["auto", "plain", "triton"]
+PROOF_TOLERANCE = 1e-4  # of light up to 1: ten times what rounding makes, far less than any mistake
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,17 +43,22 @@ class FixedShapes:
     Args:
         max_radius_px: no radius is larger; larger ones are clipped to it.
         edge_share: places for pixels on edges, as a share of the picture's. Edge pixels beyond them, the last ones of
-            the picture, are not split into their two surfaces.
+            the picture, are not split into their two surfaces; `picks.places_missing` counts them. Kernels need no places.
+        kernels: "triton" renders with `fused`, in float32 only; "plain" with PyTorch's operations; "auto" with kernels on a
+            CUDA device where they are installed and gave the plain form's picture before their first use.
     """
 
     max_radius_px: float
     edge_share: float = 0.25
+    kernels: Kernels = "auto"
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.max_radius_px) and self.max_radius_px > 0):
             raise OpticsError(f"max_radius_px must be finite and > 0, got {self.max_radius_px}")
         if not 0 < self.edge_share <= 1:
             raise OpticsError(f"edge_share must be in (0, 1], got {self.edge_share}")
+        if self.kernels not in get_args(Kernels):
+            raise OpticsError(f"kernels must be one of {get_args(Kernels)}, got {self.kernels!r}")
 
 
 def render_fixed(
@@ -63,7 +75,14 @@ def render_fixed(
 
     Returns:
         (3, H, W) linear light, and the invented share, (1, H, W) or (1, 0, 0).
+
+    Raises:
+        OpticsError: kernels are asked for and cannot run.
     """
+    if uses_kernels(light, fixed.kernels):
+        from pipeline.optics.fused.render import render
+
+        return render(light, defocus, fixed.max_radius_px, aperture, traced)
     height, width = light.shape[-2:]
     layers = radius_grid(fixed.max_radius_px)
     own, other = split_mixed(light, defocus, fixed.edge_share)
@@ -88,6 +107,61 @@ def render_fixed(
     covered = 1 - stack.free
     invented = (stack.light[3:] / (covered + TRACE)).clamp(0, 1) if traced else light.new_zeros((1, 0, 0))
     return (stack.light[:3] + TRACE * light) / (covered + TRACE), invented
+
+
+def uses_kernels(light: Tensor, kernels: Kernels) -> bool:
+    """Whether a picture is rendered with kernels.
+
+    Args:
+        light: (3, H, W).
+        kernels: see `FixedShapes`.
+
+    Raises:
+        OpticsError: "triton" where kernels cannot run.
+    """
+    if kernels == "plain":
+        return False
+    missing = why_not_here(light.device)
+    if missing is None and light.dtype != torch.float32:
+        missing = f"they compute in float32, got {light.dtype}"
+    if missing is None and min(light.shape[-2:]) < LEAST_PX:
+        missing = f"they need at least {LEAST_PX} rows and columns, got {tuple(light.shape[-2:])}"
+    if kernels == "triton":
+        if missing is not None:
+            raise OpticsError(f"the lens renderer's kernels cannot run: {missing}; kernels='plain' needs none")
+        return True
+    return missing is None and light.device.type == "cuda" and proved(light.device)
+
+
+@lru_cache(maxsize=16)
+def proved(device: torch.device) -> bool:
+    """Whether the kernels give the plain form's picture on a device: rendered once, before the first picture of a process.
+
+    The host waits for it, so it comes before a capture, with the calls that warm up. What fails says so in a warning.
+    """
+    rows, columns = torch.arange(48.0)[:, None], torch.arange(64.0)
+    texture = torch.stack(
+        [0.5 + 0.5 * torch.sin(rows * a + columns * b) for a, b in ((0.4, 0.9), (1.1, 0.3), (0.2, 2))]
+    )
+    defocus = (columns / 8 - 3).repeat(48, 1)
+    defocus[10:30, 15:30], defocus[4:40, 45:47], defocus[0, 0] = -7, -5, 14
+    light, defocus = texture.to(device), defocus[None].to(device)
+    aperture = Aperture(blades=5)
+    try:
+        found, plain = (
+            render_fixed(light, defocus, FixedShapes(max_radius_px=14, edge_share=1, kernels=kernels), aperture, True)
+            for kernels in ("triton", "plain")
+        )
+    except Exception as error:  # a compiler can fail in any way, and the plain form is still right
+        warnings.warn(f"the lens renderer's kernels fail on {device}, its plain form is used: {error}", stacklevel=2)
+        return False
+    apart = max(float((one - other).abs().max()) for one, other in zip(found, plain, strict=True))
+    if not apart <= PROOF_TOLERANCE:
+        warnings.warn(
+            f"the lens renderer's kernels are off by {apart:.2g} on {device}, its plain form is used", stacklevel=2
+        )
+        return False
+    return True
 
 
 def is_sharp(defocus: Tensor) -> Tensor:

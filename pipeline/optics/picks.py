@@ -5,6 +5,7 @@ repeat the first pixel: whatever is computed and written for them is what is wri
 """
 
 import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -30,8 +31,24 @@ def pick(mask: Tensor, share: float | None) -> Tensor:
     target = torch.where(flat & (slot <= places), slot - 1, places)
     numbers = torch.arange(count, device=flat.device)
     filled = torch.zeros(places + 1, dtype=torch.long, device=flat.device).scatter_(0, target, numbers)[:places]
+    _missing(flat.device).add_((slot[-1] - places).clamp(min=0))
     first = flat.to(torch.uint8).argmax()
     return torch.where(numbers[:places] < slot[-1], filled, first)
+
+
+def places_missing(device: torch.device | str = "cpu") -> int:
+    """How many pixels found no place on a device since this was last asked, in all lists. The host waits for the answer."""
+    counter = _missing(torch.empty(0, device=device).device)
+    missing = int(counter)
+    counter.zero_()
+    return missing
+
+
+@lru_cache(maxsize=16)
+def _missing(device: torch.device) -> Tensor:
+    """A number that stays on the device, so that counting does not wait, and a captured graph counts on."""
+    with torch.inference_mode(False):
+        return torch.zeros((), dtype=torch.long, device=device)
 
 
 def repeats(at: Tensor) -> Tensor:
