@@ -31,7 +31,7 @@ SCENES: dict[str, Tensor] = {  # radius at the left and the right, of the square
 CASES: list[dict[str, Any]] = [
     {"size": (31, 31), "traced": True, "aperture": Aperture(blades=5, rotation_deg=10.0), "samples": 1, "tile": 32},
     {"size": (26, 31), "traced": False, "aperture": Aperture(), "samples": 2, "tile": 32},
-    {"size": (33, 38), "traced": True, "aperture": Aperture(), "samples": 1, "tile": 16},
+    {"size": (19, 29), "traced": True, "aperture": Aperture(), "samples": 1, "tile": 16},
 ]
 
 
