@@ -2,6 +2,7 @@
 
 python scripts/make_motion_scenes.py --out_root motion --split test
 python scripts/make_motion_scenes.py --out_root motion --split train --num_clips 120 --width 192 --height 128 --num_frames 17
+python scripts/make_motion_scenes.py --split test --seed 7           # the same phenomena in other looks, to motion/test_7
 python scripts/make_motion_scenes.py --num_clips 1 --width 96 --height 64 --num_frames 3             # a try of seconds
 """
 
@@ -47,7 +48,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out_root", type=Path, default=Path("motion"), help="folder of the splits (default: motion)")
     parser.add_argument("--split", choices=("train", "test"), default="test", help="what to make (default: test)")
     parser.add_argument("--num_clips", type=int, help="how many (default: 120 of train, all of test)")
-    parser.add_argument("--seed", type=int, default=0, help="which training clips (default: 0)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="which clips; of test, others than 0 go to test_SEED (default: 0)"
+    )
     parser.add_argument(
         "--families", nargs="+", default=list(FAMILIES), help=f"of training: {', '.join(FAMILIES)} (all)"
     )
@@ -68,7 +71,7 @@ def main(argv: list[str] | None = None) -> int:
         requests = clip_requests(args.split, args.num_clips, args.seed, families=tuple(args.families), **size)
     except RaytraceError as error:
         parser.error(str(error))
-    folder = args.out_root / args.split
+    folder = args.out_root / (f"test_{args.seed}" if args.split == "test" and args.seed else args.split)
     if args.dry_run:
         for one in requests:
             print(f"{folder / one.clip_id}: {one.phenomenon}, {one.num_frames} frames {one.width}x{one.height}")

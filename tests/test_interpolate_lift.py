@@ -114,6 +114,26 @@ def test_bfloat16_is_near_and_flows_stay_in_float32(tmp_path: Path, monkeypatch:
         engine(run, dtype="fp16")
 
 
+def test_compiled_it_gives_the_same_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Traced as a compiler would have it, without the minutes of C++."""
+    _, run = saved(tmp_path / "run")
+    plain = torch.nn.Module.compile
+    parts = []
+
+    def traced(self: torch.nn.Module, **how: object) -> None:
+        parts.append(type(self).__name__)
+        plain(self, backend="eager", **how)
+
+    monkeypatch.setattr(torch.nn.Module, "compile", traced)
+    compiled = engine(run, compile="true").interpolate(window(3.5, FILM), never)
+    assert parts == ["Encoder", "TemporalTransformer", "FlowNet", "CoarseSynthesis", "Refinement"]
+    assert np.allclose(compiled, engine(run).interpolate(window(3.5, FILM), never), atol=1e-5)
+    assert len(parts) == 5, "only where it is asked for"
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    with pytest.raises(UsageError, match=r"compile needs a C\+\+ compiler on the CPU"):
+        engine(run, compile="true")
+
+
 def test_offsets_are_in_the_unit_of_the_training(tmp_path: Path):
     net, run = saved(tmp_path / "run")
     lift = engine(run)

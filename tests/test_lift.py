@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from model.lift.blocks import enlarge_flow, warp
+from model.lift.blocks import cost_volume, enlarge_flow, shrink, warp
+from model.lift.choice import Choice
 from model.lift.config import LiftConfig, LiftError, variant
 from model.lift.encoder import position_code
 from model.lift.network import LiftNet, drop
@@ -86,6 +87,8 @@ def test_base_has_the_taps_and_the_parameters_of_the_design():
         {"alpha": "frame"},
         {"prior": "dis", "warp_features": True, "refine_on": "blend"},
         {"prior": "classical"},
+        {"prior": "classical", "mix_warped": True, "prior_detail": True, "bicubic": True},
+        {"prior": "proposals", "choice": 8, "warp_features": True, "cost_radius": 2},
     ],
     ids=str,
 )
@@ -225,10 +228,53 @@ def test_the_prior_finds_a_pan_and_forgets_the_direction_of_time():
     wide = torch.nn.functional.interpolate(torch.rand(1, 3, 24, 40, generator=rng), scale_factor=4.0, mode="bicubic")
     before, after = wide[..., 8:104].clamp(0, 1), wide[..., :96].clamp(0, 1)  # everything moves right by 8
     t = torch.tensor([0.25])
-    flows = flow_prior(before, after, t, 4)[0][..., 6:-6, 6:-6].mean((0, 2, 3)) * 4
+    flows = flow_prior(before, after, t).flows[..., 24:-24, 24:-24].mean((0, 2, 3))
     assert torch.allclose(flows, torch.tensor([-2.0, 0.0, 6.0, 0.0]), atol=0.5)
-    turned, _ = flow_prior(after, before, 1 - t, 4)
-    assert torch.equal(turned[:, [2, 3, 0, 1]], flow_prior(before, after, t, 4)[0])
+    turned = flow_prior(after, before, 1 - t).flows
+    assert torch.equal(turned[:, [2, 3, 0, 1]], flow_prior(before, after, t).flows)
+
+
+def test_what_two_maps_agree_in_is_found_on_either_side():
+    first = torch.rand(1, 6, 12, 14, generator=torch.Generator().manual_seed(0))
+    second = first.roll((2, -4), (-2, -1))  # 2 down and 4 left: half of it for either side, from the middle
+    found = cost_volume(first.roll((1, -2), (-2, -1)).roll((-1, 2), (-2, -1)), second, 2)
+    assert found.shape == (1, 25, 12, 14)
+    inside = found[0, :, 4:-4, 5:-5]
+    assert (inside.argmax(0) == (1 + 2) * 5 + (-2 + 2)).float().mean() == 1, "row 1, column -2"
+    assert float(inside.max()) == pytest.approx(1, abs=1e-3)  # of normalised features
+    assert float(found[0, 0, 0, 0]) == 0, "outside"
+
+
+def test_a_stage_adds_to_the_prior_and_keeps_its_detail():
+    config = replace(SMALL, prior="dis", prior_detail=True, warp_features=True)
+    torch.manual_seed(0)
+    net = LiftNet(config).eval()  # fresh: stages add nothing
+    frames, offsets, present, t = clip()
+    known = flow_prior(frames[:, 1], frames[:, 2], t).flows
+    out = make(net, frames, offsets, present, t)
+    assert torch.allclose(out.flows_s4, shrink(known, 4) / 4, atol=1e-5)
+    assert torch.allclose(net.flow.enlarged(out.flows_s4, 4, 1, known), known, atol=1e-4)
+    plain = make(LiftNet(replace(config, prior_detail=False)).eval(), frames, offsets, present, t)
+    assert not torch.allclose(plain.flows_s4, out.flows_s4, atol=1e-2)
+
+
+def test_a_fresh_choice_leans_on_the_classical_picture_and_invents_nothing():
+    config = replace(SMALL, prior="proposals", choice=8)
+    frames, _, _, t = clip()
+    known = flow_prior(frames[:, 1], frames[:, 2], t, proposals=True)
+    assert known.proposals.shape == (1, 6, 3, 32, 64) and known.seen.shape == (1, 2, 32, 64)
+    assert torch.allclose(known.proposals[:, 4], frames[:, 1], atol=1e-5), "no motion, from the frame before"
+    assert torch.allclose(known.proposals[:, 5], frames[:, 2], atol=1e-5)
+    torch.manual_seed(0)
+    choice, context = Choice(config), torch.rand(1, 8, 2, 4)
+    own, visible = torch.rand(1, 3, 32, 64), torch.rand(1, 2, 8, 16)
+    with torch.no_grad():
+        made = choice(own, known, visible, context)
+        weights = torch.tensor([2.0, 4, -1, -1, -1, -1, -1, -1]).softmax(0)
+        expected = weights[0] * own + weights[1] * known.picture + weights[2] * known.proposals.sum(1)
+        assert torch.allclose(made, expected, atol=1e-5)
+        torch.nn.init.normal_(choice.head.weight, std=0.3)
+        assert not torch.allclose(choice(own, known, visible, context), choice(own, known, visible, context * 2))
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------------
@@ -270,6 +316,10 @@ def test_shapes_that_do_not_fit_are_refused():
         ({"t_min": 0.8}, "t_min and t_max"),
         ({"attention_window": 4}, "attention_window must be odd"),
         ({"refine_on": "blend", "warp_s1": False}, "warp_s1 must be true"),
+        ({"cost_radius": 2}, "warp_features must be true"),
+        ({"prior_detail": True}, "prior is none"),
+        ({"mix_warped": True}, 'needs warp_s1 = true and prior = "classical"'),
+        ({"choice": 12}, "choice must be a multiple of 8, got 12"),
         ({"frames_before": 0}, "frames_before must be at least 1, got 0"),
         ({"refine": 12}, "refine must be a multiple of 8, got 12"),
     ],

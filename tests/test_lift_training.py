@@ -14,15 +14,16 @@ from test_lift import SMALL
 
 from model import evaluate, train
 from model.lift.blocks import warp
-from model.lift.config import variant
-from model.lift.evaluation import context_of
+from model.lift.config import LiftConfig, variant
+from model.lift.evaluation import context_of, narrowed
 from model.lift.layouts import dense, nearest, uniform
 from model.lift.losses import LiftLoss, LiftLossWeights, census
 from model.lift.network import LiftNet
+from model.lift.overlays import draw_overlay
 from model.lift.photographs import PhotographSettings
 from model.lift.protocols import targets
 from model.lift.samples import LiftSamples, SampleSettings, collate
-from model.lift.scores import end_point_error, interpolation_error, ssim_volume
+from model.lift.scores import edge_sharpness, end_point_error, interpolation_error, ssim_volume
 from model.lift.sequences import find_clips, find_motion
 from model.lift.settings import LiftDataSettings
 from model.lift.targets import spread, targets_of
@@ -34,7 +35,7 @@ from pipeline.media.images import encode_png
 from pipeline.signals import StopSignals
 
 TINY = replace(variant("nano"), c1=4, c2=4, c4=8, c8=8, c16=8, dim=16, heads=2, layers=1, flow8=8, flow4=8, synthesis=4,
-               refine=8, refine_blocks=1, refine_tail=4, mix=4, frames_before=3, frames_after=2)  # fmt: skip
+               refine=8, refine_blocks=1, refine_tail=4, choice=8, frames_before=3, frames_after=2)  # fmt: skip
 
 
 def texture(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -140,6 +141,28 @@ def test_exact_flow_brings_the_neighbours_onto_the_target(material: Path, photog
     assert checked >= 12
 
 
+@pytest.mark.parametrize("photographs", [0.0, 1.0])
+def test_a_caption_stands_still_over_everything(material: Path, photographs: float, monkeypatch: pytest.MonkeyPatch):
+    plate = np.zeros((32, 32), np.float32)
+    plate[12:20, 10:22] = 1  # in the middle: flips leave it
+    monkeypatch.setattr("model.lift.samples.draw_overlay", lambda height, width, rng: (plate, [1.0, 0.5, 0.0]))
+    captioned = samples(material, photographs, overlay_share=1.0, dense_share=1.0)[3]
+    inside = (..., slice(12, 20), slice(10, 22))
+    for picture in (*captioned.frames, captioned.target):
+        assert torch.equal(picture[inside], torch.tensor([1.0, 0.5, 0.0]).view(3, 1, 1).expand(3, 8, 12))
+    assert float(captioned.flow[inside].abs().max()) == 0 and float(captioned.visible[inside].min()) == 1
+    assert float(captioned.flow[..., :12, :].abs().max()) > 0.1, "around it everything moves"
+    assert float((captioned.frames - captioned.target)[..., :12, :].abs().max()) > 0.05
+
+
+def test_captions_fit_into_any_picture():
+    rng = np.random.default_rng(0)
+    for height, width in ((16, 16), (32, 96), (256, 160)) * 10:
+        opacity, colour = draw_overlay(height, width, rng)
+        assert opacity.shape == (height, width) and 0 <= opacity.min() <= opacity.max() <= 1
+        assert 0 < (opacity > 0.5).mean() < 1 and len(colour) == 3 and 0 <= min(colour) <= max(colour) <= 1
+
+
 def test_a_sample_is_its_number(material: Path):
     one, other = samples(material, 0.5, jitter=True), samples(material, 0.5, jitter=True)
     for number in (0, 5, 9):
@@ -228,6 +251,28 @@ def test_targets_lie_between_frames_and_know_whether_the_context_was_whole(mater
 # --- figures ----------------------------------------------------------------------------------------------------------
 
 
+def test_edges_are_as_steep_as_the_truth_says(material: Path):
+    truth = torch.zeros(1, 3, 20, 30)
+    truth[..., 15:] = 1
+    assert edge_sharpness(truth, truth) == pytest.approx(1)
+    assert edge_sharpness(truth * 0.6 + 0.2, truth) == pytest.approx(0.6)
+    soft = torch.nn.functional.avg_pool2d(truth, (1, 5), 1, (0, 2), count_include_pad=False)
+    assert edge_sharpness(soft, truth) == pytest.approx(0.4)  # a step of 1 over five pixels: 2/5 between next but one
+    assert edge_sharpness(truth.roll(4, -1), truth) == pytest.approx(0)  # as steep, elsewhere
+    assert edge_sharpness(1 - truth, truth) == pytest.approx(-1)  # as steep, the other way
+    assert edge_sharpness(truth, torch.zeros_like(truth)) is None
+
+
+def test_fewer_frames_are_the_nearest_ones():
+    config = LiftConfig()
+    assert narrowed(config, 0) == config
+    for count, expected in ((2, (1, 1)), (6, (3, 3)), (7, (4, 3)), (13, (7, 6)), (14, (8, 6))):
+        found = narrowed(config, count)
+        assert (found.frames_before, found.frames_after) == expected
+    with pytest.raises(UsageError, match="--context_frames must be 0 or 2 to 14, as trained, got 15"):
+        narrowed(config, 15)
+
+
 def test_the_volumetric_ssim_is_one_window_over_rows_columns_and_colours():
     x, y = torch.rand(2, 1, 3, 9, 12, generator=torch.Generator().manual_seed(0)).double()
     coordinates = torch.arange(-5, 6).double()
@@ -272,6 +317,25 @@ def test_every_term_is_there_when_it_can_be_and_only_then(material: Path):
     assert float(census(batch.target, batch.target)) == 0 < float(census(batch.target, batch.frames[:, 0]))
     with pytest.raises(UsageError, match="there are no VGG-16 weights"):
         LiftLoss(LiftLossWeights(perceptual=0.1))
+
+
+def test_st_lpips_is_a_term_with_its_weights_and_an_error_without(material: Path, tmp_path: Path):
+    from test_st_lpips import written
+
+    batch = collate([samples(material)[0]])
+    out = LiftNet(SMALL)(batch.frames, batch.offsets, batch.present, batch.t)
+    asked = LiftLossWeights(perceptual=0, st_lpips=0.3, st_lpips_weights=str(tmp_path))
+    with pytest.raises(UsageError, match=r"loss.st_lpips is 0.3 and its weights are missing.*alex_shift_tolerant.pth"):
+        LiftLoss(asked)
+    distance, _ = written("alex", tmp_path)
+    terms, total = LiftLoss(asked)(out, batch)
+    expected = distance(out.raw * 2 - 1, batch.target * 2 - 1).mean()
+    assert torch.allclose(terms["st_lpips"], expected) and float(expected.detach()) > 0
+    assert torch.allclose(total, terms["l1"] + 0.3 * terms["st_lpips"])
+    equal = LiftLoss(asked)(replace(out, raw=batch.target), batch)[0]
+    assert float(equal["st_lpips"]) == 0
+    with pytest.raises(UsageError, match="st_lpips_trunk must be one of alex, vgg, got 'squeeze'"):
+        LiftLossWeights(st_lpips_trunk="squeeze")
 
 
 def write_config(path: Path, material: Path, out_dir: Path, **run: object) -> Path:
@@ -348,7 +412,12 @@ def test_evaluation_has_the_baselines_and_the_notes(run: Path, material: Path, t
     row = found["scores"]["lift"]
     assert 0 < row["ssim_volume"] <= 1 and row["ie"] > 0 and row["epe_px"] >= 0 and row["psnr_disoccluded_db"] > 0
     assert "0 of 2 targets had the full context of 5 frames" in said, "seven frames, every second removed"
-    assert "control, PSNR in dB (inside disocclusions): lift" in said and "against mean" in said
+    assert found["groups"]["control"]["lift"]["psnr_frame_db"] > 0 and "against mean" in said
+    assert 0.1 < row["edge_sharpness"] < 2
+    assert evaluate.main([*given, "--max_targets", "1", "--baselines", "", "--context_frames", "2"]) == 0
+    said, nearest_two = capsys.readouterr().out, json.loads((tmp_path / "evaluation_test.json").read_text())
+    assert "2 of 2 targets had the full context of 2 frames" in said
+    assert nearest_two["scores"]["lift"]["mse"] != row["mse"]
     assert (tmp_path / "evaluation_test.png").stat().st_size > 1000
     assert evaluate.main([*given, "--protocol", "triplet"]) == 2
     assert "needs its split file" in capsys.readouterr().err
@@ -373,7 +442,7 @@ def test_published_schedule_thaws_only_what_was_loaded(run: Path, material: Path
         "pretrained.mapping='net.='",
     ]
     task = Trainer(load_settings(config, given), StopSignals()).task
-    assert task.describe()[-1] == "pretrained: 17 of 112 tensors matched, 13 of them in the encoder below full size"
+    assert task.describe()[-1] == "pretrained: 17 of 138 tensors matched, 13 of them in the encoder below full size"
     assert torch.equal(task.net.encoder.stages[0][0].weight, theirs["net.encoder.stages.0.0.weight"])
     stages = task.stages()
     assert [stage.first_step for stage in stages] == [0, 10, 12, 15, 18]
@@ -399,10 +468,10 @@ def test_published_schedule_thaws_only_what_was_loaded(run: Path, material: Path
 
 def test_one_part_can_be_trained_alone(run: Path, material: Path, tmp_path: Path):
     config = write_config(tmp_path / "c.toml", material, tmp_path / "run", steps=2, init_from=str(run))
-    assert train.main(["--config", str(config), "--set", "optim.only=mix."]) == 0
+    assert train.main(["--config", str(config), "--set", "optim.only=choice."]) == 0
     before, after = (load_file(load_model(folder).path) for folder in (run, tmp_path / "run"))
     moved = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
-    assert moved == {"mix"}
+    assert moved == {"choice"}
     with pytest.raises(UsageError, match="no parameter's name begins with 'mixer'"):
         Trainer(load_settings(config, ["optim.only=mixer"]), StopSignals())
 

@@ -1,13 +1,17 @@
 """Phase 5 with --render_every: which pictures are made, that labels do not change, and that it resumes, is checked and told."""
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from conftest import Project, texture, tree
+from conftest import REPOSITORY, SCRIPTS, Project, texture, tree
 
 from model.data.sampling import ClipSettings
 from model.data.scene_manifest import find_scenes
@@ -124,6 +128,47 @@ def test_stopped_anywhere_it_resumes_to_the_same_bytes(halved: Project, monkeypa
         scene.bokeh_path(1, frame).unlink()
     assert halved.run(5, *EVERY_SECOND) == 0
     assert tree(scene.dir) == expected
+
+
+_KILLED = """
+import os, runpy, signal, sys
+
+script, name, at = sys.argv[1], sys.argv[2], int(sys.argv[3])
+sys.argv = [script, *sys.argv[4:]]
+replace, count = os.replace, 0
+
+def killing(source, target):
+    global count
+    count += str(target).find(name) >= 0
+    if count == at:  # the file is written, its name is still the temporary one
+        os.kill(os.getpid(), signal.SIGKILL)
+    return replace(source, target)
+
+os.replace = killing
+runpy.run_path(script, run_name="__main__")
+"""
+
+
+@pytest.mark.slow
+def test_killed_while_it_makes_frames_it_resumes_to_the_same_bytes(halved: Project):
+    """By SIGKILL, between writing a picture and naming it, and just before the record: nobody cleans up."""
+    scene = scene_of(halved)
+    expected = tree(scene.dir)
+    script = str(REPOSITORY / "scripts" / f"{SCRIPTS[5]}.py")
+    for name, at in (("bokeh_0007.png", 2), ("bokeh_renders/.done", 1)):
+        for part in ("focus_maps", "bokeh_renders", "metadata.json"):
+            path = scene.dir / part
+            path.unlink() if path.is_file() else shutil.rmtree(path)
+        scene.journal_path("render").unlink()
+        command = [sys.executable, "-c", _KILLED, script, name, str(at), *halved.args(*EVERY_SECOND)]
+        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+        ended = subprocess.run(command, env=environment, cwd=halved.root, check=False, capture_output=True, text=True)
+        assert ended.returncode == -signal.SIGKILL, ended.stderr
+        left = {path.name for path in (scene.dir / "bokeh_renders").rglob("bokeh_*.png")}
+        assert {"bokeh_0000.png", "bokeh_0005.png"} <= left, "it was killed in the middle"
+        assert not (scene.dir / "bokeh_renders" / ".done").exists()
+        assert halved.run(5, *EVERY_SECOND) == 0, halved.text
+        assert tree(scene.dir) == expected
 
 
 def test_a_frame_that_cannot_be_made_is_rendered(halved: Project):

@@ -131,6 +131,31 @@ def test_the_test_set_has_every_phenomenon_on_both_stages():
     assert len({clip_id for clip_id, _, _ in evaluation_clips()}) == 16
 
 
+def test_other_seeds_are_other_test_sets_of_the_same_phenomena(tmp_path, capsys):
+    from scripts.make_motion_scenes import main
+
+    own, other = clip_requests("test"), clip_requests("test", seed=7)
+    assert [(r.phenomenon, r.family) for r in own] == [(r.phenomenon, r.family) for r in other]
+    assert not {r.clip_id for r in own} & {r.clip_id for r in other}
+    for stage in ("square", "gallery"):
+        first, again, built = (
+            stage_scene("light", stage, 7)[0],
+            stage_scene("light", stage, 7)[0],
+            scene_of("light", stage)[0],
+        )
+        for number in (0, 9):
+            np.testing.assert_array_equal(first.path(number / 24).position, again.path(number / 24).position)
+            np.testing.assert_array_equal(first.moving(number / 24).centre, again.moving(number / 24).centre)
+        assert np.abs(first.path(0).position - built.path(0).position).max() < 0.5, "a little aside"
+        assert not np.array_equal(first.moving(0).centre, built.moving(0).centre), "it begins later"
+        assert first.lighting(0) != built.lighting(0)
+        pictures = [[m.texture for m in one.materials.values() if m.texture is not None] for one in (first, built)]
+        assert pictures[0] and not any(np.array_equal(a, b) for a in pictures[0] for b in pictures[1])
+    arguments = ["--out_root", str(tmp_path), "--seed", "7", "--num_clips", "1", "--dry_run"]
+    assert main(arguments) == 0
+    assert f"{tmp_path}/test_7/occluder_square_007: occluder" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_generated_scenes_repeat_differ_by_seed_and_keep_their_shapes(family):
     first, again, other = generate(family, 4), generate(family, 4), generate(family, 5)

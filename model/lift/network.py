@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
+from model.lift.choice import Choice
 from model.lift.config import PAD_TO, LiftConfig, LiftError
 from model.lift.encoder import Encoder, Features, position_code
 from model.lift.flow import FlowNet
@@ -85,6 +86,7 @@ class LiftNet(nn.Module):
         self.synthesis = CoarseSynthesis(config)
         self.refinement = Refinement(config)
         self.mix = ClassicalMix(config) if config.prior == "classical" else None
+        self.choice = Choice(config) if config.prior == "proposals" else None
 
     def encode(self, frame: Tensor, *, neighbour: bool = True) -> Features:
         """The features of one frame of every sample.
@@ -167,9 +169,10 @@ class LiftNet(nn.Module):
         pictures = (before.frame, after.frame)
         assert before.s1 is not None and before.s4 is not None and before.s8 is not None, "checked by the callers"
         assert after.s1 is not None and after.s4 is not None and after.s8 is not None, "checked by the callers"
-        prior = classical = None
+        known = None
         if self.config.prior != "none":
-            prior, classical = flow_prior(*pictures, t, 8, picture=self.mix is not None)
+            known = flow_prior(*pictures, t, picture=self.mix is not None, proposals=self.choice is not None)
+        prior = None if known is None else known.flows
         at8, at4 = self.flow(pictures, (before.s8, after.s8), (before.s4, after.s4), context, t, prior)
         flows, logits = at4[:, :4], at4[:, 4:]
         visible = logits.sigmoid()
@@ -179,9 +182,12 @@ class LiftNet(nn.Module):
             self.refinement.detail(after.s1, after.s4),
         )
         height, width = before.height, before.width
-        raw = self.refinement(pictures, details, flows, visible, coarse, mixed)
-        if self.mix is not None and classical is not None:
-            raw = self.mix(raw, classical, visible)
+        full = self.flow.enlarged(flows, 4, 1, prior)
+        raw, frames = self.refinement(pictures, details, full, visible, coarse, mixed)
+        if self.mix is not None and known is not None and known.picture is not None:
+            raw = self.mix(raw, known.picture, visible, frames)
+        if self.choice is not None and known is not None:
+            raw = self.choice(raw, known, visible, context)
         raw = raw[..., :height, :width]
         return LiftOutput(
             image=raw.clamp(0, 1), raw=raw, coarse=coarse, blend=mixed, alpha=alpha, flows_s4=flows,

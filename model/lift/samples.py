@@ -12,6 +12,7 @@ from torch import Tensor
 
 from model.lift.config import LiftConfig
 from model.lift.layouts import Layout, dense, uniform
+from model.lift.overlays import draw_overlay
 from model.lift.photographs import PhotographSettings, draw_clip
 from model.lift.sequences import FrameSequence
 from pipeline.errors import InputError
@@ -98,6 +99,7 @@ class SampleSettings:
         dense_share: of samples with one frame taken out; the others keep every second frame, or, `any_t_share` of them,
             have their target anywhere that the network is trained for.
         jitter: mild changes of colour, equal over the clip, and now and then noise on the context.
+        overlay_share: of samples with a caption that stands still over them.
         photographs_share: of samples made of photographs, where there are clips too.
         motion: of these.
         seed: of the run.
@@ -108,6 +110,7 @@ class SampleSettings:
     dense_share: float
     any_t_share: float
     jitter: bool
+    overlay_share: float = 0.0
     photographs_share: float
     motion: PhotographSettings
     seed: int
@@ -217,6 +220,8 @@ class LiftSamples:
             if rng.random() < _NOISY_SHARE:  # films have noise, and the target is what lies beneath it
                 noise = rng.standard_normal(images[:-1].shape, np.float32) * rng.uniform(0, _NOISE_LEVELS / 255)
                 images[:-1] = (images[:-1] + torch.from_numpy(noise.astype(np.float32))).clamp(0, 1)
+        if rng.random() < self.settings.overlay_share:
+            images, flow, visible = _captioned(images, flow, visible, rng)
         flows = None if flow is None else torch.from_numpy(np.ascontiguousarray(flow.transpose(2, 0, 1))).float()
         views = None if visible is None else torch.from_numpy(visible.transpose(2, 0, 1).astype(np.float32))
         for axis in (-1, -2):
@@ -236,6 +241,21 @@ class LiftSamples:
             flow=flows,
             visible=views,
         )
+
+
+def _captioned(
+    images: Tensor,
+    flow: npt.NDArray[np.float32] | None,
+    visible: npt.NDArray[np.bool_] | None,
+    rng: np.random.Generator,
+) -> tuple[Tensor, npt.NDArray[np.float32] | None, npt.NDArray[np.bool_] | None]:
+    """Under a caption nothing moves, and both neighbours show it. What slips beneath one is left as seen: a few pixels."""
+    height, width = images.shape[-2:]
+    opacity, colour = draw_overlay(height, width, rng)
+    cover = torch.from_numpy(opacity)
+    images = images + cover * (torch.tensor(colour).view(3, 1, 1) - images)
+    solid = opacity[..., None] > 0.5
+    return images, None if flow is None else np.where(solid, 0, flow), None if visible is None else visible | solid
 
 
 def _last_before(layout: Layout) -> int:

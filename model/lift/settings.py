@@ -25,7 +25,7 @@ class LiftDataSettings:
         scenes: the pipeline's output; its frames_sharp.
         val_motion, val_videos: the same for validations; without both, photographs that training does not draw.
         crop: pixels a side, a multiple of 32.
-        dense_share, any_t_share, jitter, photographs_share: see `model.lift.samples.SampleSettings`.
+        dense_share, any_t_share, jitter, overlay_share, photographs_share: see `model.lift.samples.SampleSettings`.
         max_shift_px: of photographs' backgrounds between the neighbours.
         workers: threads that read ahead.
     """
@@ -41,6 +41,7 @@ class LiftDataSettings:
     dense_share: float = 0.3
     any_t_share: float = 0.0
     jitter: bool = True
+    overlay_share: float = 0.0
     photographs_share: float = 0.5
     max_shift_px: float = 24.0
     workers: int = unrecorded(2)
@@ -48,7 +49,7 @@ class LiftDataSettings:
     def __post_init__(self) -> None:
         if self.crop < PAD_TO or self.crop % PAD_TO:
             raise UsageError(f"data.crop must be a multiple of {PAD_TO}, got {self.crop}")
-        for name in ("dense_share", "any_t_share", "photographs_share"):
+        for name in ("dense_share", "any_t_share", "overlay_share", "photographs_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UsageError(f"data.{name} must be in [0, 1], got {getattr(self, name)}")
         if not 0.25 < self.max_shift_px < 1000:
@@ -64,6 +65,7 @@ class LiftDataSettings:
             dense_share=self.dense_share,
             any_t_share=self.any_t_share,
             jitter=self.jitter,
+            overlay_share=self.overlay_share,
             photographs_share=self.photographs_share,
             motion=PhotographSettings(max_shift_px=self.max_shift_px),
             seed=seed,
@@ -161,7 +163,8 @@ class LiftSettings(TrainSettings):
             raise UsageError("data.videos_list lists folders of data.videos, which is empty")
 
     def fields(self) -> Fields:
-        """As the trainer has them; where VGG-16's weights lie changes nothing."""
+        """As the trainer has them; where perceptual weights lie changes nothing."""
         found = super().fields()
-        del found["loss"]["perceptual_weights"]
+        for name in ("perceptual_weights", "st_lpips_weights"):
+            del found["loss"][name]
         return found

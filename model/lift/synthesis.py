@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from model.lift.blocks import ResBlock, conv, enlarge, enlarge_flow, shrink, warp, zeroed
+from model.lift.blocks import ResBlock, conv, enlarge, shrink, warp, zeroed
 from model.lift.config import NORM_GROUPS, LiftConfig
 
 _NEITHER = 1e-3  # visibilities that sum to less say that no neighbour shows the place: the mean of both
@@ -71,23 +71,23 @@ class Refinement(nn.Module):
         self,
         pictures: tuple[Tensor, Tensor],
         details: tuple[Tensor, Tensor],
-        flows_s4: Tensor,
+        flows: Tensor,
         visible_s4: Tensor,
         coarse: Tensor,
         blend_s4: Tensor,
-    ) -> Tensor:
-        """The picture (B, 3, H, W), not clamped."""
-        base = enlarge(coarse, 4)
+    ) -> tuple[Tensor, list[Tensor]]:
+        """The picture (B, 3, H, W), not clamped, and the warped neighbours if there are any; `flows` are of the full size."""
+        base, frames = enlarge(coarse, 4), []
         parts = [base, *details]
         if self.config.warp_s1:
-            flows, visible = enlarge_flow(flows_s4, 4), enlarge(visible_s4, 4)
-            pair = (flows[:, :2], flows[:, 2:])
-            frames = [warp(picture, flow) for picture, flow in zip(pictures, pair, strict=True)]
+            visible, pair = enlarge(visible_s4, 4), (flows[:, :2], flows[:, 2:])
+            kernel = "bicubic" if self.config.bicubic else "bilinear"
+            frames = [warp(picture, flow, kernel) for picture, flow in zip(pictures, pair, strict=True)]
             warped = [warp(detail, flow) for detail, flow in zip(details, pair, strict=True)]
             parts = [base, *warped, *frames, visible]
             if self.config.refine_on == "blend":
                 base = blend(frames[0], frames[1], visible) + enlarge(coarse - blend_s4, 4)
-        return base + self.body(torch.cat(parts, 1)).float()
+        return base + self.body(torch.cat(parts, 1)).float(), frames
 
 
 class ClassicalMix(nn.Module):
@@ -95,16 +95,17 @@ class ClassicalMix(nn.Module):
 
     def __init__(self, config: LiftConfig) -> None:
         super().__init__()
+        self.sees_warped = config.mix_warped
         self.body = nn.Sequential(
-            conv(3 + 3 + 3 + 2, config.mix),
+            conv(3 + 3 + 3 + 2 + (6 if config.mix_warped else 0), config.mix),
             nn.ReLU(inplace=True),
             conv(config.mix, config.mix),
             nn.ReLU(inplace=True),
             zeroed(conv(config.mix, 1 + 3)),
         )
 
-    def forward(self, own: Tensor, classical: Tensor, visible_s4: Tensor) -> Tensor:
-        """(B, 3, H, W) twice and visibilities (B, 2, H/4, W/4) -> (B, 3, H, W)."""
-        parts = [own, classical, (own - classical).abs(), enlarge(visible_s4, 4)]
+    def forward(self, own: Tensor, classical: Tensor, visible_s4: Tensor, warped: list[Tensor]) -> Tensor:
+        """(B, 3, H, W) twice, visibilities (B, 2, H/4, W/4), and the warped neighbours -> (B, 3, H, W)."""
+        parts = [own, classical, (own - classical).abs(), enlarge(visible_s4, 4), *(warped if self.sees_warped else [])]
         found = self.body(torch.cat(parts, 1)).float()
         return own + found[:, :1].sigmoid() * (classical - own) + found[:, 1:]

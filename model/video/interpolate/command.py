@@ -33,6 +33,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     engine.add_argument(
         "--dtype", help="fp32 or fp16 of RIFE (default: fp16 on CUDA), fp32 or bf16 of LIFT (default: fp32)"
     )
+    engine.add_argument("--compile", action="store_true", help="torch.compile RIFE or LIFT: slow to start, then faster")
     engine.add_argument(
         "--tile", type=int, metavar="PX", help="side of tiles; 0 for none (default: 2048 beyond 2560x1440, networks)"
     )
@@ -56,6 +57,8 @@ def settings_of(args: argparse.Namespace) -> InterpolateSettings:
     options = named_values(args.engine_opt, "--engine_opt")
     if args.dtype is not None:
         options["dtype"] = args.dtype
+    if args.compile:
+        options["compile"] = "true"
     fps = None
     if args.fps is not None:
         try:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from pipeline.device import resolve_device
 from pipeline.engines.base import SafePoint
+from pipeline.engines.compiled import compile_parts
 from pipeline.engines.info import EngineInfo, option, unrecorded
 from pipeline.engines.interpolation.context import Context, UnitPicture
 from pipeline.errors import InputError, UsageError
@@ -47,6 +48,9 @@ class Lift:
 
         checkpoint: str = unrecorded("", "of a LIFT network: model.safetensors, a checkpoint folder or a run folder")
         dtype: Precision = option("fp32", "fp32, or bf16: autocast, for GPUs that are faster with it")
+        compile: bool = unrecorded(
+            False, "torch.compile the network: minutes at first, then faster; the last bits may change"
+        )
 
         def __post_init__(self) -> None:
             if self.dtype not in get_args(Precision):
@@ -61,6 +65,9 @@ class Lift:
             )
         self._device = resolve_device(device)
         self._net, self._path, digest = _network(Path(options.checkpoint), self._device)
+        if options.compile:  # the prior between these parts is OpenCV's
+            parts = (self._net.encoder, self._net.temporal, self._net.flow, self._net.synthesis, self._net.refinement)
+            compile_parts([part for part in parts if part is not None], self._device)
         self.info = replace(type(self).info, weights={self._path.name: digest})
         self._ring: dict[_Memory, _Encoded] = {}
 

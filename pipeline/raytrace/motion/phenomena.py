@@ -5,7 +5,7 @@ Speeds are chosen in pixels: at 256 px width and 35 mm a thing that crosses the 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -15,10 +15,12 @@ from pipeline.raytrace.generated.light import changing, step, wave
 from pipeline.raytrace.generated.palette import Palette
 from pipeline.raytrace.geometry import Shapes
 from pipeline.raytrace.light import Lighting
-from pipeline.raytrace.motion.stages import STAGES, sizes_of
+from pipeline.raytrace.motion.stages import STAGES, Look, sizes_of
+from pipeline.raytrace.textures import generator
 from pipeline.raytrace.world import RayScene
 
 PHENOMENA = ("occluder", "fast", "wheel", "legs", "fence", "light", "overlay", "control")
+BEGINS_S, PACES, ASIDE_M = (0.1, 0.5), (0.8, 1.25), 0.15  # of test sets with a seed: bounds of what is drawn
 Light = Lighting | Callable[[float], Lighting]
 
 
@@ -145,21 +147,30 @@ _PLANS: dict[str, Callable[[Palette, str], Plan]] = {
 }
 
 
-def evaluation_clips() -> list[tuple[str, str, str]]:
-    """The clips of the test set: (clip_id, phenomenon, stage)."""
-    return [(f"{phenomenon}_{stage}", phenomenon, stage) for phenomenon in PHENOMENA for stage in STAGES]
+def evaluation_clips(seed: int = 0) -> list[tuple[str, str, str]]:
+    """The clips of a test set: (clip_id, phenomenon, stage)."""
+    end = f"_{seed:03d}" if seed else ""
+    return [(f"{phenomenon}_{stage}{end}", phenomenon, stage) for phenomenon in PHENOMENA for stage in STAGES]
 
 
-def stage_scene(phenomenon: str, stage: str) -> tuple[RayScene, tuple[str, str] | None]:
-    """The scene of a test clip, and kind and text of its overlay if it has one."""
-    palette = Palette("motion-test", phenomenon, stage)
+def stage_scene(phenomenon: str, stage: str, seed: int = 0) -> tuple[RayScene, tuple[str, str] | None]:
+    """The scene of a test clip, and kind and text of its overlay if it has one.
+
+    Args:
+        phenomenon, stage: see `evaluation_clips`.
+        seed: 0 is the test set built by hand; another one plays the same phenomenon in drawn colours, textures, actors and
+            light, from another instant on, faster or slower, seen from a little aside.
+    """
+    palette = Palette("motion-test", phenomenon, stage, *([seed] if seed else []))
+    look = Look(seed, stage)
     build, own_light = STAGES[stage]
+    own_light = look.light(own_light)
     plan = _PLANS[phenomenon](palette, stage)
-    fixed = build(palette)
+    fixed = build(palette, look)
     low, high = sizes_of(stage)
     scene = RayScene(
         name=f"{phenomenon}-{stage}",
-        seed=0,
+        seed=seed,
         f_mm=35.0,
         materials=palette.materials,
         fixed=fixed if plan.extra is None else fixed.extend(plan.extra),
@@ -169,4 +180,23 @@ def stage_scene(phenomenon: str, stage: str) -> tuple[RayScene, tuple[str, str] 
         low=low,
         high=high,
     )
-    return scene, plan.overlay
+    return (_replayed(scene, phenomenon, stage, seed) if seed else scene), plan.overlay
+
+
+def _replayed(scene: RayScene, phenomenon: str, stage: str, seed: int) -> RayScene:
+    """From another instant on, at another pace, seen from a little aside."""
+    rng = generator("motion-replay", phenomenon, stage, seed)
+    begin, pace = float(rng.uniform(*BEGINS_S)), float(np.exp(rng.uniform(*np.log(PACES))))
+    aside = rng.uniform(-ASIDE_M, ASIDE_M, 3)
+    moving, path, light = scene.moving, scene.path, scene.lighting
+
+    def seen_from(t: float) -> Pose:
+        pose = path(begin + pace * t)
+        return replace(pose, position=pose.position + aside)
+
+    return replace(
+        scene,
+        moving=lambda t: moving(begin + pace * t),
+        path=seen_from,
+        lighting=light if isinstance(light, Lighting) else lambda t: light(begin + pace * t),
+    )

@@ -38,7 +38,7 @@ class ClipRequest:
         clip_id: folder name.
         split: "test" for a clip of the hypothesis' own test set, "train" for one drawn from a seed.
         phenomenon, family: of the test set's clip: phenomenon and stage; in training "mixed" and a generator's family.
-        seed: of a training clip; 0 in the test set.
+        seed: of a training clip; of the test set, 0 for the one built by hand.
         width, height, num_frames: pixels, > 0; frames, >= 2.
         fps: frames a second of scene time, > 0; more of them are denser instants of the same scene.
         supersample: samples along each side of a pixel, >= 1.
@@ -73,7 +73,7 @@ class ClipRequest:
     def scene(self) -> tuple[RayScene, Overlay | None]:
         """The scene, and the overlay that lies on its pictures."""
         if self.split == "test":
-            scene, layer = stage_scene(self.phenomenon, self.family)
+            scene, layer = stage_scene(self.phenomenon, self.family, self.seed)
         else:
             rng = generator("clip", self.family, self.seed)
             pace = float(np.exp(rng.uniform(*np.log(PACES))))
@@ -96,7 +96,8 @@ def clip_requests(
     Args:
         split: "test": the whole test set; "train": `num_clips` of them, the families in turn.
         num_clips: of the training split, >= 1; the first of the test set, all if None.
-        seed: of the training split, >= 0; other seeds share no scene below 10,000 clips.
+        seed: >= 0; of the training split, others share no scene below 10,000 clips; of the test split, 0 is the set built
+            by hand and others play the same phenomena in other looks.
         families: which ones training draws from.
         size: further arguments of `ClipRequest`.
     """
@@ -108,8 +109,8 @@ def clip_requests(
     if seed < 0:
         raise RaytraceError(f"seed must be >= 0, got {seed}")
     if split == "test":
-        known = evaluation_clips()[:num_clips]
-        return [ClipRequest(clip_id=i, split=split, phenomenon=p, family=s, **size) for i, p, s in known]  # type: ignore[arg-type]
+        known = evaluation_clips(seed)[:num_clips]
+        return [ClipRequest(clip_id=i, split=split, phenomenon=p, family=s, seed=seed, **size) for i, p, s in known]  # type: ignore[arg-type]
     requests = []
     for number in range(120 if num_clips is None else num_clips):
         family, own = families[number % len(families)], 10_000 * seed + number

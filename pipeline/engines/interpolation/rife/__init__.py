@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from pipeline.device import resolve_device
 from pipeline.engines.base import SafePoint, with_weights
+from pipeline.engines.compiled import compile_parts
 from pipeline.engines.info import EngineInfo, option, unrecorded
 from pipeline.engines.interpolation.context import Context, TwoFrames, UnitPicture
 from pipeline.errors import UsageError
@@ -33,6 +34,9 @@ class Rife(TwoFrames):
 
         version: Version = option("4.25", "of the network: 4.0, 4.6 or 4.25")
         dtype: Precision = option("auto", "fp16, fp32, or auto: fp16 on CUDA and fp32 elsewhere")
+        compile: bool = unrecorded(
+            False, "torch.compile the network: minutes at first, then faster; the last bits may change"
+        )
         weights: str = unrecorded("", "folder to look for weights in")
 
         def __post_init__(self) -> None:
@@ -50,6 +54,8 @@ class Rife(TwoFrames):
         [found] = require([weights_named(f"rife_{options.version}.pkl")], weights_folder(options.weights))
         self.info = with_weights(type(self).info, [found])
         self._net = _network(read_torch(found.path), options.version, str(found.path))
+        if options.compile:
+            compile_parts([self._net], self._device)
 
     def interpolate(self, context: Context, safe_point: SafePoint) -> UnitPicture:
         import torch
