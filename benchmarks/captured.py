@@ -23,8 +23,10 @@ from torch import Tensor, nn
 
 from model.bokehflow import VARIANTS, BokehFlow, LensBatch
 from pipeline.optics import FixedShapes, Lens, px_per_mm, render_lens_blur
+from pipeline.optics.fixed import Kernels
 
 LENS = Lens(f_m=0.05, f_number=2.0, focus_m=2.0)
+RENDERERS: dict[str, Kernels] = {"renderer": "auto", "renderer_plain": "plain"}
 RADIUS_SHARE = 31 / 854  # largest radius over the width
 
 
@@ -77,12 +79,14 @@ def measure(adaptive: Callable[[], Tensor], fixed: Callable[[], Tensor], repeat:
     return row
 
 
-def renderer_case(width: int, height: int, device: str) -> tuple[Callable[[], Tensor], Callable[[], Tensor]]:
+def renderer_case(
+    width: int, height: int, device: str, kernels: Kernels
+) -> tuple[Callable[[], Tensor], Callable[[], Tensor]]:
     """The renderer alone: a slope from near to far with a near square."""
     image, largest = picture(width, height, device), RADIUS_SHARE * width
     radius = torch.linspace(-0.3 * largest, largest, height)[None, None, :, None].repeat(1, 1, 1, width)
     radius[..., height // 3 : height // 2, width // 4 : width // 2] = -0.6 * largest
-    radius, fixed = radius.to(device), FixedShapes(max_radius_px=largest)
+    radius, fixed = radius.to(device), FixedShapes(max_radius_px=largest, kernels=kernels)
     return lambda: render_lens_blur(image, radius), lambda: render_lens_blur(image, radius, fixed=fixed)
 
 
@@ -115,7 +119,12 @@ def _wait(device: str) -> None:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="small sizes, the variant demo, two repetitions")
-    parser.add_argument("--what", nargs="+", default=["renderer", "small"], help="renderer, or variants of the network")
+    parser.add_argument(
+        "--what",
+        nargs="+",
+        default=["renderer", "small"],
+        help="renderer (with kernels on CUDA), renderer_plain, or variants of the network",
+    )
     parser.add_argument("--sizes", nargs="+", default=["1280x720"], help="WIDTHxHEIGHT")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=("cpu", "cuda"))
     parser.add_argument("--repeat", type=int, default=30)
@@ -132,8 +141,8 @@ def main(argv: list[str] | None = None) -> int:
             width, height = map(int, size.split("x"))
             with torch.inference_mode():
                 case = (
-                    renderer_case(width, height, args.device)
-                    if what == "renderer"
+                    renderer_case(width, height, args.device, RENDERERS[what])
+                    if what in RENDERERS
                     else network_case(what, width, height, args.device)
                 )
                 row = measure(case[0], case[1], args.repeat, args.device)

@@ -68,11 +68,14 @@ def measurements() -> list[Measurement]:
     return [
         Measurement(
             name="checks", box_s=90,
-            gpu=(*pytest, "tests/test_fixed_shapes.py", "tests/test_triton.py", "-m", "gpu or not slow"),
+            gpu=(*pytest, "tests/test_fixed_shapes.py", "tests/test_fused.py", "tests/test_triton.py", "-m", "gpu or not slow"),
             cpu=(*pytest, "-m", "not gpu and not slow", "-k", "reference_backend or cannot_run"),
         ),
         bench("recurrence", 60, "recurrence", "--device cuda --crop 256 --repeat 5", "--crop 32 --repeat 1"),
-        bench("captured", 90, "captured", "--device cuda --sizes 1280x720 1920x1088 --what renderer small nano", "--quick"),
+        bench(
+            "captured", 90, "captured",
+            "--device cuda --sizes 1280x720 1920x1088 --what renderer renderer_plain small nano", "--quick",
+        ),
         bench("small", 60, "bokehflow", f"{frames} --variants small", "--variants demo --sizes 64x48 --repeat 1"),
         bench("nano", 45, "bokehflow", f"{frames} --variants nano", "--variants demo --sizes 64x48 --repeat 1"),
         bench(

@@ -59,6 +59,19 @@ def test_kernels_compile_for_a_gpu_without_spills(tmp_path):
         assert needs["shared"] <= 48 * 1024, (name, needs)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_kernels_on_a_gpu_prove_themselves_and_give_the_adaptive_picture():
+    assert fixed.proved(torch.device("cuda", torch.cuda.current_device()))
+    image, radius = torch.rand(2, 3, 203, 317, device="cuda"), torch.linspace(-12, 30, 317, device="cuda")
+    radius = radius.expand(2, 1, 203, 317).clone()
+    radius[..., 40:90, 100:180] = -9
+    with torch.inference_mode():
+        truth = render_lens_blur(image, radius)
+        found = render_lens_blur(image, radius, fixed=FixedShapes(max_radius_px=30.0, kernels="triton"))
+    torch.testing.assert_close(found, truth, rtol=0, atol=1e-4)
+
+
 def test_kernels_are_refused_where_they_cannot_run():
     image, radius = torch.rand(1, 3, 8, 9), torch.full((1, 1, 8, 9), 3.0)
     with pytest.raises(OpticsError, match=r"kernels cannot run: .*; kernels='plain' needs none"):

@@ -65,6 +65,7 @@ def _constants(scans: Scans) -> dict[str, int]:
         "CHANNELS": channels, "CP": power(channels, 16), "HEADS": scans.heads, "HP": power(scans.heads), "SIZE": size,
         "DP": power(size, 16), "CHUNK": CHUNK, "HAS_FLOOR": scans.floor is not None,
         "FLOOR_EACH": scans.floor is not None and len(scans.floor) > 1,
+        "num_warps": 8 if power(scans.heads) == 4 else 4,  # with 4, four heads spill more registers
         "num_stages": 1,  # loads ahead of a chunk would hold its weights in shared memory several times
     }  # fmt: skip
 

@@ -29,6 +29,7 @@ from model.video.engines import FilmEngine, LensEngine, NetworkDepth, NetworkEng
 from model.video.film import Film, Look, worked_place
 from model.video.focus import FOCUS_M
 from model.video.plan import MIDDLE, check_pixel, depth_at, follow, lens_for, sample_numbers
+from model.video.profile import Profile, part_of
 from model.video.settings import USUAL_F_NUMBER, USUAL_FOCAL_MM, ApplySettings, EngineName
 from model.video.trust import describe_training, weakness
 from model.video.work import begin_work, frame_fields
@@ -260,7 +261,9 @@ class _Run:
             for sink in sinks:
                 stack.enter_context(sink)
             start = self._start(sinks, engine)
-            numbered = ((n, frame) for n, frame in enumerate(self._film.frames()) if n >= start)
+            profile = self._profile(engine)
+            frames = self._film.frames() if profile is None else profile.each("read", self._film.frames())
+            numbered = ((n, frame) for n, frame in enumerate(frames) if n >= start)
             self._reporter.begin_progress(self._output.name, look.count, start)
             ends = inverse_ends(depth.read(n) for n in sample_numbers(look.count)) if len(sinks) > 1 and depth else None
             with closing(engine.photographs(numbered, look, focus_m)) as shots:  # type: ignore[type-var]  # a generator
@@ -268,10 +271,21 @@ class _Run:
                     pictures = [self._composed(shot)]
                     if len(sinks) > 1:
                         pictures.append(colour_depth(shot.depth_m, ends))
-                    for sink, picture in zip(sinks, pictures, strict=True):
-                        sink.write(replace(shot.source, picture=picture))
+                    with part_of(profile, "write"):
+                        for sink, picture in zip(sinks, pictures, strict=True):
+                            sink.write(replace(shot.source, picture=picture))
                     self._step()
         self._reporter.end_progress()
+        for line in [] if profile is None else profile.lines(look.count - start):
+            say(line)
+
+    def _profile(self, engine: FilmEngine) -> Profile | None:
+        if not self._settings.profile:
+            return None
+        engine.profile = Profile(self._device)
+        if isinstance(engine, NetworkEngine):
+            engine.profile.watch(engine.net)
+        return engine.profile
 
     def _sink(self, path: Path, *, first: bool) -> Sink:
         look, settings = self._look, self._settings

@@ -91,6 +91,7 @@ def _add_film(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--no_cuts", action="store_true", help="one shot: look for no cuts")
     group.add_argument("--overwrite", action="store_true", help="replace an existing output")
     group.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    group.add_argument("--profile", action="store_true", help="say at the end what a frame cost, part by part")
 
 
 def settings_of(args: argparse.Namespace) -> ApplySettings:
@@ -131,6 +132,7 @@ def settings_of(args: argparse.Namespace) -> ApplySettings:
         side_by_side=args.side_by_side,
         depth_video=args.depth_video,
         save_depth=args.save_depth,
+        profile=args.profile,
     )
 
 

@@ -14,6 +14,7 @@ from model.errors import CheckpointError
 from model.video.depth_source import DepthSource, Kept
 from model.video.film import Film, Look, to_8_bit
 from model.video.focus import check_focus_m
+from model.video.profile import Profile, part_of
 from model.video.settings import ApplySettings, check_range
 from pipeline.errors import UsageError
 from pipeline.media.convert import image_to_tensor, tensor_to_deep, tensor_to_image
@@ -27,6 +28,7 @@ from pipeline.optics.cat_eye import render_cat_eye
 FOCAL_RANGE_MM = (FOCAL_M[0] * 1000, FOCAL_M[1] * 1000)
 # A disc wider than half the frame has no shape to see any more, and its transform no limit.
 _WIDEST_RADIUS = 0.25
+DEPTH, UP, DOWN = "depth, read and cleaned", "to the device", "back, in whole levels"  # parts of a profile
 _SHOWS_PX = 2.0  # a step of the radius from which on an edge is one
 
 
@@ -48,6 +50,7 @@ class FilmEngine(Protocol):
     """Frames in, photographs out, in order."""
 
     can_resume: bool  # every frame stands for itself
+    profile: Profile | None  # set before the first photograph to know what its parts cost
 
     def photographs(
         self, frames: Iterable[tuple[int, TimedFrame]], look: Look, focus_m: list[float]
@@ -60,6 +63,7 @@ class LensEngine:
     """`pipeline.optics.render_lens_blur` on the film's depth; each frame stands for itself."""
 
     can_resume = True
+    profile: Profile | None = None
 
     def __init__(self, settings: ApplySettings, lens: Lens, depth: DepthSource, device: str) -> None:
         self._settings, self._lens, self._depth, self._device = settings, lens, depth, device
@@ -71,13 +75,17 @@ class LensEngine:
         scale = px_per_mm(look.size[0], self._settings.sensor_mm)
         limit = _WIDEST_RADIUS * max(look.size)
         for number, frame in frames:
-            depth_m = _clean(self._depth.read(number), self._lens, scale)
-            depth = torch.from_numpy(depth_m).to(self._device)[None, None]
-            radius = defocus_px(depth, replace(self._lens, focus_m=focus_m[number]), scale).clamp(-limit, limit)
-            image = image_to_tensor(frame.picture, self._device)[None]
-            settings = self._settings
-            out = render_cat_eye(image, radius, amount=settings.cat_eye, order=depth, aperture=settings.aperture)
-            picture = to_picture(out[0], frame.picture)
+            with part_of(self.profile, DEPTH):
+                depth_m = _clean(self._depth.read(number), self._lens, scale)
+            with part_of(self.profile, UP):
+                depth = torch.from_numpy(depth_m).to(self._device)[None, None]
+                image = image_to_tensor(frame.picture, self._device)[None]
+            with part_of(self.profile, "lens renderer"):
+                radius = defocus_px(depth, replace(self._lens, focus_m=focus_m[number]), scale).clamp(-limit, limit)
+                settings = self._settings
+                out = render_cat_eye(image, radius, amount=settings.cat_eye, order=depth, aperture=settings.aperture)
+            with part_of(self.profile, DOWN):
+                picture = to_picture(out[0], frame.picture)
             yield Photographed(source=frame, picture=picture, depth_m=depth_m)
 
 
@@ -96,6 +104,7 @@ class NetworkEngine:
     """
 
     can_resume = False
+    profile: Profile | None = None
 
     def __init__(
         self, net: BokehFlow, f_number: float, focal_mm: float, sensor_mm: float, depth: DepthSource | None = None
@@ -160,11 +169,15 @@ class NetworkEngine:
         for number, frame in frames:
             depth_m = None
             if self._depth is not None:
-                scale = px_per_mm(look.size[0], self._sensor_mm)
-                depth_m = _clean(self._depth.read(number), self._lens(focus_m[number]), scale)
-            out, state = self.through(frame.picture, focus_m[number], None if number in starts else state, depth_m)
-            picture = to_picture(out.bokeh[0], frame.picture)
-            yield Photographed(source=frame, picture=picture, depth_m=out.depth_m[0, 0].float().cpu().numpy())
+                with part_of(self.profile, DEPTH):
+                    scale = px_per_mm(look.size[0], self._sensor_mm)
+                    depth_m = _clean(self._depth.read(number), self._lens(focus_m[number]), scale)
+            with part_of(self.profile, "network: the rest"):
+                out, state = self.through(frame.picture, focus_m[number], None if number in starts else state, depth_m)
+            with part_of(self.profile, DOWN):
+                picture = to_picture(out.bokeh[0], frame.picture)
+                shown_m = out.depth_m[0, 0].float().cpu().numpy()
+            yield Photographed(source=frame, picture=picture, depth_m=shown_m)
 
 
 class NetworkDepth(Kept):

@@ -47,6 +47,7 @@ class ApplySettings:
         side_by_side: the film and the result beside each other.
         depth_video: write the depth as colours too, to a video or folder.
         save_depth: keep estimated depth in this folder, in the form that --depth reads.
+        profile: say at the end what a frame cost, part by part.
     """
 
     engine: EngineName = "auto"
@@ -73,6 +74,7 @@ class ApplySettings:
     side_by_side: bool = False
     depth_video: Path | None = None
     save_depth: Path | None = None
+    profile: bool = False
 
     def __post_init__(self) -> None:
         if self.engine not in get_args(EngineName):

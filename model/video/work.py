@@ -12,7 +12,7 @@ from pipeline.storage.files import read_json, write_json
 
 _NAME = "settings.json"
 # Where it is computed, what is replaced and what is copied changes no frame.
-_UNRECORDED = ("device", "overwrite", "audio", "save_depth")
+_UNRECORDED = ("device", "overwrite", "audio", "save_depth", "profile")
 
 
 def frame_fields(settings: Any, source: Path) -> Fields:

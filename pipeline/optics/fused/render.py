@@ -35,7 +35,7 @@ def render(
         (3, H, W) linear light, and the invented share, (1, H, W) or (1, 0, 0).
     """
     one = _Picture(light.contiguous(), defocus.contiguous(), max_radius_px, aperture, traced)
-    with torch.cuda.device_of(light):  # Triton starts kernels on the current device
+    with torch.cuda.device_of(light):  # type: ignore[no-untyped-call]  # Triton starts kernels on the current device
         own_light, own, other, edge = one.split()
         bridged = one.bridge(own_light, own)
         hidden = one.background(own_light, edge, bridged)
