@@ -1,7 +1,8 @@
 """What turns frames into photographs: the lens renderer on depth, or a trained network."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -14,6 +15,7 @@ from model.errors import CheckpointError
 from model.video.depth_source import DepthSource, Kept
 from model.video.film import Film, Look, to_8_bit
 from model.video.focus import check_focus_m
+from model.video.in_flight import Leaving, leave, one_behind, upload
 from model.video.profile import Profile, part_of
 from model.video.settings import ApplySettings, check_range
 from pipeline.errors import UsageError
@@ -155,7 +157,7 @@ class NetworkEngine:
         device = lens.f_m.device
         try:
             known = None if depth_m is None else torch.from_numpy(depth_m).to(device)[None, None]
-            return self.net(image_to_tensor(picture, device)[None], lens, state, known)
+            return self.net(upload(picture, device)[None], lens, state, known)
         except OpticsError as error:  # the picture is bytes and the lens was checked: the network's own depth
             raise CheckpointError(
                 f"this network's prediction cannot be rendered ({error}); take another checkpoint"
@@ -164,6 +166,11 @@ class NetworkEngine:
     def photographs(
         self, frames: Iterable[tuple[int, TimedFrame]], look: Look, focus_m: list[float]
     ) -> Iterator[Photographed]:
+        yield from one_behind(self._started(frames, look, focus_m))
+
+    def _started(
+        self, frames: Iterable[tuple[int, TimedFrame]], look: Look, focus_m: list[float]
+    ) -> Iterator[Callable[[], Photographed]]:
         starts = {shot.start for shot in look.shots}
         state: BokehFlowState | None = None
         for number, frame in frames:
@@ -175,9 +182,12 @@ class NetworkEngine:
             with part_of(self.profile, "network: the rest"):
                 out, state = self.through(frame.picture, focus_m[number], None if number in starts else state, depth_m)
             with part_of(self.profile, DOWN):
-                picture = to_picture(out.bokeh[0], frame.picture)
-                shown_m = out.depth_m[0, 0].float().cpu().numpy()
-            yield Photographed(source=frame, picture=picture, depth_m=shown_m)
+                picture, shown = leave(out.bokeh[0], frame.picture), Leaving(out.depth_m[0, 0].float())
+            yield partial(self._back, frame, picture, shown)
+
+    def _back(self, frame: TimedFrame, picture: Callable[[], AnyPicture], shown: Leaving) -> Photographed:
+        with part_of(self.profile, DOWN):
+            return Photographed(source=frame, picture=picture(), depth_m=shown.arrived().numpy())
 
 
 class NetworkDepth(Kept):

@@ -10,21 +10,30 @@ from pipeline.media.arrays import AnyPicture, DeepPicture, Picture
 
 def image_to_tensor(image: AnyPicture, device: torch.device | str = "cpu") -> Tensor:
     """(H, W, 3) uint8 or uint16 -> (3, H, W) float32 in [0, 1]; bytes travel to the device as bytes."""
-    if image.dtype == np.uint16:
-        return torch.from_numpy(image.astype(np.float32)).to(device).permute(2, 0, 1) / 65535
-    return torch.from_numpy(image).to(device).permute(2, 0, 1).float() / 255
+    values = image.astype(np.float32) if image.dtype == np.uint16 else image
+    return scaled(torch.from_numpy(values).to(device), image.dtype)
+
+
+def scaled(values: Tensor, dtype: np.dtype) -> Tensor:
+    """(H, W, 3) levels of uint8 or uint16, on any device -> (3, H, W) float32 in [0, 1]."""
+    return values.permute(2, 0, 1).float() / float(np.iinfo(dtype).max)
+
+
+def levels_of(image: Tensor, dtype: np.dtype) -> Tensor:
+    """(3, H, W) in [0, 1] -> (H, W, 3) levels on the same device: uint8, or float32 that uint16 holds; rounded, clipped."""
+    most = float(np.iinfo(dtype).max)
+    levels = (image.detach().float().clamp(0, 1).permute(1, 2, 0) * most).round().contiguous()
+    return levels.byte() if dtype == np.uint8 else levels
 
 
 def tensor_to_image(image: Tensor) -> Picture:
     """(3, H, W) in [0, 1], on any device -> (H, W, 3) uint8, rounded; what lies outside is clipped."""
-    levels = (image.detach().float().clamp(0, 1) * 255).round().byte()
-    return np.ascontiguousarray(levels.permute(1, 2, 0).cpu().numpy())
+    return levels_of(image, np.dtype(np.uint8)).cpu().numpy()
 
 
 def tensor_to_deep(image: Tensor) -> DeepPicture:
     """The same over the whole range of 16 bits."""
-    levels = image.detach().float().clamp(0, 1).permute(1, 2, 0).cpu().numpy()
-    return np.rint(np.ascontiguousarray(levels) * 65535).astype(np.uint16)
+    return levels_of(image, np.dtype(np.uint16)).cpu().numpy().astype(np.uint16)
 
 
 def image_to_unit(image: AnyPicture) -> npt.NDArray[np.float32]:
