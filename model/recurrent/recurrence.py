@@ -66,7 +66,8 @@ def gated_delta_rule(
     _validate(q, k, v, log_alpha, beta, initial_state, chunk_size, backend)
     if backend == "auto":
         wide = torch.float64 in (q.dtype, k.dtype, v.dtype, beta.dtype)
-        backend = _choose(v.device, v.dtype in HALF, torch.is_grad_enabled() or wide)
+        asks = v.device.type == "cuda"  # nothing else depends on precision and use, so that it is said once there
+        backend = _choose(v.device, asks and v.dtype in HALF, asks and (torch.is_grad_enabled() or wide))
     elif backend == "fla" and (reason := why_not_fla(v.device.type)):
         raise RecurrenceError(f"backend 'fla' cannot run: {reason}; use backend='torch' or 'auto'")
     elif backend == "triton" and (reason := why_not_triton(v.device)):
