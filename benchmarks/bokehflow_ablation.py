@@ -32,6 +32,8 @@ CONFIG = Path(train.__file__).parent / "configs" / "photographs.toml"
 FIGURES = ("psnr_db", "psnr_band_db", "psnr_highlights_db", "temporal")
 COLUMNS = [f"{kind} {figure}" for kind in ("own depth", "true depth") for figure in FIGURES]
 CLIPS = {"data.clip_frames": 3, "data.crop_width": 160, "data.crop_height": 128}
+# From depth that is handed in, only highlights in front of a renderer learn anything.
+PREDICT = {"run.given_depth": 0.0}
 # Part -> what its training changes. What carries a state is trained on clips, and so is what it is held against.
 TRAINED: Mapping[str, Mapping[str, Any]] = {
     "base": {},
@@ -40,9 +42,9 @@ TRAINED: Mapping[str, Mapping[str, Any]] = {
     "no_gating": {"model.enable_dahg": False},
     "published_gating": {"model.dahg_blur": "pixels"},
     "two_scans": {"model.scans": 2},
-    "no_highlights": {"model.enable_highlights": False},
+    "no_highlights": PREDICT | {"model.enable_highlights": False},
     "no_correction": {"model.enable_correction": False},
-    "no_physics": {"model.enable_physics": False},
+    "no_physics": PREDICT | {"model.enable_physics": False},
     "clips": CLIPS,
     "clips_state": CLIPS | {"model.enable_tsp": True},
     "clips_slow_state": CLIPS | {"model.enable_tsp": True, "model.memory_tokens": 1024},

@@ -9,10 +9,12 @@ from model.bokehflow import BokehFlow, BokehFlowConfig, BokehFlowError, LensBatc
 from model.bokehflow.checkpoint import network_from
 from model.bokehflow.correction import MAX_LOG_GAIN, Rendered, brightened
 from model.bokehflow.losses import BokehLoss, LossWeights
+from model.bokehflow.settings import BokehFlowRunSettings, BokehFlowSettings
 from model.errors import CheckpointError
 from model.evaluation.baselines import BlindDepth
 from model.evaluation.regions import BIN_NAMES, highlight_reach, occlusion_band, regions_of
 from model.evaluation.scores import Tally
+from pipeline.errors import UsageError
 from pipeline.measures import psnr_of_mse
 from pipeline.optics import Lens, linear_to_srgb, render_lens_blur, srgb_to_linear
 from pipeline.optics.render import render_traced
@@ -299,3 +301,14 @@ def test_blind_depth_is_the_geometric_mean():
 def test_nothing_is_darker_for_the_way_through_linear_light():
     values = torch.linspace(0, 1, 256)
     assert float((linear_to_srgb(srgb_to_linear(values)) - values).abs().max()) < 1e-6
+
+
+@pytest.mark.parametrize("off", [{"enable_highlights": False}, {"enable_physics": False}])
+def test_a_training_that_would_learn_nothing_from_depth_handed_in_is_refused(off: dict):
+    """It went on to the first such batch, and ended in PyTorch's words about a missing gradient."""
+    run = BokehFlowRunSettings(given_depth=0.5)
+    resting = dataclasses.replace(TINY, correct_given=False, **off)
+    with pytest.raises(UsageError, match=r"nothing to learn: set run\.given_depth = 0"):
+        BokehFlowSettings(task="bokehflow", model=resting, run=run)
+    BokehFlowSettings(task="bokehflow", model=resting)
+    BokehFlowSettings(task="bokehflow", model=dataclasses.replace(TINY, **off), run=run)  # the correction learns

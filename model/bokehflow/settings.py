@@ -99,6 +99,13 @@ class BokehFlowSettings(TrainSettings):
             )
         if self.data.kind == "realbokeh" and self.run.given_depth:
             raise UsageError("RealBokeh photographs have no depth to hand in: set run.given_depth = 0")
+        net = self.model
+        learns = (net.enable_correction and net.correct_given) or (net.enable_highlights and net.enable_physics)
+        if self.run.given_depth and not learns:
+            raise UsageError(
+                "where depth is handed in, this network has nothing to learn: set run.given_depth = 0, or keep the "
+                "highlights with the renderer (model.enable_highlights, model.enable_physics), or model.correct_given"
+            )
         width, height = self.data.crop_width, self.data.crop_height
         if min(width or SSIM_WINDOW, height or SSIM_WINDOW) < SSIM_WINDOW:
             raise UsageError(
