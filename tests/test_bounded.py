@@ -2,7 +2,9 @@
 
 import io
 import os
+import time
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -114,3 +116,37 @@ def test_parsing_names_the_file_whatever_the_parser_raises(tmp_path: Path):
         raise InputError("said already")
     assert one_line(ValueError("a\n\x00b" * 1000)).startswith("ValueError: a b")
     assert len(one_line(ValueError("x" * 10**6))) < 250
+
+
+def test_headers_are_parsed_one_at_a_time(monkeypatch: pytest.MonkeyPatch):
+    """Python 3.11 counts the depth of `ast`, with which NumPy parses them, for all threads together: files without fault
+    were called damaged (SystemError: AST constructor recursion depth mismatch)."""
+    inside, most = [0], [0]
+    real = np.lib.format.read_array_header_1_0
+
+    def watched(*args, **kwargs):
+        inside[0] += 1
+        most[0] = max(most[0], inside[0])
+        time.sleep(0.02)
+        inside[0] -= 1
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(np.lib.format, "read_array_header_1_0", watched)
+    data = _npy(np.arange(6.0))
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: load_npy(io.BytesIO(data), "x.npy", 256), range(8)))
+    assert most == [1] and all(np.array_equal(array, np.arange(6.0)) for array in found)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [np.zeros((0, 3)), np.array(2.5), np.asfortranarray(np.arange(6.0).reshape(2, 3)), np.arange(3, dtype=">u2")],
+)
+def test_arrays_come_back_as_numpy_reads_them(array: np.ndarray):
+    found = load_npy(io.BytesIO(_npy(array)), "x.npy", 256)
+    expected = np.load(io.BytesIO(_npy(array)))
+    assert np.array_equal(found, expected) and (found.dtype, found.shape) == (expected.dtype, expected.shape)
+    assert found.flags.writeable and found.flags.f_contiguous == expected.flags.f_contiguous
+    if array.size:
+        with pytest.raises(InputError, match=r"damaged.*ends after"):
+            load_npy(io.BytesIO(_npy(array)[:-1]), "x.npy", 256)

@@ -8,6 +8,7 @@ import io
 import math
 import os
 import stat
+import threading
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from pipeline.errors import InputError, PipelineError
 
 MIB = 1024 * 1024
 JSON_LIMIT = 256 * MIB  # an index of 20,000 scenes of 300 frames has about 200 MiB
+_HEADER_LOCK = threading.Lock()
 _NPY_HEADER_LIMIT = 10_000  # NumPy's own bound for headers that are parsed without trust
 _KINDS = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
 
@@ -106,12 +108,21 @@ def _read(file: BinaryIO, size: int, path: Path) -> bytes:
 
 def npy_header(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype[Any]]:
     """Shape and dtype that an npy stream declares; nothing is allocated. Raises whatever the parser raises."""
+    shape, _, dtype = _header(file)
+    return shape, dtype
+
+
+def _header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """The same with whether the array lies in Fortran's order between them."""
     version = np.lib.format.read_magic(file)
     if version not in ((1, 0), (2, 0)):
         raise ValueError(f"npy version {version} is not supported, allowed are 1.0 and 2.0")
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read(file, max_header_size=_NPY_HEADER_LIMIT)
-    return tuple(int(side) for side in shape), dtype
+    # One at a time: NumPy parses a header with `ast`, which in Python 3.11 counts its depth for all threads together and
+    # now and then raises a SystemError for a file without fault.
+    with _HEADER_LOCK:
+        shape, in_fortran_order, dtype = read(file, max_header_size=_NPY_HEADER_LIMIT)
+    return tuple(int(side) for side in shape), in_fortran_order, dtype
 
 
 def _check_array(origin: str, shape: tuple[int, ...], dtype: np.dtype[Any], limit_bytes: int) -> None:
@@ -127,13 +138,18 @@ def _check_array(origin: str, shape: tuple[int, ...], dtype: np.dtype[Any], limi
 
 
 def load_npy(file: BinaryIO, origin: str, limit_bytes: int) -> npt.NDArray[Any]:
-    """An array of an npy stream that can seek, whose declared size was checked first; see `load_npz`."""
+    """An array of an npy stream, whose declared size was checked first; see `load_npz`."""
     with parsing("the array", origin):
-        start = file.tell()
-        _check_array(origin, *npy_header(file), limit_bytes)
-        file.seek(start)
-        array: npt.NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False, max_header_size=_NPY_HEADER_LIMIT)
-        return array
+        shape, in_fortran_order, dtype = _header(file)
+        _check_array(origin, shape, dtype, limit_bytes)
+        data = bytearray(math.prod(shape) * dtype.itemsize)
+        filled = 0
+        while got := file.readinto(memoryview(data)[filled:]):  # type: ignore[attr-defined]  # of every binary stream
+            filled += got
+        if filled < len(data):
+            raise ValueError(f"it ends after {filled} of {len(data)} bytes")
+        array = np.frombuffer(data, dtype)
+        return array.reshape(shape[::-1]).T if in_fortran_order else array.reshape(shape)
 
 
 def open_member(archive: zipfile.ZipFile, name: str, origin: str) -> IO[bytes]:
