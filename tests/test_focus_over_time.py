@@ -11,10 +11,11 @@ from model.focusmamba import VARIANTS, FocusMamba, FocusMambaConfig, FocusMambaE
 from model.focusmamba.augment import draw_focus
 from model.focusmamba.bank import blur
 from model.focusmamba.checkpoint import with_over_time
-from model.focusmamba.motion import misfit, pulled, way_back
+from model.focusmamba.motion import misfit, way_back
 from model.focusmamba.occluders import LARGEST_RADIUS_PX, LEAST_RADIUS_PX, Scene, occluded
-from model.focusmamba.steady import on_grid, own_variance, steadied
-from model.recurrent.motion import FRAME_SAMPLES
+from model.focusmamba.steady import own_variance, steadied
+from model.recurrent.motion import FRAME_SAMPLES, sample_frame
+from pipeline.media.warping import backward_warp
 from pipeline.optics import Aperture, Lens
 
 TINY = FocusMambaConfig(channels=16, heads=2, head_dim=8, blocks=1, stem_channels=8, middle_channels=8)
@@ -45,7 +46,7 @@ def test_motion_is_found_on_the_grid_and_undone():
     inner = (..., slice(16, -16), slice(16, -16))
     assert torch.allclose(flow[:, 0][inner], torch.tensor(-5.0), atol=0.3)
     assert torch.allclose(flow[:, 1][inner], torch.tensor(-3.0), atol=0.3)
-    left = misfit(now, pulled(before, flow))[inner].mean()
+    left = misfit(now, backward_warp(before, flow))[inner].mean()
     assert left < 0.15 * misfit(now, before)[inner].mean()
     assert torch.equal(way_back(now.repeat(2, 1, 1, 1), before.repeat(2, 1, 1, 1))[1:], flow), "the same in any batch"
 
@@ -53,10 +54,10 @@ def test_motion_is_found_on_the_grid_and_undone():
 def joined(maps: list[torch.Tensor], frames: list[torch.Tensor]) -> list[torch.Tensor]:
     """The running mean of a film."""
     found = [maps[0]]
-    remembered = torch.cat([maps[0], on_grid(own_variance(maps[0], FLAT_VARIANCE))], 1)
+    remembered = torch.cat([maps[0], sample_frame(own_variance(maps[0], FLAT_VARIANCE))], 1)
     for number in range(1, len(maps)):
         one, variance = steadied(maps[number], FLAT_VARIANCE, frames[number], frames[number - 1], remembered)
-        remembered = torch.cat([on_grid(one), variance], 1)
+        remembered = torch.cat([sample_frame(one), variance], 1)
         found.append(one)
     return found
 
@@ -89,7 +90,7 @@ def test_the_running_mean_follows_motion_and_is_steadier_and_no_less_right():
 def test_another_picture_drops_the_past_and_a_pull_of_the_focus_is_followed():
     truth, read = flickering(2)
     frame = texture(1)
-    remembered = torch.cat([read[0], on_grid(own_variance(read[0], FLAT_VARIANCE))], 1)
+    remembered = torch.cat([read[0], sample_frame(own_variance(read[0], FLAT_VARIANCE))], 1)
     # Half of the picture is new, and there the map is far from what it was.
     other = torch.cat([texture(2)[..., :64], frame[..., 64:]], -1)
     now = torch.cat([read[1][..., :64] + 1.5, read[1][..., 64:]], -1)

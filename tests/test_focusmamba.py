@@ -23,13 +23,13 @@ from model.focusmamba.bank import OCTAVES, FilterBank, blur, noise_level
 from model.focusmamba.data import FocusClips, build_data, collate
 from model.focusmamba.losses import FocusLoss, FocusLossWeights, bins_term, render_term, temporal_term
 from model.focusmamba.measure import focus_distance_m
-from model.focusmamba.motion import pulled
 from model.focusmamba.settings import FocusDataSettings
 from model.focusmamba.task import FocusMambaTask
 from model.train import main as train
 from pipeline.errors import StoppedError, UsageError
 from pipeline.media.depth_files import encode_npz
 from pipeline.media.images import encode_png
+from pipeline.media.warping import backward_warp
 from pipeline.optics import Aperture, Lens, focus_map, linear_to_srgb, render_lens_blur, srgb_to_linear
 from pipeline.optics.labels import focus_from_radius, signed_label_px
 from pipeline.photographs import PhotographRequest, write_photographs
@@ -235,7 +235,7 @@ def test_change_along_the_flow_is_held_against_the_labels_own():
     flow[:, 0] = -2  # what is here now was two pixels further left
     trusted = torch.zeros(1, 1, 16, 16)
     trusted[..., 3:-3] = 1
-    assert torch.allclose(pulled(before, flow)[..., 3:-3], now[..., 3:-3], atol=1e-5)
+    assert torch.allclose(backward_warp(before, flow)[..., 3:-3], now[..., 3:-3], atol=1e-5)
     assert float(temporal_term(now, before, now, before, flow, trusted)) < 1e-5
     assert float(temporal_term(now + 0.3, before, now, before, flow, trusted)) == pytest.approx(0.3, abs=1e-4)
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from model.lift.blocks import cost_volume, enlarge_flow, shrink, warp
+from model.lift.blocks import cost_volume, enlarge_flow, shrink
 from model.lift.choice import Choice
 from model.lift.config import LiftConfig, LiftError, variant
 from model.lift.encoder import position_code
@@ -13,6 +13,7 @@ from model.lift.network import LiftNet, drop
 from model.lift.prior import flow_prior
 from model.lift.synthesis import blend
 from model.lift.temporal import TemporalTransformer
+from pipeline.media.warping import backward_warp
 
 SMALL = LiftConfig(
     c1=4, c2=4, c4=8, c8=8, c16=8, dim=16, heads=2, layers=1, dropout=0.0,
@@ -206,9 +207,9 @@ def test_a_shifted_picture_comes_back():
     picture = torch.rand(1, 3, 20, 30)
     moved = picture.roll((2, -3), (2, 3))  # what was at (x, y) is at (x - 3, y + 2)
     flow = torch.tensor([-3.0, 2.0]).view(1, 2, 1, 1).expand(1, 2, 20, 30)
-    back = warp(moved, flow)
+    back = backward_warp(moved, flow)
     assert torch.allclose(back[..., :-2, 3:], picture[..., :-2, 3:], atol=1e-5)
-    assert warp(moved.bfloat16(), flow.bfloat16()).dtype == torch.float32
+    assert backward_warp(moved.bfloat16(), flow.bfloat16()).dtype == torch.float32
 
 
 def test_a_flow_on_a_finer_grid_is_longer():

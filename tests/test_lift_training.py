@@ -13,7 +13,6 @@ from safetensors.torch import load_file, save_file
 from test_lift import SMALL
 
 from model import evaluate, train
-from model.lift.blocks import warp
 from model.lift.config import LiftConfig, variant
 from model.lift.evaluation import context_of, narrowed
 from model.lift.layouts import dense, nearest, uniform
@@ -32,6 +31,7 @@ from model.training.settings import load_settings, settings_from
 from model.training.trainer import Trainer
 from pipeline.errors import InputError, UsageError
 from pipeline.media.images import encode_png
+from pipeline.media.warping import backward_warp
 from pipeline.signals import StopSignals
 
 TINY = replace(variant("nano"), c1=4, c2=4, c4=8, c8=8, c16=8, dim=16, heads=2, layers=1, flow8=8, flow4=8, synthesis=4,
@@ -134,7 +134,7 @@ def test_exact_flow_brings_the_neighbours_onto_the_target(material: Path, photog
         near = (offsets.index(max(o for o in offsets if o < 0)), offsets.index(min(o for o in offsets if o > 0)))
         assert offsets[near[0]] / (offsets[near[0]] - offsets[near[1]]) == pytest.approx(sample.t, abs=1e-5)
         for side, place in enumerate(near):
-            back = warp(sample.frames[place][None], sample.flow[None, 2 * side : 2 * side + 2])[0]
+            back = backward_warp(sample.frames[place][None], sample.flow[None, 2 * side : 2 * side + 2])[0]
             error = (back - sample.target).abs().mean(0)[sample.visible[side] > 0.5]
             assert float(error.mean()) < 0.02, sample.name
         checked += 1

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from model.focusmamba.data import FocusBatch
-from model.focusmamba.motion import pulled
 from model.focusmamba.network import FocusOutput
 from pipeline.errors import UsageError
+from pipeline.media.warping import backward_warp
 from pipeline.optics import Aperture, render_lens_blur
 from pipeline.seeds import stable_seed
 
@@ -129,7 +129,7 @@ def temporal_term(
         truth, truth_before: the label's.
         flow, trusted: (B, 2, H, W) from this frame to the last, pixels, and (B, 1, H, W) 0 or 1.
     """
-    ours, theirs = now - pulled(before, flow), truth - pulled(truth_before, flow)
+    ours, theirs = now - backward_warp(before, flow), truth - backward_warp(truth_before, flow)
     return ((ours - theirs).abs() * trusted).sum() / trusted.sum().clamp(min=1)
 
 

@@ -18,19 +18,6 @@ LEVELS = 255
 LUMA = (0.299, 0.587, 0.114)  # of sRGB values, Rec. 601, as a grey picture has it
 
 
-def pulled(planes: Tensor, flow: Tensor) -> Tensor:
-    """(B, C, H, W) of another frame at where `flow` (B, 2, H, W), pixels, says this frame's pixels are in it."""
-    height, width = planes.shape[-2:]
-    y, x = torch.meshgrid(
-        torch.arange(height, dtype=flow.dtype, device=flow.device),
-        torch.arange(width, dtype=flow.dtype, device=flow.device),
-        indexing="ij",
-    )
-    across = (x + flow[:, 0]) * (2 / max(1, width - 1)) - 1
-    down = (y + flow[:, 1]) * (2 / max(1, height - 1)) - 1
-    return nn.functional.grid_sample(planes, torch.stack([across, down], -1), padding_mode="border", align_corners=True)
-
-
 def way_back(now: Tensor, before: Tensor) -> Tensor:
     """(B, 3, G, G) sRGB of this frame and of the last -> (B, 2, G, G) from here to where it was, in places; no gradient."""
     found = [_dis(_grey(one), _grey(other)) for one, other in zip(now, before, strict=True)]

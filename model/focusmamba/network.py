@@ -14,12 +14,13 @@ from torch import Tensor, nn
 
 from model.focusmamba.bank import CHANNELS, FilterBank
 from model.focusmamba.config import FocusMambaConfig, FocusMambaError
-from model.focusmamba.motion import pulled, way_back
+from model.focusmamba.motion import way_back
 from model.focusmamba.pyramid import TOKEN_PX, Decoder, Encoder, Residual
 from model.focusmamba.state import FocusState
-from model.focusmamba.steady import on_grid, own_variance, steadied
+from model.focusmamba.steady import own_variance, steadied
 from model.recurrent.blocks import Block
 from model.recurrent.motion import CHANGE_GAIN, FRAME_SAMPLES, sample_frame
+from pipeline.media.warping import backward_warp
 from pipeline.optics.labels import focus_from_radius
 
 LOG_VARIANCE = (-9.0, 7.0)  # of the magnitude, px^2: a standard deviation between 0.01 and 33 px
@@ -186,12 +187,12 @@ class FocusMamba(nn.Module):
     def _joined(self, output: FocusOutput, samples: Tensor, state: FocusState | None) -> tuple[FocusOutput, Tensor]:
         """This frame's output with the past in its map, and what is remembered of it, see `steady`."""
         if state is None:
-            variance = on_grid(own_variance(output.log_magnitude, output.log_variance))
-            return output, torch.cat([on_grid(output.log_magnitude), variance], dim=1)
+            variance = sample_frame(own_variance(output.log_magnitude, output.log_variance))
+            return output, torch.cat([sample_frame(output.log_magnitude), variance], dim=1)
         log_magnitude, variance = steadied(
             output.log_magnitude, output.log_variance, samples, state.frame_samples, state.map_samples
         )
-        return replace(output, log_magnitude=log_magnitude), torch.cat([on_grid(log_magnitude), variance], dim=1)
+        return replace(output, log_magnitude=log_magnitude), torch.cat([sample_frame(log_magnitude), variance], dim=1)
 
     def _memory(self, samples: Tensor, state: FocusState | None) -> Tensor:
         """(B, 4, 128, 128): the last map and its variance, how much the frame has changed since, and 1; 0 without a state.
@@ -204,7 +205,7 @@ class FocusMamba(nn.Module):
         before, last = state.frame_samples.to(samples), state.map_samples.to(samples)
         if self.config.over_time == "aligned":
             flow = way_back(samples, before)
-            before, last = pulled(before, flow), pulled(last, flow)
+            before, last = backward_warp(before, flow), backward_warp(last, flow)
         change = CHANGE_GAIN * (samples - before).abs().mean(1, keepdim=True)
         return torch.cat([last, change, samples.new_ones(size)], dim=1)
 

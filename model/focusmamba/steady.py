@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from model.focusmamba.bank import blur
-from model.focusmamba.motion import misfit, pulled, way_back
-from model.recurrent.motion import FRAME_SAMPLES
+from model.focusmamba.motion import misfit, way_back
+from model.recurrent.motion import sample_frame
+from pipeline.media.warping import backward_warp
 
 # Chosen on validation clips, see docs/focusmamba.md.
 LARGEST_SHARE = 0.85  # of the past in the mean, so that no error is kept for ever
@@ -29,11 +30,6 @@ def own_variance(log_magnitude: Tensor, log_variance: Tensor) -> Tensor:
     return torch.exp(log_variance - 2 * log_magnitude)
 
 
-def on_grid(planes: Tensor) -> Tensor:
-    """(B, C, H, W) -> (B, C, G, G) means."""
-    return nn.functional.adaptive_avg_pool2d(planes, (FRAME_SAMPLES, FRAME_SAMPLES))
-
-
 def steadied(
     log_magnitude: Tensor, log_variance: Tensor, samples: Tensor, before: Tensor, remembered: Tensor
 ) -> tuple[Tensor, Tensor]:
@@ -48,11 +44,11 @@ def steadied(
         (B, 1, H, W) the joined map, log(1 + radius) >= 0, and (B, 1, G, G) its variance.
     """
     flow = way_back(samples, before)
-    past, spread = pulled(remembered.to(samples), flow).chunk(2, dim=1)
-    doubt = misfit(samples, pulled(before.to(samples), flow))
+    past, spread = backward_warp(remembered.to(samples), flow).chunk(2, dim=1)
+    doubt = misfit(samples, backward_warp(before.to(samples), flow))
     usual = doubt.flatten(1).median(1).values.clamp(*MISFITS).view(-1, 1, 1, 1)
     fits = torch.exp(-(doubt / usual - USUAL_MISFIT).clamp(min=0).square())
-    now, noise = on_grid(log_magnitude), on_grid(own_variance(log_magnitude, log_variance))
+    now, noise = sample_frame(log_magnitude), sample_frame(own_variance(log_magnitude, log_variance))
     drift = blur(fits * (now - past), DRIFT_SIGMA) / (blur(fits, DRIFT_SIGMA) + 1e-3)
     size = drift.abs().mean((1, 2, 3), keepdim=True)
     past = past + (1 - torch.exp(-(size / DRIFT).square())) * drift

@@ -1,4 +1,4 @@
-"""What several stages are made of: convolutions, residual blocks, resampling, and the backward warp.
+"""What several stages are made of: convolutions, residual blocks, resampling.
 
 B samples, C channels, H x W positions. A flow is (B, 2, H, W): x right, y down, in pixels of its own grid.
 """
@@ -93,24 +93,3 @@ def cost_volume(first: Tensor, second: Tensor, radius: int) -> Tensor:
         ],
         1,
     )
-
-
-def warp(source: Tensor, flow: Tensor, mode: str = "bilinear") -> Tensor:
-    """Backward warp: out(x) = source(x + flow(x)), in float32 whatever the precision around it.
-
-    Args:
-        source: (B, C, H, W).
-        flow: (B, 2, H, W) pixels; from the picture that is made to `source`.
-        mode: "bilinear" or "bicubic".
-
-    Returns:
-        (B, C, H, W) float32. What lies outside takes the nearest pixel of the edge.
-    """
-    with torch.autocast(source.device.type, enabled=False):
-        source, flow = source.float(), flow.float()
-        height, width = source.shape[-2:]
-        ys = torch.arange(height, device=source.device, dtype=torch.float32)
-        xs = torch.arange(width, device=source.device, dtype=torch.float32)
-        x, y = flow[:, 0] + xs, flow[:, 1] + ys[:, None]
-        grid = torch.stack([2 * x / max(width - 1, 1) - 1, 2 * y / max(height - 1, 1) - 1], dim=-1)
-        return functional.grid_sample(source, grid, mode=mode, padding_mode="border", align_corners=True)

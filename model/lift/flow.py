@@ -6,8 +6,9 @@ A state is 6 channels: flow to the frame before (x, y), to the one after (x, y),
 import torch
 from torch import Tensor, nn
 
-from model.lift.blocks import ResBlock, conv, cost_volume, enlarge, enlarge_flow, leaky, shrink, warp, zeroed
+from model.lift.blocks import ResBlock, conv, cost_volume, enlarge, enlarge_flow, leaky, shrink, zeroed
 from model.lift.config import LiftConfig
+from pipeline.media.warping import backward_warp
 
 STATE = 6
 
@@ -89,8 +90,8 @@ class FlowNet(nn.Module):
         parts = list(taps)
         if self.config.warp_features:
             small = [shrink(picture, stride) for picture in pictures]
-            parts = [warp(tap, flow) for tap, flow in zip(taps, flows, strict=True)]
-            parts += [warp(picture, flow) for picture, flow in zip(small, flows, strict=True)]
+            parts = [backward_warp(tap, flow) for tap, flow in zip(taps, flows, strict=True)]
+            parts += [backward_warp(picture, flow) for picture, flow in zip(small, flows, strict=True)]
         if self.config.cost_radius:
             parts.append(cost_volume(parts[0], parts[1], self.config.cost_radius))
         if context is not None:

@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from model.lift.blocks import ResBlock, conv, enlarge, shrink, warp, zeroed
+from model.lift.blocks import ResBlock, conv, enlarge, shrink, zeroed
 from model.lift.config import NORM_GROUPS, LiftConfig
+from pipeline.media.warping import Kernel, backward_warp
 
 _NEITHER = 1e-3  # visibilities that sum to less say that no neighbour shows the place: the mean of both
 
@@ -32,7 +33,7 @@ class CoarseSynthesis(nn.Module):
     ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
         """Returns coarse and blend (B, 3, H/4, W/4), and the two warped neighbours that the blend is made of."""
         small = [shrink(picture, 4) for picture in pictures]
-        first, second = warp(small[0], flows[:, :2]), warp(small[1], flows[:, 2:])
+        first, second = backward_warp(small[0], flows[:, :2]), backward_warp(small[1], flows[:, 2:])
         mixed = blend(first, second, visible)
         parts = [mixed] if context is None else [mixed, enlarge(context, 4)]
         return mixed + self.correct(torch.cat(parts, 1)).float(), mixed, (first, second)
@@ -81,9 +82,9 @@ class Refinement(nn.Module):
         parts = [base, *details]
         if self.config.warp_s1:
             visible, pair = enlarge(visible_s4, 4), (flows[:, :2], flows[:, 2:])
-            kernel = "bicubic" if self.config.bicubic else "bilinear"
-            frames = [warp(picture, flow, kernel) for picture, flow in zip(pictures, pair, strict=True)]
-            warped = [warp(detail, flow) for detail, flow in zip(details, pair, strict=True)]
+            kernel: Kernel = "bicubic" if self.config.bicubic else "bilinear"
+            frames = [backward_warp(picture, flow, kernel) for picture, flow in zip(pictures, pair, strict=True)]
+            warped = [backward_warp(detail, flow) for detail, flow in zip(details, pair, strict=True)]
             parts = [base, *warped, *frames, visible]
             if self.config.refine_on == "blend":
                 base = blend(frames[0], frames[1], visible) + enlarge(coarse - blend_s4, 4)

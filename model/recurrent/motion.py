@@ -57,5 +57,5 @@ class MotionCue(nn.Module):
 
 
 def sample_frame(frame: Tensor) -> Tensor:
-    """(B, 3, H, W) -> (B, 3, 128, 128) means, so that motion by a fraction of a sample shows."""
+    """(B, C, H, W) -> (B, C, 128, 128) means, so that motion by a fraction of a sample shows."""
     return nn.functional.adaptive_avg_pool2d(frame, (FRAME_SAMPLES, FRAME_SAMPLES))

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import grid_sample, interpolate
+from torch.nn.functional import interpolate
+
+from pipeline.media.warping import backward_warp
 
 _SLOPE = 0.2  # of LeakyReLU in 4.6 and 4.25
 
@@ -50,20 +52,8 @@ LAYOUTS = {
 }
 
 
-def warp(picture: Tensor, flow: Tensor) -> Tensor:
-    """(B, C, H, W) at x + flow(x), flow (B, 2, H, W) px; computed in float32, the border goes on outside."""
-    height, width = picture.shape[-2:]
-    y, x = torch.meshgrid(
-        torch.arange(height, device=picture.device, dtype=torch.float32),
-        torch.arange(width, device=picture.device, dtype=torch.float32),
-        indexing="ij",
-    )
-    moved = flow.float()
-    grid = torch.stack(
-        [(x + moved[:, 0]) * (2 / max(width - 1, 1)) - 1, (y + moved[:, 1]) * (2 / max(height - 1, 1)) - 1], -1
-    )
-    pulled = grid_sample(picture.float(), grid, mode="bilinear", padding_mode="border", align_corners=True)
-    return pulled.to(picture.dtype)
+def _warp(picture: Tensor, flow: Tensor) -> Tensor:
+    return backward_warp(picture, flow).to(picture.dtype)
 
 
 def resize(values: Tensor, factor: float) -> Tensor:
@@ -152,7 +142,7 @@ class _Context(nn.Module):
         found = []
         for layer in (self.conv1, self.conv2, self.conv3, self.conv4):
             x, flow = layer(x), resize(flow, 0.5) * 0.5
-            found.append(warp(x, flow))
+            found.append(_warp(x, flow))
         return found
 
 
@@ -210,11 +200,11 @@ class IFNet(nn.Module):
             if flow is None:
                 flow, mask, handed = block(torch.cat([*warped, *codes, time], 1), None, scale)
             else:
-                moved = [warp(code, part) for code, part in zip(codes, flow.chunk(2, 1), strict=False)]
+                moved = [_warp(code, part) for code, part in zip(codes, flow.chunk(2, 1), strict=False)]
                 extra = [handed] if self.layout.features else []
                 step, change, handed = block(torch.cat([*warped, *moved, time, mask, *extra], 1), flow, scale)
                 flow, mask = flow + step, change if self.layout.features else mask + change
-            warped = [warp(frame, part) for frame, part in zip((before, after), flow.chunk(2, 1), strict=True)]
+            warped = [_warp(frame, part) for frame, part in zip((before, after), flow.chunk(2, 1), strict=True)]
         assert flow is not None, "there is at least one block"
         mask = torch.sigmoid(mask)
         made = warped[0] * mask + warped[1] * (1 - mask)
