@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from model.video.in_flight import leave, one_behind, upload
+from model.video.in_flight import leave, one_behind
 from pipeline.media.convert import image_to_tensor, tensor_to_deep, tensor_to_image
 
 
@@ -26,7 +26,7 @@ def test_a_frame_is_asked_for_when_the_next_one_has_been_started():
 def test_levels_go_up_and_come_back(dtype: type, device: str):
     most = np.iinfo(dtype).max
     picture = np.linspace(0, most, 32 * 48 * 3).round().astype(dtype).reshape(32, 48, 3)
-    image = upload(picture, device)
+    image = image_to_tensor(picture, device)
     assert torch.equal(image.cpu(), image_to_tensor(picture))
     wide = image * 1.3 - 0.1  # some of it outside
     found = leave(wide, picture)()

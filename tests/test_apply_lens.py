@@ -366,7 +366,7 @@ def test_a_stopped_run_goes_on_where_it_was(tmp_path: Path, capsys, monkeypatch,
     assert not (tmp_path / target).exists() and work_folder(tmp_path / target).is_dir()
     rendered: list[int] = []
     monkeypatch.setattr(
-        engines, "to_picture", lambda image, like, made=engines.to_picture: rendered.append(1) or made(image, like)
+        engines, "leave", lambda image, like, made=engines.leave: rendered.append(1) or made(image, like)
     )
     capsys.readouterr()
     assert run(*more, "-o", tmp_path / target) == 0

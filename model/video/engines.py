@@ -5,9 +5,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from model.bokehflow import BokehFlow, BokehFlowOutput, BokehFlowState, LensBatch
 from model.bokehflow.blocks import F_NUMBERS, FOCAL_M, FOCUS_M
@@ -15,11 +13,11 @@ from model.errors import CheckpointError
 from model.video.depth_source import DepthSource, Kept
 from model.video.film import Film, Look, to_8_bit
 from model.video.focus import check_focus_m
-from model.video.in_flight import Leaving, leave, one_behind, upload
+from model.video.in_flight import Leaving, leave, one_behind
 from model.video.profile import Profile, part_of
 from model.video.settings import ApplySettings, check_range
 from pipeline.errors import UsageError
-from pipeline.media.convert import image_to_tensor, tensor_to_deep, tensor_to_image
+from pipeline.media.convert import image_to_tensor
 from pipeline.media.depth_cleaning import crisp
 from pipeline.media.depth_files import Depth
 from pipeline.media.images import AnyPicture
@@ -32,11 +30,6 @@ FOCAL_RANGE_MM = (FOCAL_M[0] * 1000, FOCAL_M[1] * 1000)
 _WIDEST_RADIUS = 0.25
 DEPTH, UP, DOWN = "depth, read and cleaned", "to the device", "back, in whole levels"  # parts of a profile
 _SHOWS_PX = 2.0  # a step of the radius from which on an edge is one
-
-
-def to_picture(image: Tensor, like: AnyPicture) -> AnyPicture:
-    """(3, H, W) in [0, 1] -> (H, W, 3) with as many bits as the frame it was made of."""
-    return tensor_to_deep(image) if like.dtype == np.uint16 else tensor_to_image(image)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +80,7 @@ class LensEngine:
                 settings = self._settings
                 out = render_cat_eye(image, radius, amount=settings.cat_eye, order=depth, aperture=settings.aperture)
             with part_of(self.profile, DOWN):
-                picture = to_picture(out[0], frame.picture)
+                picture = leave(out[0], frame.picture)()
             yield Photographed(source=frame, picture=picture, depth_m=depth_m)
 
 
@@ -157,7 +150,7 @@ class NetworkEngine:
         device = lens.f_m.device
         try:
             known = None if depth_m is None else torch.from_numpy(depth_m).to(device)[None, None]
-            return self.net(upload(picture, device)[None], lens, state, known)
+            return self.net(image_to_tensor(picture, device)[None], lens, state, known)
         except OpticsError as error:  # the picture is bytes and the lens was checked: the network's own depth
             raise CheckpointError(
                 f"this network's prediction cannot be rendered ({error}); take another checkpoint"

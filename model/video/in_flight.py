@@ -1,28 +1,18 @@
-"""Pictures on their way between host and device: on a GPU one frame's copies run while another is computed.
+"""Pictures on their way back to the host: on a GPU one frame's copies run while another is computed.
 
-Copies go through pinned memory, which the device reads and writes by itself; on a CPU everything is there at once.
+Copies go through pinned memory, which the device writes by itself; on a CPU everything is there at once.
 """
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar, cast
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.media.convert import levels_of, scaled
+from pipeline.media.convert import levels_of
 from pipeline.media.images import AnyPicture
 
 Ready = TypeVar("Ready")
-
-
-def upload(picture: AnyPicture, device: torch.device | str) -> Tensor:
-    """(H, W, 3) uint8 or uint16 -> (3, H, W) float32 in [0, 1], without waiting for the device."""
-    values = picture.astype(np.float32) if picture.dtype == np.uint16 else picture
-    host = torch.from_numpy(values)
-    if torch.device(device).type == "cuda":
-        return scaled(host.pin_memory().to(device, non_blocking=True), picture.dtype)
-    return scaled(host.to(device), picture.dtype)
 
 
 class Leaving:

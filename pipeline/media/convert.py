@@ -9,14 +9,14 @@ from pipeline.media.arrays import AnyPicture, DeepPicture, Picture
 
 
 def image_to_tensor(image: AnyPicture, device: torch.device | str = "cpu") -> Tensor:
-    """(H, W, 3) uint8 or uint16 -> (3, H, W) float32 in [0, 1]; bytes travel to the device as bytes."""
-    values = image.astype(np.float32) if image.dtype == np.uint16 else image
-    return scaled(torch.from_numpy(values).to(device), image.dtype)
+    """(H, W, 3) uint8 or uint16 -> (3, H, W) float32 in [0, 1]; bytes travel to the device as bytes.
 
-
-def scaled(values: Tensor, dtype: np.dtype) -> Tensor:
-    """(H, W, 3) levels of uint8 or uint16, on any device -> (3, H, W) float32 in [0, 1]."""
-    return values.permute(2, 0, 1).float() / float(np.iinfo(dtype).max)
+    To a GPU through pinned memory, which it reads by itself: the host does not wait.
+    """
+    values = torch.from_numpy(image.astype(np.float32) if image.dtype == np.uint16 else image)
+    if torch.device(device).type == "cuda":
+        values = values.pin_memory()
+    return values.to(device, non_blocking=True).permute(2, 0, 1).float() / float(np.iinfo(image.dtype).max)
 
 
 def levels_of(image: Tensor, dtype: np.dtype) -> Tensor:
