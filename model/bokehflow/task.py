@@ -23,11 +23,10 @@ from model.data.samples import ClipBatch, collate
 from model.evaluation.eval_clips import spread
 from model.evaluation.scores import Evaluation, EvaluationRequest, NetworkPage, pool
 from model.evaluation.visualize import sheet_png
-from model.training.network_file import Loaded
+from model.training.network_file import Loaded, take_weights
 from model.training.optim import learning_rate, make_adamw
 from model.training.settings import TrainSettings
 from model.training.task import Loss, ScheduledOptimizer, Score, Task, Validation
-from pipeline.errors import UsageError
 from pipeline.seeds import stable_seed
 from pipeline.storage.completion import Fields
 
@@ -129,9 +128,7 @@ class BokehFlowTask(Task[ClipBatch]):
         return network_from(config, weights)
 
     def start_from(self, loaded: Loaded[nn.Module]) -> None:
-        if not isinstance(loaded.net, BokehFlow) or not same_network(loaded.net.config, self.net.config):
-            raise UsageError(f"run.init_from: {loaded.path} is a network of another config than [model]")
-        self.net.load_state_dict(loaded.net.state_dict())
+        take_weights(self.net, loaded, same_network)
 
     @classmethod
     def add_evaluation_flags(cls, parser: ArgumentParser) -> None:

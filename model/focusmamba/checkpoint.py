@@ -44,6 +44,11 @@ def load_focusmamba(path: Path, device: torch.device | str = "cpu") -> Loaded[Fo
     return load_kind(path, FAMILY, FocusMamba, device)
 
 
+def same_network(first: FocusMambaConfig, second: FocusMambaConfig) -> bool:
+    """Whether weights of one fit the other; what is done with the past has none of its own."""
+    return replace(first, over_time=second.over_time) == second
+
+
 def with_over_time(net: FocusMamba, over_time: OverTime) -> FocusMamba:
     """The same weights that use a film's past in another way; the three ways have the same parameters."""
     device = net.bins.device

@@ -2,7 +2,6 @@
 
 from argparse import ArgumentParser
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,7 +13,7 @@ from model.data.loaders import BatchPlan, batches
 from model.evaluation.eval_clips import spread
 from model.evaluation.scores import Evaluation, EvaluationRequest, NetworkPage, pool
 from model.evaluation.visualize import sheet_png
-from model.focusmamba.checkpoint import CONVENTIONS, FAMILY, network_from
+from model.focusmamba.checkpoint import CONVENTIONS, FAMILY, network_from, same_network
 from model.focusmamba.data import FocusBatch, FocusData, build_data, collate
 from model.focusmamba.evaluation import add_flags, evaluate_focusmamba, report_page
 from model.focusmamba.losses import FocusLoss
@@ -22,11 +21,11 @@ from model.focusmamba.measure import NETWORK, SHEET_COLUMNS, Condition, measure_
 from model.focusmamba.network import FocusMamba, FocusOutput
 from model.focusmamba.settings import FocusMambaSettings
 from model.focusmamba.state import FocusState
-from model.training.network_file import Loaded
+from model.training.network_file import Loaded, take_weights
 from model.training.optim import learning_rate, make_adamw
 from model.training.settings import TrainSettings
 from model.training.task import Loss, ScheduledOptimizer, Score, Task, Validation, measured_values
-from pipeline.errors import InputError, UsageError
+from pipeline.errors import InputError
 
 # Parts of parameter names: scales and shifts, gates (a gate pulled to 0 is half open, which means nothing), learned states.
 _NO_DECAY = ("norm", "bias", "gate", "floor", "keep", "initial")
@@ -129,12 +128,7 @@ class FocusMambaTask(Task[FocusBatch]):
         return network_from(config, weights)
 
     def start_from(self, loaded: Loaded[nn.Module]) -> None:
-        # What is done with the past has no weights of its own.
-        if not isinstance(loaded.net, FocusMamba) or self.net.config != replace(
-            loaded.net.config, over_time=self.net.config.over_time
-        ):
-            raise UsageError(f"run.init_from: {loaded.path} is a network of another config than [model]")
-        self.net.load_state_dict(loaded.net.state_dict())
+        take_weights(self.net, loaded, same_network)
 
     @classmethod
     def add_evaluation_flags(cls, parser: ArgumentParser) -> None:

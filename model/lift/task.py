@@ -3,6 +3,7 @@
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from operator import eq
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,7 +20,7 @@ from model.lift.network import LiftNet
 from model.lift.pretrained import load_partial
 from model.lift.samples import LiftBatch, collate
 from model.lift.settings import LiftSettings
-from model.training.network_file import Loaded
+from model.training.network_file import Loaded, take_weights
 from model.training.optim import learning_rate, make_adamw
 from model.training.settings import TrainSettings
 from model.training.task import Loss, ScheduledOptimizer, Score, Stage, Task, Validation, measured_values
@@ -162,9 +163,7 @@ class LiftTask(Task[LiftBatch]):
         return net
 
     def start_from(self, loaded: Loaded[nn.Module]) -> None:
-        if not isinstance(loaded.net, LiftNet) or loaded.net.config != self.net.config:
-            raise UsageError(f"run.init_from: {loaded.path} is a network of another config than [model]")
-        self.net.load_state_dict(loaded.net.state_dict())
+        take_weights(self.net, loaded, eq)
 
     @classmethod
     def add_evaluation_flags(cls, parser: ArgumentParser) -> None:

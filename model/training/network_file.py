@@ -13,7 +13,7 @@ Nothing executes on loading.
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
@@ -153,6 +153,22 @@ def load_kind(path: Path, family: str, kind: type[Kind], device: torch.device | 
     if not isinstance(loaded.net, kind):
         raise CheckpointError(f"{loaded.path} is a {loaded.family} network; this needs one of {family}")
     return cast(Loaded[Kind], loaded)
+
+
+def take_weights(net: nn.Module, loaded: Loaded[nn.Module], fits: Callable[[Any, Any], bool]) -> None:
+    """What run.init_from does for a family whose weights follow from its config: all of them, or none.
+
+    Args:
+        net: with a `config`; takes the weights.
+        loaded: the checkpoint.
+        fits: whether weights of a network of the first config fit one of the second.
+
+    Raises:
+        UsageError: the checkpoint is of another kind of network or of a config that does not fit.
+    """
+    if not isinstance(loaded.net, type(net)) or not fits(loaded.net.config, net.config):
+        raise UsageError(f"run.init_from: {loaded.path} is a network of another config than [model]")
+    net.load_state_dict(loaded.net.state_dict())
 
 
 def load_model(path: Path, device: torch.device | str = "cpu") -> Loaded[nn.Module]:
