@@ -14,7 +14,9 @@ from torch import Tensor
 from model.evaluation.perceptual import load_lpips
 from model.evaluation.st_lpips import SMALLEST_PX, load_st_lpips
 
-Distance = Callable[[Tensor, Tensor], float]  # of two (1, 3, H, W) pictures in [0, 1]; NaN where it does not exist
+Distance = Callable[
+    [Tensor, Tensor], float
+]  # of two (1, 3, H, W) pictures in [0, 1], on any device; NaN where it does not exist
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,12 +44,14 @@ def load_distances(vgg_weights: Path | None, device: torch.device | str) -> Dist
         notes.append(lpips)
     else:
         vgg = lpips.to(device)
-        known["lpips"] = lambda image, truth: float(vgg(image, truth))
+        known["lpips"] = lambda image, truth: float(vgg(image.to(device), truth.to(device)))
     if isinstance(shifted, str):
         notes.append(shifted)
     else:
         alex = shifted.to(device)
         known["st_lpips"] = lambda image, truth: (
-            float(alex(image * 2 - 1, truth * 2 - 1)) if min(image.shape[-2:]) >= SMALLEST_PX else math.nan
+            float(alex(*(2 * picture.to(device) - 1 for picture in (image, truth))))
+            if min(image.shape[-2:]) >= SMALLEST_PX
+            else math.nan
         )
     return Distances(known=known, notes=tuple(notes))

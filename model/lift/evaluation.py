@@ -8,12 +8,13 @@ from argparse import ArgumentParser
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
 from model.evaluation import metrics
-from model.evaluation.perceptual import Lpips, load_lpips
+from model.evaluation.distances import Distance, load_distances
 from model.evaluation.scores import (
     FRAME_CAP_DB,
     ClipResult,
@@ -43,7 +44,8 @@ from pipeline.media.convert import tensor_to_image
 
 NETWORK = "lift"
 COLUMNS = (
-    "psnr_db", "psnr_frame_db", "ssim_volume", "ie", "lpips", "edge_sharpness", "epe_px", "psnr_disoccluded_db",
+    "psnr_db", "psnr_frame_db", "ssim_volume", "ie", "lpips", "st_lpips", "edge_sharpness", "epe_px",
+    "psnr_disoccluded_db",
 )  # fmt: skip
 _DISOCCLUDED_PX = 50  # fewer pixels than that are no figure
 
@@ -110,20 +112,19 @@ def evaluate_lift(loaded: Loaded[LiftNet], request: EvaluationRequest) -> Evalua
     grouped = [(name, spread(some, flags.max_targets or request.max_frames)) for name, some in by_clip(everything)]
     chosen = [target for _, some in grouped for target in some]
     baselines = load_baselines(flags.baselines, request.device)
-    lpips = load_lpips(flags.vgg_weights)
+    distances = load_distances(flags.vgg_weights, request.device)
     full = sum(target.full for target in chosen)
     notes = [
         f"protocol {flags.protocol}: {len(chosen)} of {len(everything)} targets in {len(grouped)} clips",
         f"{full} of {len(chosen)} targets had the full context of {config.context_frames} frames",
-        *([lpips] if isinstance(lpips, str) else []),
+        *distances.notes,
     ]
     for text in (f"{loaded.path} (step {loaded.step})", *notes):
         reporter.info(text)
     reporter.begin_progress("evaluate", len(chosen))
     results: list[ClipResult] = []
     for name, some in grouped:
-        measure = None if isinstance(lpips, str) else lpips.to(request.device)
-        result = measure_clip(loaded.net, name, some, baselines, request, measure)
+        result = measure_clip(loaded.net, name, some, baselines, request, distances.known)
         results.append(result)
         if len(results) > SHEET_ROWS:
             results[-1].images = []
@@ -157,7 +158,7 @@ def measure_clip(
     some: Sequence[Target],
     baselines: Mapping[str, Interpolator],
     request: EvaluationRequest,
-    lpips: Lpips | None = None,
+    distances: Mapping[str, Distance] = MappingProxyType({}),
 ) -> ClipResult:
     """Targets of one clip; the middle one is shown."""
     tallies = {method: Tally() for method in (NETWORK, *baselines)}
@@ -172,7 +173,7 @@ def measure_clip(
             picture = torch.from_numpy(engine.interpolate(context, request.safe_point)).permute(2, 0, 1)[None]
             answers[method] = rounded(picture)
         for method, image in answers.items():
-            score_image(tallies[method], image, sample, lpips)
+            score_image(tallies[method], image, sample, distances)
         score_flow(tallies[NETWORK], out, sample)
         if number == len(some) // 2:
             images = sheet_row(sample, out)
@@ -193,7 +194,7 @@ def context_of(sample: LiftSample) -> Context:
     return Context(frames=frames, indices=tuple(round(offsets[n] - first) for n in order), target=-first)
 
 
-def score_image(tally: Tally, image: Tensor, sample: LiftSample, lpips: Lpips | None) -> None:
+def score_image(tally: Tally, image: Tensor, sample: LiftSample, distances: Mapping[str, Distance]) -> None:
     """One picture (1, 3, H, W), rounded, against the truth."""
     truth = sample.target[None]
     error = float(metrics.mse(image, truth))
@@ -204,9 +205,8 @@ def score_image(tally: Tally, image: Tensor, sample: LiftSample, lpips: Lpips | 
     sharpness = edge_sharpness(image, truth)
     if sharpness is not None:
         tally.add("edge_sharpness", sharpness)
-    if lpips is not None:
-        device = next(lpips.parameters()).device
-        tally.add("lpips", float(lpips(image.to(device), truth.to(device))))
+    for kind, distance in distances.items():
+        tally.add(kind, distance(image, truth))
     if sample.visible is not None:
         hidden = (sample.visible < 0.5).any(0)  # from either neighbour
         if int(hidden.sum()) >= _DISOCCLUDED_PX:
