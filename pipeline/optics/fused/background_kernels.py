@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 
 from pipeline.optics import background
-from pipeline.optics.fused.common_kernels import clamped, climb
+from pipeline.optics.fused.common_kernels import clamped, climb, share_of
 
 GAP_PX, SLACK_PX = tl.constexpr(background.GAP_PX), tl.constexpr(background.SLACK_PX)
 FAR_PX = tl.constexpr(background.FAR_PX)
@@ -23,9 +23,7 @@ FAR_PX = tl.constexpr(background.FAR_PX)
 def make_blocks(light, defocus, edge, blocks, source, height, width, h, w, BLOCK: tl.constexpr):
     """Near and far defocus, how far it can be seen, (3, n); chosen compressed light and defocus, planes 1 to 4 of (5, n)."""
     count, n = height * width, h * w
-    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    inside = at < n
-    at = tl.where(inside, at, 0)
+    at, inside = share_of(n, BLOCK)
     y, x = at // w * 2, at % w * 2
     near, far = tl.full([BLOCK], 1e30, tl.float32), tl.full([BLOCK], -1e30, tl.float32)
     on_edge = tl.zeros([BLOCK], tl.float32)
@@ -76,9 +74,7 @@ def look(reach, y, x, stride, least, h, w):
 @triton.jit
 def look_farther(reach, out, stride, h, w, BLOCK: tl.constexpr):
     """One step of the dilation, (n)."""
-    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    inside = at < h * w
-    at = tl.where(inside, at, 0)
+    at, inside = share_of(h * w, BLOCK)
     tl.store(out + at, look(reach, at // w, at % w, stride, tl.load(reach + at), h, w), mask=inside)
 
 
@@ -86,9 +82,7 @@ def look_farther(reach, out, stride, h, w, BLOCK: tl.constexpr):
 def find_holes(blocks, reach, weight, path, h, w, BLOCK: tl.constexpr):
     """How much of a block is hidden, (n), and its distance to a source, (n): FAR_PX where it waits for one."""
     n = h * w
-    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    inside = at < n
-    at = tl.where(inside, at, 0)
+    at, inside = share_of(n, BLOCK)
     near, far = tl.load(blocks + at), tl.load(blocks + n + at)
     seen = look(reach, at // w, at % w, 1, far, h, w)
     hidden = tl.minimum(tl.maximum(seen - near - GAP_PX, 0.0), 1.0)
@@ -101,9 +95,7 @@ def find_holes(blocks, reach, weight, path, h, w, BLOCK: tl.constexpr):
 def fill_step(blocks, weight, source, out, stride, h, w, BLOCK: tl.constexpr):
     """One step of filling: distance, compressed light and defocus, (5, n) each, see `background._fill`."""
     n = h * w
-    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    inside = at < n
-    at = tl.where(inside, at, 0)
+    at, inside = share_of(n, BLOCK)
     y, x = at // w, at % w
     hole = tl.load(weight + at) > 0
     path, r, g = tl.load(source + at), tl.load(source + n + at), tl.load(source + 2 * n + at)
@@ -142,9 +134,7 @@ def fill_step(blocks, weight, source, out, stride, h, w, BLOCK: tl.constexpr):
 def finish(filled, weight, bridged, steps, num_steps, hidden, height, width, h, w, BLOCK: tl.constexpr):
     """The hidden surface: weight, light * weight, position on the ladder, (5, n)."""
     count, n = height * width, h * w
-    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    inside = at < n
-    at = tl.where(inside, at, 0)
+    at, inside = share_of(n, BLOCK)
     y, x = at // w * 2, at % w * 2
     share = tl.where(tl.load(filled + at) < FAR_PX / 2, tl.load(weight + at), 0.0)
     r, g, b = tl.load(filled + n + at), tl.load(filled + 2 * n + at), tl.load(filled + 3 * n + at)

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 
 from pipeline.optics import bridge
-from pipeline.optics.fused.common_kernels import clamped
+from pipeline.optics.fused.common_kernels import clamped, share_of
 
 REACH, CELL = tl.constexpr(bridge.REACH), tl.constexpr(bridge.CELL)
 CLEAN, FAR_BELOW = tl.constexpr(bridge.CLEAN), tl.constexpr(bridge.FAR_BELOW)
@@ -108,9 +108,7 @@ def sum_cells(light, defocus, owned, rays, step, sums, height, width, CELLS: tl.
 def bridge_pixels(light, defocus, owned, rays, step, sums, surface, height, width, BLOCK: tl.constexpr):
     """Light behind thin things and how far to believe it, (4, N)."""
     count = height * width
-    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    inside = at < count
-    at = tl.where(inside, at, 0)
+    at, inside = share_of(count, BLOCK)
     y, x = at // width, at % width
     rows, columns = (height + CELL - 1) // CELL, (width + CELL - 1) // CELL
     cells = rows * columns

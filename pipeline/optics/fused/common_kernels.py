@@ -8,6 +8,32 @@ import triton.language as tl
 
 
 @triton.jit
+def share_of(count, BLOCK: tl.constexpr):
+    """A program's places among so many, and which of them are there; the others repeat the first."""
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = at < count
+    return tl.where(inside, at, 0), inside
+
+
+@triton.jit
+def store_spread(out, n, cover, r, g, b, invented, inside, PLANES: tl.constexpr):
+    """Planes of a spread, n places apart; the invented share is the fifth, where there is one."""
+    tl.store(out, cover, mask=inside)
+    tl.store(out + n, r, mask=inside)
+    tl.store(out + 2 * n, g, mask=inside)
+    tl.store(out + 3 * n, b, mask=inside)
+    if PLANES == 5:
+        tl.store(out + 4 * n, invented, mask=inside)
+
+
+@triton.jit
+def load_spread(surface, n, share):
+    """Coverage and light * coverage of a surface, n places apart, times a share."""
+    cover, r = share * tl.load(surface), share * tl.load(surface + n)
+    return cover, r, share * tl.load(surface + 2 * n), share * tl.load(surface + 3 * n)
+
+
+@triton.jit
 def clamped(y, x, height, width):
     """Flat index of a pixel, the border's own beyond the border."""
     y = tl.minimum(tl.maximum(y, 0), height - 1)

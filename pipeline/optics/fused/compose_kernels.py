@@ -12,11 +12,11 @@ Shape letters: H, W = picture; N = H * W; h, w = half-resolution grid; P = plane
 import triton
 import triton.language as tl
 
-from pipeline.optics import composite
-from pipeline.optics.fused.common_kernels import hat
+from pipeline.optics import composite, fixed
+from pipeline.optics.fused.common_kernels import hat, load_spread
 
 TINY = tl.constexpr(composite.TINY)
-TRACE = tl.constexpr(1e-5)
+TRACE = tl.constexpr(fixed.TRACE)
 LAYERS = tl.constexpr(3)  # of a group; those it lacks have kernels of zeros
 
 
@@ -57,10 +57,8 @@ def gather(surface, kernels, sign, step, reach, y, x, cover, r, g, b, height, wi
                 at = surface + row + folded(x - right, width)
                 position = sign * tl.load(at + 4 * count) - step
                 share = first * hat(position, 0) + second * hat(position, 1) + third * hat(position, 2)
-                cover += share * tl.load(at)
-                r += share * tl.load(at + count)
-                g += share * tl.load(at + 2 * count)
-                b += share * tl.load(at + 3 * count)
+                its_cover, its_r, its_g, its_b = load_spread(at, count, share)
+                cover, r, g, b = cover + its_cover, r + its_r, g + its_g, b + its_b
     return cover, r, g, b
 
 
@@ -142,17 +140,10 @@ def compose(light, own, other, bridged, spreads, ranges, groups, kernels, out, h
             free, r, g, b, traced = put_half(
                 spreads + size, n, top, bottom, left, right, down, across, free, r, g, b, traced, PLANES
             )
-            share = hat(tl.load(own + 4 * count + at), 0)
-            free, r, g, b, traced = put(
-                share * tl.load(own + at), share * tl.load(own + count + at), share * tl.load(own + 2 * count + at),
-                share * tl.load(own + 3 * count + at), zero, free, r, g, b, traced,
-            )  # fmt: skip
-            share = hat(tl.load(other + 4 * count + at), 0)
-            free, r, g, b, traced = put(
-                share * tl.load(other + at), share * tl.load(other + count + at),
-                share * tl.load(other + 2 * count + at), share * tl.load(other + 3 * count + at),
-                zero, free, r, g, b, traced,
-            )  # fmt: skip
+            cover, its_r, its_g, its_b = load_spread(own + at, count, hat(tl.load(own + 4 * count + at), 0))
+            free, r, g, b, traced = put(cover, its_r, its_g, its_b, zero, free, r, g, b, traced)
+            cover, its_r, its_g, its_b = load_spread(other + at, count, hat(tl.load(other + 4 * count + at), 0))
+            free, r, g, b, traced = put(cover, its_r, its_g, its_b, zero, free, r, g, b, traced)
         step, reach = tl.load(groups + 3 * unit), tl.load(groups + 3 * unit + 1)
         weights = kernels + tl.load(groups + 3 * unit + 2)
         if tl.max(free, axis=0) > 0:

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 
 from pipeline.optics import coverage, edges
-from pipeline.optics.fused.common_kernels import clamped, climb
+from pipeline.optics.fused.common_kernels import clamped, climb, share_of
 
 STEP_LOW, STEP_HIGH = (tl.constexpr(value) for value in edges.STEP_PX)
 REACH, DIRECTIONS, LINE = (tl.constexpr(value) for value in (coverage.REACH, coverage.DIRECTIONS, coverage.LINE))
@@ -37,9 +37,7 @@ def find_course(defocus, course, direction, fade, turns, line_place, line_weight
                 BLOCK: tl.constexpr):  # fmt: skip
     """Edge strength, near and far defocus, share and its variance, (5, N), and the edge's direction, (N)."""
     count = height * width
-    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    inside = at < count
-    at = tl.where(inside, at, 0)
+    at, inside = share_of(count, BLOCK)
     y, x = at // width, at % width
     own = tl.load(defocus + at)
     change = tl.maximum(
@@ -107,9 +105,7 @@ def solve(near_mean, far_mean, nn, nf, ff):
 def fit_colours(light, defocus, course, fit, evidence, height, width, BLOCK: tl.constexpr):
     """Colours of both surfaces and their confidence, (7, N), and precision-weighted correction and precision, (2, N)."""
     count = height * width
-    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    inside = at < count
-    at = tl.where(inside, at, 0)
+    at, inside = share_of(count, BLOCK)
     y, x = at // width, at % width
     edge = tl.load(course + at)
     zero = tl.zeros([BLOCK], tl.float32)
@@ -193,9 +189,7 @@ def share_light(light, defocus, course, direction, fit, evidence, line_place, li
                 own_light, own, other, height, width, BLOCK: tl.constexpr):  # fmt: skip
     """The pixel's own light, (3, N), and both surfaces: weight, light * weight, position on the ladder, (5, N) each."""
     count = height * width
-    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    inside = at < count
-    at = tl.where(inside, at, 0)
+    at, inside = share_of(count, BLOCK)
     y, x = at // width, at % width
     edge, here = tl.load(course + at), tl.load(defocus + at)
     r, g, b = tl.load(light + at), tl.load(light + count + at), tl.load(light + 2 * count + at)

@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 
 from pipeline.optics import composite
-from pipeline.optics.fused.common_kernels import hat, mirrored
+from pipeline.optics.fused.common_kernels import hat, load_spread, mirrored, share_of, store_spread
 
 TINY = tl.constexpr(composite.TINY)
 
@@ -70,6 +70,18 @@ def touches(ranges, sign, step):
 
 
 @triton.jit
+def halved(surface, sign, step, y, x, room, height, width, fh, fw, cover, r, g, b):
+    """Add one surface's samples of a layer, brought to the half grid."""
+    count = height * width
+    for k in range(16):
+        at, weight = taps(k, y, x, room, height, width, fh, fw)
+        share = weight * hat(sign * tl.load(surface + 4 * count + at), step)
+        its_cover, its_r, its_g, its_b = load_spread(surface + at, count, share)
+        cover, r, g, b = cover + its_cover, r + its_r, g + its_g, b + its_b
+    return cover, r, g, b
+
+
+@triton.jit
 def make_layer(own, other, hidden, ranges, layer, sign, first_visible, first_hidden, room,
                height, width, h, w, fh, fw, PLANES: tl.constexpr, TILE: tl.constexpr):  # fmt: skip
     """One layer of a group for each program of the second axis, (P, F) each."""
@@ -79,44 +91,24 @@ def make_layer(own, other, hidden, ranges, layer, sign, first_visible, first_hid
     y, x = program // columns * TILE + lane // TILE, program % columns * TILE + lane % TILE
     inside = (y < fh) & (x < fw)
     y, x = tl.minimum(y, fh - 1), tl.minimum(x, fw - 1)
-    count, n = height * width, h * w
+    n = h * w
     zero = tl.zeros([TILE * TILE], tl.float32)
     cover, r, g, b, invented = zero, zero, zero, zero, zero
     ranges += 6 * program
     if first_visible >= 0:
         step = first_visible + number
         if touches(ranges, sign, step):
-            for k in range(16):
-                at, weight = taps(k, y, x, room, height, width, fh, fw)
-                share = weight * hat(sign * tl.load(own + 4 * count + at), step)
-                cover += share * tl.load(own + at)
-                r += share * tl.load(own + count + at)
-                g += share * tl.load(own + 2 * count + at)
-                b += share * tl.load(own + 3 * count + at)
+            cover, r, g, b = halved(own, sign, step, y, x, room, height, width, fh, fw, cover, r, g, b)
         if touches(ranges + 2, sign, step):
-            for k in range(16):
-                at, weight = taps(k, y, x, room, height, width, fh, fw)
-                share = weight * hat(sign * tl.load(other + 4 * count + at), step)
-                cover += share * tl.load(other + at)
-                r += share * tl.load(other + count + at)
-                g += share * tl.load(other + 2 * count + at)
-                b += share * tl.load(other + 3 * count + at)
+            cover, r, g, b = halved(other, sign, step, y, x, room, height, width, fh, fw, cover, r, g, b)
     if touches(ranges + 4, sign, first_hidden + number):
         at = mirrored(y - room, h) * w + mirrored(x - room, w)
         share = hat(sign * tl.load(hidden + 4 * n + at), first_hidden + number)
-        invented = share * tl.load(hidden + at)
-        cover += invented
-        r += share * tl.load(hidden + n + at)
-        g += share * tl.load(hidden + 2 * n + at)
-        b += share * tl.load(hidden + 3 * n + at)
+        invented, its_r, its_g, its_b = load_spread(hidden + at, n, share)
+        cover, r, g, b = cover + invented, r + its_r, g + its_g, b + its_b
     area = fh * fw
     layer += number * PLANES * area + y * fw + x
-    tl.store(layer, cover, mask=inside)
-    tl.store(layer + area, r, mask=inside)
-    tl.store(layer + 2 * area, g, mask=inside)
-    tl.store(layer + 3 * area, b, mask=inside)
-    if PLANES == 5:
-        tl.store(layer + 4 * area, invented, mask=inside)
+    store_spread(layer, area, cover, r, g, b, invented, inside, PLANES)
 
 
 @triton.jit
@@ -146,9 +138,7 @@ def stack_groups(blurred, hidden, spreads, first, room, h, w, fh, fw,
         first: (UNITS + 1) a unit's first group; groups of a unit follow each other, nearest first.
     """
     n, area = h * w, fh * fw
-    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    inside = at < n
-    at = tl.where(inside, at, 0)
+    at, inside = share_of(n, BLOCK)
     there = blurred + (at // w + room) * fw + at % w + room
     for unit in range(UNITS):
         cover = tl.zeros([BLOCK], tl.float32)
@@ -163,19 +153,7 @@ def stack_groups(blurred, hidden, spreads, first, room, h, w, fh, fw,
             if PLANES == 5:
                 invented += share * tl.load(there + (group * PLANES + 4) * area)
             cover += taken
-        out = spreads + unit * PLANES * n + at
-        tl.store(out, cover, mask=inside)
-        tl.store(out + n, r, mask=inside)
-        tl.store(out + 2 * n, g, mask=inside)
-        tl.store(out + 3 * n, b, mask=inside)
-        if PLANES == 5:
-            tl.store(out + 4 * n, invented, mask=inside)
+        store_spread(spreads + unit * PLANES * n + at, n, cover, r, g, b, invented, inside, PLANES)
     share = hat(tl.load(hidden + 4 * n + at), 0)
-    out = spreads + UNITS * PLANES * n + at
-    cover = share * tl.load(hidden + at)
-    tl.store(out, cover, mask=inside)
-    tl.store(out + n, share * tl.load(hidden + n + at), mask=inside)
-    tl.store(out + 2 * n, share * tl.load(hidden + 2 * n + at), mask=inside)
-    tl.store(out + 3 * n, share * tl.load(hidden + 3 * n + at), mask=inside)
-    if PLANES == 5:
-        tl.store(out + 4 * n, cover, mask=inside)
+    cover, r, g, b = load_spread(hidden + at, n, share)
+    store_spread(spreads + UNITS * PLANES * n + at, n, cover, r, g, b, cover, inside, PLANES)
