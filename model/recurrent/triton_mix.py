@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor, nn
 
 from model.recurrent.triton_chunk import weighted
-from model.recurrent.triton_tokens import layer_norm, rows_of, times, vector
+from model.recurrent.triton_tokens import gelu, layer_norm, rows_of, times, vector
 from pipeline.kernel_launch import launch, power
 
 TILE = 32  # tokens of a program
@@ -134,7 +134,7 @@ def block_feed(
         f = start + tl.arange(0, BLOCK)
         hidden = times(tokens, first, f, f < HIDDEN, CHANNELS, CP)
         hidden += tl.load(first_bias + f, mask=f < HIDDEN, other=0.0).to(tl.float32)[None, :]
-        hidden = 0.5 * hidden * (1.0 + tl.erf(hidden * 0.7071067811865476))
+        hidden = gelu(hidden)
         w = tl.load(second + c * HIDDEN + f[:, None], mask=(c < CHANNELS) & (f[:, None] < HIDDEN), other=0.0)
         now += weighted(hidden, w)
     if HAS_FILM:

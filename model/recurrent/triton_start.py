@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from model.recurrent.start import TemporalStart
-from model.recurrent.triton_tokens import vector
+from model.recurrent.triton_tokens import gelu, vector
 from pipeline.kernel_launch import launch, power
 
 
@@ -76,7 +76,7 @@ def temporal_start(
         hidden = tl.sum(tl.load(weights, mask=there, other=0.0).to(tl.float32) * now, 1)
         hidden += tl.sum(tl.load(weights + CHANNELS, mask=there, other=0.0).to(tl.float32) * before, 1)
         hidden += tl.load(first_bias + f, mask=f < HIDDEN, other=0.0).to(tl.float32)
-        hidden = 0.5 * hidden * (1.0 + tl.erf(hidden * 0.7071067811865476))
+        hidden = gelu(hidden)
         weights = second + direction * HIDDEN + f
         logit = tl.sum(hidden * tl.load(weights, mask=f < HIDDEN, other=0.0).to(tl.float32), 0)
         keep = tl.sigmoid(logit + tl.load(second_bias + direction).to(tl.float32))

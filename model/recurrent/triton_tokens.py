@@ -6,10 +6,11 @@ Shape letters: T = tokens of a tile; C = channels; H = heads; D = head size; all
 import triton
 import triton.language as tl
 
+from model.recurrent import recurrence
 from model.recurrent.triton_chunk import log_add_exp, log_sigmoid, weighted
 
 LAYER_NORM_EPS = tl.constexpr(1e-5)  # of torch.nn.LayerNorm
-KEY_EPS = tl.constexpr(1e-6)  # of recurrence.unit_keys
+KEY_EPS = tl.constexpr(recurrence.KEY_EPS)
 NARROWEST = tl.constexpr(16)  # columns of a product on tensor cores
 
 
@@ -33,6 +34,12 @@ def vector(x, SIZE: tl.constexpr, PADDED: tl.constexpr):
     """(1, C) in float32."""
     c = tl.arange(0, PADDED)[None, :]
     return tl.load(x + c, mask=c < SIZE, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def gelu(x):
+    """By the error function, as torch.nn.GELU is."""
+    return 0.5 * x * (1.0 + tl.erf(x * 0.7071067811865476))
 
 
 @triton.jit
