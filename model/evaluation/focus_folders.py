@@ -23,6 +23,7 @@ from torch.nn import functional
 from model.data.realbokeh import RealPair, find_pairs
 from pipeline.errors import InputError, UsageError
 from pipeline.media.convert import image_to_tensor
+from pipeline.media.depth_readers import read_map
 from pipeline.media.images import PICTURE_SUFFIXES, Picture, natural_key, read_picture
 from pipeline.optics import render_lens_blur
 
@@ -135,7 +136,7 @@ def _read_levels(path: Path) -> npt.NDArray[np.generic]:
     """(H, W) numbers of an .npy file or grey levels of a picture, 16-bit ones included."""
     try:
         if path.suffix.lower() == ".npy":
-            values = np.load(path, allow_pickle=False)
+            values = read_map(path)
         else:
             with Image.open(path) as image:
                 values = np.asarray(

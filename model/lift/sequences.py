@@ -16,7 +16,7 @@ from pipeline.errors import InputError, UsageError
 from pipeline.media.frame_folder import VIDEO_SUFFIXES
 from pipeline.media.images import PICTURE_SUFFIXES, Picture, natural_key, read_picture
 from pipeline.media.sources import open_source
-from pipeline.storage.bounded import MIB, one_line, read_bounded
+from pipeline.storage.bounded import MIB, load_npz, one_line, read_bounded
 from pipeline.storage.files import read_json
 
 _VIDEO_BYTES = 1 << 30  # a decoded video stays in memory
@@ -127,8 +127,9 @@ def motion_sequence(folder: Path) -> FrameSequence:
 def read_flow(path: Path) -> Flow:
     """One exact flow file; InputError where it is damaged."""
     try:
-        with np.load(io.BytesIO(read_bounded(path, _FLOW_MIB * MIB)), allow_pickle=False) as stored:
-            flow, occluded = np.asarray(stored["flow"], np.float32), np.asarray(stored["occluded"], bool)
+        stored = io.BytesIO(read_bounded(path, _FLOW_MIB * MIB))
+        flow, occluded = (load_npz(stored, key, str(path), _FLOW_MIB * MIB) for key in ("flow", "occluded"))
+        flow, occluded = np.asarray(flow, np.float32), np.asarray(occluded, bool)
     except Exception as error:  # zip, zlib and numpy raise whatever they like
         raise InputError(f"{path} is no flow: {one_line(error)}") from None
     if flow.ndim != 3 or flow.shape[2] != 2 or occluded.shape != flow.shape[:2]:

@@ -5,6 +5,7 @@ stopped goes on behind the last whole block, and an interrupted file equals an u
 """
 
 import io
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -17,7 +18,7 @@ from av.video.reformatter import ColorRange, Colorspace
 
 from pipeline.errors import InputError, PipelineError
 from pipeline.media.images import AnyPicture
-from pipeline.storage.bounded import parsing
+from pipeline.storage.bounded import load_npz, open_regular, parsing
 from pipeline.storage.files import Fence, no_fence, write_bytes
 
 BLOCK_FRAMES = 24  # every block begins with a key frame: about one a second, which players like for seeking
@@ -162,7 +163,9 @@ class Block:
             InputError: it is damaged.
         """
         try:
-            with parsing("the packets", path), np.load(path, allow_pickle=False) as stored:
+            with parsing("the packets", path), open_regular(path) as file:
+                whole = os.fstat(file.fileno()).st_size  # nothing in it is compressed
+                stored = {name: load_npz(file, name, str(path), whole) for name in ("data", "sizes", "pts", "key")}
                 data, ends = stored["data"].tobytes(), np.cumsum(stored["sizes"]).tolist()
                 starts = [0, *ends[:-1]]
                 pieces = tuple(data[start:end] for start, end in zip(starts, ends, strict=True))

@@ -10,7 +10,7 @@ import os
 import stat
 import threading
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, BinaryIO
@@ -112,7 +112,7 @@ def npy_header(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype[Any]]:
     return shape, dtype
 
 
-def _header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     """The same with whether the array lies in Fortran's order between them."""
     version = np.lib.format.read_magic(file)
     if version not in ((1, 0), (2, 0)):
@@ -140,16 +140,22 @@ def _check_array(origin: str, shape: tuple[int, ...], dtype: np.dtype[Any], limi
 def load_npy(file: BinaryIO, origin: str, limit_bytes: int) -> npt.NDArray[Any]:
     """An array of an npy stream, whose declared size was checked first; see `load_npz`."""
     with parsing("the array", origin):
-        shape, in_fortran_order, dtype = _header(file)
-        _check_array(origin, shape, dtype, limit_bytes)
-        data = bytearray(math.prod(shape) * dtype.itemsize)
-        filled = 0
-        while got := file.readinto(memoryview(data)[filled:]):  # type: ignore[attr-defined]  # of every binary stream
+        return _array((file,), origin, limit_bytes)
+
+
+def _array(sources: Sequence[IO[bytes]], origin: str, limit_bytes: int) -> npt.NDArray[Any]:
+    """An array from streams that follow each other; the first one has all of the header."""
+    shape, in_fortran_order, dtype = _header(sources[0])
+    _check_array(origin, shape, dtype, limit_bytes)
+    data = bytearray(math.prod(shape) * dtype.itemsize)
+    filled = 0
+    for source in sources:
+        while got := source.readinto(memoryview(data)[filled:]):  # type: ignore[attr-defined]  # of every binary stream
             filled += got
-        if filled < len(data):
-            raise ValueError(f"it ends after {filled} of {len(data)} bytes")
-        array = np.frombuffer(data, dtype)
-        return array.reshape(shape[::-1]).T if in_fortran_order else array.reshape(shape)
+    if filled < len(data):
+        raise ValueError(f"it ends after {filled} of {len(data)} bytes")
+    array = np.frombuffer(data, dtype)
+    return array.reshape(shape[::-1]).T if in_fortran_order else array.reshape(shape)
 
 
 def open_member(archive: zipfile.ZipFile, name: str, origin: str) -> IO[bytes]:
@@ -183,10 +189,6 @@ def load_npz(file: BinaryIO, key: str, origin: str, limit_bytes: int) -> npt.NDA
             keys = sorted(name.removesuffix(".npy") for name in names[:20])
             raise InputError(f"{origin} has keys {keys}, needs {key!r}")
         with open_member(archive, f"{key}.npy", origin) as stream:
-            head = stream.read(2 * _NPY_HEADER_LIMIT)
-            file = io.BytesIO(head)
-            shape, dtype = npy_header(file)
-            _check_array(origin, shape, dtype, limit_bytes)
-            size = file.tell() + math.prod(shape) * dtype.itemsize
-            data = head + stream.read(max(0, size - len(head)))
-        return load_npy(io.BytesIO(data), origin, limit_bytes)
+            # A header may say that it is gigabytes long: NumPy is handed its beginning alone.
+            head = io.BytesIO(stream.read(2 * _NPY_HEADER_LIMIT))
+            return _array((head, stream), origin, limit_bytes)
