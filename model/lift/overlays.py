@@ -20,7 +20,7 @@ def draw_overlay(height: int, width: int, rng: np.random.Generator) -> tuple[npt
     count = int(rng.integers(2, max(3, width // (6 * scale))))
     letters = rng.random((_GLYPH[0], count, _GLYPH[1])) < _INK_SHARE
     spaced = np.concatenate([letters, np.zeros((_GLYPH[0], count, 1), bool)], 2).reshape(_GLYPH[0], -1)
-    ink = np.kron(spaced, np.ones((scale, scale), bool)).astype(np.float32)[:height, :width]
+    ink = np.kron(spaced, np.ones((scale, scale), bool)).astype(np.float32)
     opacity = np.zeros((height, width), np.float32)
     y, x = (int(rng.integers(0, 1 + whole - part)) for whole, part in zip((height, width), ink.shape, strict=True))
     window = opacity[y : y + ink.shape[0], x : x + ink.shape[1]]
